@@ -1,0 +1,46 @@
+"""Files that are whole or absent: atomic writing, and the check that a file belongs to this run."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path`; it takes the place of `path` only once it is on disk in full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            sync(file)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(file: BinaryIO) -> None:
+    """Flushes a file down to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename outlives a power cut only once its folder is on disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_header(path: Path, found: Mapping[str, object], expected: Mapping[str, object], remedy: str) -> None:
+    """Raises ValueError naming every field in which the file's header differs from what this run expects."""
+    wrong = [
+        f"{key} is {found.get(key)!r}, expected {value!r}" for key, value in expected.items() if found.get(key) != value
+    ]
+    if wrong:
+        raise ValueError(f"{path} belongs to another run: {'; '.join(wrong)}. {remedy}")

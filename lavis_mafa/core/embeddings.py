@@ -1,0 +1,220 @@
+"""EmbeddingStore: the ITC embeddings of every record on disk, from which the next epoch's batches are planned.
+
+Every rank appends rows (record, image embedding, text embedding) to a file of its own, in the order of its steps;
+rank 0 reads them all. Two epochs are kept, even and odd: 2 · N · D · 2 bytes each, and 8 bytes a record for its number.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from lavis_mafa.core.artifacts import atomic_write, check_header, sync
+from lavis_mafa.core.neighbors import IntArray
+
+FORMAT = "lavis_mafa embeddings 1"
+HEADER_BYTES = 4096
+REMEDY = "Resume with the data, config and number of processes it was written with, or start in an empty folder."
+
+
+class EmbeddingStore:
+    """Float16 embeddings of N records, written by rank `rank` of `world`.
+
+    Args:
+        folder: where the ranks' files lie; shared by all ranks.
+        n_records, dim: N and D.
+        fingerprint: names data, weights and config; a file with another one is refused.
+    """
+
+    def __init__(
+        self, folder: str | Path, n_records: int, dim: int, fingerprint: str, rank: int = 0, world: int = 1
+    ) -> None:
+        assert 0 <= rank < world
+        self.folder, self.rank, self.world = Path(folder), rank, world
+        self._row = np.dtype([("index", "<i8"), ("image", "<f2", (dim,)), ("text", "<f2", (dim,))])
+        self._about = {"format": FORMAT, "fingerprint": fingerprint, "n_records": n_records, "dim": dim, "world": world}
+        self._n_records = n_records
+        self._file: BinaryIO | None = None
+        self._epoch = -1
+
+    def begin_epoch(self, epoch: int, rows: int) -> None:
+        """Starts this rank's rows of `epoch` anew; those of the epoch before stay, those of two epochs ago go.
+
+        Raises:
+            ValueError: the disk has no room for the `rows` that this rank is going to write.
+        """
+        self.close()
+        path = self._path(epoch, self.rank)
+        with atomic_write(path) as file:
+            header = json.dumps({**self._about, "rank": self.rank, "epoch": epoch}).encode()
+            assert len(header) < HEADER_BYTES, "the fingerprint must be short, as a hash is"
+            file.write(header.ljust(HEADER_BYTES))
+        needed, free = rows * self._row.itemsize, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise ValueError(f"{self.folder}: the embeddings take {needed:,} bytes, {free:,} are free: make room")
+        self._open(epoch)
+
+    def write(self, index_B: ArrayLike, image_BD: ArrayLike, text_BD: ArrayLike) -> None:
+        """Appends a batch: records (B,), their embeddings (B, D), as tensors or arrays of any float type.
+
+        Raises:
+            ValueError: an embedding is NaN, infinite, or beyond float16 (65,504).
+        """
+        assert self._file is not None, "begin_epoch comes first"
+        index = _array(index_B).astype(np.int64)
+        rows = np.empty(len(index), self._row)
+        rows["index"] = index
+        with np.errstate(over="ignore"):  # an overflow becomes inf, which the next check reports with its record
+            rows["image"], rows["text"] = _array(image_BD), _array(text_BD)
+        assert ((index >= 0) & (index < self._n_records)).all(), "a record number outside the data set"
+        bad = ~(np.isfinite(rows["image"]).all(1) & np.isfinite(rows["text"]).all(1))
+        if bad.any():
+            raise ValueError(
+                f"the embeddings of records {index[bad][:8].tolist()} are NaN, infinite or beyond float16's 65,504: "
+                "normalise them, and see that the loss is finite (a lower learning rate, or bf16 instead of fp16)"
+            )
+        self._file.write(rows.tobytes())
+
+    def commit(self) -> dict[str, int]:
+        """Flushes to disk; the state {epoch, rows} that a checkpoint keeps, and `rollback` takes."""
+        assert self._file is not None, "begin_epoch comes first"
+        sync(self._file)
+        return {"epoch": self._epoch, "rows": self._rows_in(self._path(self._epoch, self.rank))}
+
+    def rollback(self, state: dict[str, int]) -> None:
+        """Goes back to a committed state: what this rank wrote after it is dropped, and writing goes on from there.
+
+        Raises:
+            ValueError: the file is missing, foreign, or shorter than the state says.
+        """
+        epoch, rows = state["epoch"], state["rows"]
+        if rows == 0:  # nothing to keep, so it matters not what became of the file
+            self.begin_epoch(epoch, 0)
+            return
+        path = self._path(epoch, self.rank)
+        self._check(path, epoch, self.rank)
+        size = HEADER_BYTES + rows * self._row.itemsize
+        if path.stat().st_size < size:
+            raise ValueError(f"{path} is torn: it holds fewer than {rows} rows. Resume from another checkpoint.")
+        self.close()
+        os.truncate(path, size)
+        self._open(epoch)
+
+    def gather(self, epoch: int) -> "Embeddings":
+        """The embeddings that all ranks committed in `epoch`, memory-mapped.
+
+        Raises:
+            ValueError: a rank's file is missing, foreign or torn.
+        """
+        if self._file is not None:
+            self._file.flush()
+        shards = [self._map(epoch, rank) for rank in range(self.world)]
+        index = np.concatenate([shard["index"] for shard in shards])
+        place_N = np.full(self._n_records, -1, np.int64)
+        place_N[index] = np.arange(len(index))  # of a record written twice the last row stays
+        return Embeddings(epoch, place_N, shards)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _path(self, epoch: int, rank: int) -> Path:
+        return self.folder / f"embeddings_{'odd' if epoch % 2 else 'even'}_rank{rank}.bin"
+
+    def _open(self, epoch: int) -> None:
+        self._file = open(self._path(epoch, self.rank), "ab")  # noqa: SIM115 (open until `close`)
+        self._epoch = epoch
+
+    def _rows_in(self, path: Path) -> int:
+        return (path.stat().st_size - HEADER_BYTES) // self._row.itemsize
+
+    def _check(self, path: Path, epoch: int, rank: int) -> None:
+        if not path.exists():
+            raise ValueError(f"{path} is missing. {REMEDY}")
+        try:
+            with open(path, "rb") as file:
+                found = json.loads(file.read(HEADER_BYTES))
+        except ValueError:
+            raise ValueError(f"{path} is torn or no embedding file. {REMEDY}") from None
+        check_header(path, found, {**self._about, "rank": rank, "epoch": epoch}, REMEDY)
+
+    def _map(self, epoch: int, rank: int) -> NDArray[np.void]:
+        path = self._path(epoch, rank)
+        self._check(path, epoch, rank)
+        if (path.stat().st_size - HEADER_BYTES) % self._row.itemsize:
+            raise ValueError(f"{path} is torn: its last row is cut off. Resume from a checkpoint, which drops it.")
+        if self._rows_in(path) == 0:  # an empty file cannot be mapped
+            return np.empty(0, self._row)
+        return np.memmap(path, self._row, "r", HEADER_BYTES)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of one epoch, read by record.
+
+    Attributes:
+        place_N: where each record's row stands in the ranks' files laid end to end; -1: it has none.
+    """
+
+    epoch: int
+    place_N: IntArray
+    shards: list[NDArray[np.void]]
+
+    @property
+    def index(self) -> IntArray:
+        """The records that have an embedding, in rising order."""
+        return np.flatnonzero(self.place_N >= 0)
+
+    @property
+    def missing(self) -> IntArray:
+        """The records that have none, in rising order."""
+        return np.flatnonzero(self.place_N < 0)
+
+    def image(self, records_n: IntArray) -> NDArray[np.float16]:
+        """Image embeddings (n, D) of n records."""
+        return self._read("image", records_n)
+
+    def text(self, records_n: IntArray) -> NDArray[np.float16]:
+        """Text embeddings (n, D) of n records."""
+        return self._read("text", records_n)
+
+    def _read(self, field: str, records_n: IntArray) -> NDArray[np.float16]:
+        place_n = self.place_N[records_n]
+        assert (place_n >= 0).all(), "a record without an embedding was asked for"
+        out = np.empty((len(place_n), *self.shards[0].dtype[field].shape), np.float16)
+        low = 0
+        for shard in self.shards:
+            here = (low <= place_n) & (place_n < low + len(shard))
+            out[here] = shard[field][place_n[here] - low]
+            low += len(shard)
+        return out
+
+
+@dataclass(frozen=True)
+class EmbeddingRows:
+    """The rows of some records, read on demand (`neighbors.Rows`): `read` is `Embeddings.image` or `.text`."""
+
+    read: Callable[[IntArray], NDArray[np.float16]]
+    records_n: IntArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.records_n), self.read(self.records_n[:1]).shape[1])
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float16]:
+        return self.read(self.records_n[rows])
+
+
+def _array(values: ArrayLike) -> NDArray[Any]:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)

@@ -1,0 +1,128 @@
+"""GritPlanner: the batches of an epoch, from the embeddings of the epoch before (GRIT-VLP, section 3.2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lavis_mafa.core.chain import Chainer
+from lavis_mafa.core.embeddings import EmbeddingRows, Embeddings
+from lavis_mafa.core.neighbors import BACKENDS, IntArray
+from lavis_mafa.core.plan import Plan
+from lavis_mafa.core.siblings import distinct_images, keep_apart
+
+SAMPLINGS = ("grit", "random")
+SIBLINGS = ("records", "apart", "free")
+
+
+@dataclass(frozen=True)
+class GritPlanner:
+    """Plans epochs: every record is in each plan once, and trained on in at least one of any two plans in a row.
+
+    Attributes:
+        batch_size: B, the batch of a rank; every rank's batch is a GRIT batch of its own.
+        search_space: M, the records that a chain may choose from, or `all`.
+        siblings: `records`: records are planned, so there are none. Where rows of captions are planned, `apart` puts at
+            most one row of an image into a batch, wherever that is possible; `free` does not care (official).
+        backend, nprobe, threads: of NeighborIndex, used where M is beyond chain.DENSE_LIMIT.
+        fingerprint: written into every plan.
+
+    Raises:
+        ValueError: a setting outside its range, with the allowed values.
+    """
+
+    batch_size: int
+    world: int = 1
+    search_space: int | str = "all"
+    seed: int = 0
+    sampling: str = "grit"
+    siblings: str = "records"
+    backend: str = "auto"
+    nprobe: int = 8
+    threads: int | None = None
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.search_space != "all" and (not isinstance(self.search_space, int) or self.search_space < 1):
+            raise ValueError(f"search_space is {self.search_space!r}; it must be a number from 1 on, or all")
+        allowed = {"sampling": SAMPLINGS, "siblings": SIBLINGS, "backend": BACKENDS}
+        for key, values in allowed.items():
+            if getattr(self, key) not in values:
+                raise ValueError(f"{key} is {getattr(self, key)!r}; allowed: {', '.join(values)}")
+
+    def plan(
+        self,
+        epoch: int,
+        embeddings: Embeddings | None,
+        n_records: int,
+        lead: IntArray | None = None,
+        distinct_by: IntArray | None = None,
+    ) -> Plan:
+        """The plan of `epoch`.
+
+        Args:
+            embeddings: of the epoch before; None, as in the first epoch, makes the plan random.
+            lead: the records that the plan before left out (`Plan.untrained`); they come first.
+            distinct_by: image_id (N,) of the records, or rows, that are planned; None: each has an image of its own.
+
+        Raises:
+            ValueError: fewer records than a step takes.
+        """
+        step = self.batch_size * self.world
+        if n_records < step:
+            raise ValueError(
+                f"{n_records} records do not fill one step of {self.world} x {self.batch_size}: "
+                f"lower the batch size to {n_records // self.world} or less, or add data"
+            )
+        rng = np.random.default_rng((self.seed, epoch))
+        image_id_N = np.arange(n_records) if distinct_by is None else distinct_by
+        embeddings = None if self.sampling == "random" else embeddings
+        leading, rest = self._divide(embeddings, n_records, lead, rng)
+        order = np.concatenate([leading, rest])
+        # What is left out is drawn before chaining, else it would always be the loners that end a chain.
+        n_trained = n_records - n_records % step
+        chained = order[len(leading) : n_trained]
+        if embeddings is not None and len(chained):
+            order[len(leading) : n_trained] = self._chain(embeddings, chained, len(leading), rng)
+        if self.siblings == "apart":
+            order[:n_trained] = keep_apart(order[:n_trained], image_id_N, self.batch_size)
+        order[:n_trained] = self._shuffle_batches(order[:n_trained], len(leading), rng)
+        return self._finish(order, epoch, embeddings is None, image_id_N)
+
+    def _divide(
+        self, embeddings: Embeddings | None, n_records: int, lead: IntArray | None, rng: np.random.Generator
+    ) -> tuple[IntArray, IntArray]:
+        """The records that lead (`lead`, then those that cannot be chained: no embedding), and the rest; shuffled."""
+        everything = np.arange(n_records)
+        lead_n = rng.permutation(np.empty(0, np.int64) if lead is None else lead)
+        unchained = everything if embeddings is None else embeddings.missing
+        leading = np.concatenate([lead_n, rng.permutation(np.setdiff1d(unchained, lead_n))])
+        return leading, rng.permutation(np.setdiff1d(everything, leading))
+
+    def _chain(self, embeddings: Embeddings, records: IntArray, filled: int, rng: np.random.Generator) -> IntArray:
+        """Chains shuffled records, search space by search space, each from a random start."""
+        size = len(records) if self.search_space == "all" else int(self.search_space)
+        options = {"backend": self.backend, "nprobe": self.nprobe, "threads": self.threads, "seed": self.seed}
+        chainer, chained = Chainer(self.batch_size, options=options), []
+        for low in range(0, len(records), size):
+            space = np.sort(records[low : low + size])  # in record order, so that ties go to the lowest record
+            image, text = EmbeddingRows(embeddings.image, space), EmbeddingRows(embeddings.text, space)
+            order = chainer.chain(image, text, int(rng.integers(len(space))), filled + low)
+            chained.append(space[order])
+        order_n: IntArray = np.concatenate(chained)
+        return order_n
+
+    def _shuffle_batches(self, order: IntArray, n_leading: int, rng: np.random.Generator) -> IntArray:
+        """Shuffles the batches, never their inside; those that hold leading records stay first."""
+        batches_KB = order.reshape(-1, self.batch_size)
+        first = -(-n_leading // self.batch_size)
+        batches_KB[first:] = rng.permutation(batches_KB[first:])
+        return batches_KB.ravel()
+
+    def _finish(self, order: IntArray, epoch: int, random: bool, image_id_N: IntArray) -> Plan:
+        sampling = "random" if random else "grit"
+        plan = Plan(order, epoch, self.batch_size, self.world, sampling, self.search_space, self.fingerprint)
+        batches = order[: len(order) - len(plan.untrained)].reshape(-1, self.batch_size)
+        plan.stats["distinct_images"] = distinct_images(image_id_N[batches])
+        return plan

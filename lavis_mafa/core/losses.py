@@ -1,0 +1,79 @@
+"""ITC targets and losses, ITM labels and loss. Tested in tests/core/test_losses.py.
+
+Rows are the rank's B queries, columns the W gathered keys; the rank's own keys are columns first_col .. first_col+B-1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lavis_mafa.core.pairs import SettledPairs
+
+
+def connection_masks(settled: SettledPairs, B: int, W: int, first_col: int = 0) -> tuple[Tensor, Tensor]:
+    """Connections as (i2t_BW, t2i_BW) bool masks: each only in its anchor's row, in its direction (MAFA)."""
+    i2t_BW = torch.zeros(B, W, dtype=torch.bool, device=settled.image_K.device)
+    t2i_BW = torch.zeros_like(i2t_BW)
+    from_text_K = settled.connections & settled.from_text_K
+    from_image_K = settled.connections & ~settled.from_text_K
+    i2t_BW[settled.image_K[from_image_K], settled.text_K[from_image_K] + first_col] = True
+    t2i_BW[settled.text_K[from_text_K], settled.image_K[from_text_K] + first_col] = True
+    return i2t_BW, t2i_BW
+
+
+def itc_targets(own_col_B: Tensor, known_BW: Tensor, connected_BW: Tensor) -> Tensor:
+    """(B, W) float32 target rows (own + known + connected) / count; each sums to 1."""
+    positive_BW = (known_BW | connected_BW).scatter(1, own_col_B[:, None], True).float()
+    return positive_BW / positive_BW.sum(dim=1, keepdim=True)
+
+
+def smooth_own_columns(target_BW: Tensor, alpha: float, first_col: int, B: int) -> Tensor:
+    """S-ITC: (1-α)·y + α/B over the rank's own columns, which GRIT grouped (MAFA, smoothed ITC)."""
+    smoothed_BW = target_BW * (1 - alpha)
+    smoothed_BW[:, first_col : first_col + B] += alpha / B
+    return smoothed_BW
+
+
+def label_smooth(target_BW: Tensor, eps: float) -> Tensor:
+    """Label smoothing over all W columns: (1-ε)·y + ε/W (Szegedy et al., arXiv 1512.00567, section 7)."""
+    return target_BW * (1 - eps) + eps / target_BW.shape[1]
+
+
+def managed_itc_targets(
+    settled: SettledPairs, known_BW: Tensor, first_col: int, alpha: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The (B, W) targets of one step, image→text and text→image.
+
+    known_BW: known positives (pairs.known_positives), or the own pairs alone (pairs.own_positives).
+    alpha: S-ITC of this epoch (MafaSettings.smoothing_at); at 0 the plain label smoothing stands in.
+    """
+    B, W = known_BW.shape
+    own_col_B = torch.arange(first_col, first_col + B, device=known_BW.device)
+    i2t_BW, t2i_BW = (
+        itc_targets(own_col_B, known_BW, connected_BW) for connected_BW in connection_masks(settled, B, W, first_col)
+    )
+    if alpha > 0:
+        return smooth_own_columns(i2t_BW, alpha, first_col, B), smooth_own_columns(t2i_BW, alpha, first_col, B)
+    return label_smooth(i2t_BW, label_smoothing), label_smooth(t2i_BW, label_smoothing)
+
+
+def soft_cross_entropy(logits_BW: Tensor, target_BW: Tensor) -> Tensor:
+    """Mean over rows of -Σ_w target · log_softmax(logits), in float32 whatever the logits are in."""
+    return -(target_BW.float() * logits_BW.float().log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def itc_loss(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor, target_i2t_BW: Tensor, target_t2i_BW: Tensor) -> Tensor:
+    """Image-text contrastive loss, the mean of both directions; logits are similarities / temperature."""
+    return (soft_cross_entropy(logits_i2t_BW, target_i2t_BW) + soft_cross_entropy(logits_t2i_BW, target_t2i_BW)) / 2
+
+
+def itm_labels(B: int, settled: SettledPairs) -> Tensor:
+    """(B + K,) long: the B own pairs match, then the settled pairs as they are labelled."""
+    return torch.cat([settled.label_K.new_ones(B), settled.label_K])
+
+
+def itm_loss(logits_K2: Tensor, labels_K: Tensor) -> Tensor:
+    """Image-text matching: mean cross-entropy in float32; 0 for no pair, where a plain mean would be NaN."""
+    return F.cross_entropy(logits_K2.float(), labels_K, reduction="sum") / max(len(labels_K), 1)

@@ -1,0 +1,144 @@
+"""Retrieval and classification metrics in NumPy. Tested in tests/core/test_metrics.py.
+
+sim_IT: rows are the I images, columns the T texts, larger is more similar. A positive is a column that matches its
+row: positives is the bool mask (I, T), or for each image the list of its texts. Images are the queries of text
+retrieval (keys `txt_…`, TR in papers), texts those of image retrieval (`img_…`, IR), as LAVIS names them.
+A query without positives is left out. Ties count against the positive, so that a collapsed model scores 0, not 100.
+Work goes by blocks of rows: sim may be a np.memmap, and only a block's ranking is held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+Positives = Bools | Sequence[Sequence[int]]
+
+
+def recall_at_k(
+    sim_IT: Floats, positives: Positives, ks: Sequence[int] = (1, 5, 10), block: int = 1024
+) -> dict[str, float]:
+    """Percent of queries with a positive among the k most similar: `txt_r{k}`, `img_r{k}`."""
+    recalls: dict[str, float] = {}
+    for name, sim_QC, positive_QC in _directions(sim_IT, positives):
+        blocks = _blocks(sim_QC, positive_QC, block)
+        rank_Q = np.concatenate([_first_rank(sim_bC, positive_bC) for sim_bC, positive_bC in blocks])
+        recalls |= {f"{name}_r{k}": 100 * float((rank_Q < k).mean()) for k in ks}
+    return recalls
+
+
+def precision_at_r(sim_IT: Floats, positives: Positives, block: int = 1024) -> dict[str, float]:
+    """R-precision and mAP@R in percent: `txt_r_precision`, `txt_map_at_r`, and `img_…`.
+
+    R is the query's number of positives. R-precision is the share of positives among the first R; mAP@R the mean over
+    these R places of the precision so far where a positive stands, else 0 (Musgrave et al., arXiv 2003.08505, section
+    4.1; used by ECCV Caption, arXiv 2204.03359).
+    """
+    precisions: dict[str, float] = {}
+    for name, sim_QC, positive_QC in _directions(sim_IT, positives):
+        blocks = _blocks(sim_QC, positive_QC, block)
+        r_precision, map_at_r = np.concatenate([_at_r(*pair) for pair in blocks], axis=1).mean(axis=1)
+        precisions |= {f"{name}_r_precision": 100 * float(r_precision), f"{name}_map_at_r": 100 * float(map_at_r)}
+    return precisions
+
+
+def false_negatives(
+    plan: Iterable[ArrayLike],
+    matches: Callable[[NDArray[np.int64]], Bools],
+    known: Callable[[NDArray[np.int64]], Bools] | None = None,
+) -> NDArray[np.int64]:
+    """False negatives in each batch of a plan: pairs that match though neither own nor known positives.
+
+    plan: batches of record numbers (B,). matches(batch) is the truth, (B, B) bool: the image of record batch[i]
+    matches the caption of record batch[t]. known(batch), likewise (B, B), names the pairs that are no negatives
+    (same image, same caption). Of B·(B-1) pairs a batch, each direction being a pair of its own.
+    """
+    counts = []
+    for batch in plan:
+        batch_B = np.asarray(batch, dtype=np.int64)
+        false_BB = np.array(matches(batch_B), dtype=np.bool_)
+        np.fill_diagonal(false_BB, False)
+        if known is not None:
+            false_BB &= ~known(batch_B)
+        counts.append(int(false_BB.sum()))
+    return np.array(counts, dtype=np.int64)
+
+
+def roc_auc(label_K: ArrayLike, score_K: ArrayLike) -> float:
+    """Area under the ROC curve in [0, 1]: P(a positive scores above a negative), ties half (Mann-Whitney U)."""
+    positive_K, score_K = _labelled(label_K, score_K)
+    _, group_K, size_G = np.unique(score_K, return_inverse=True, return_counts=True)
+    rank_K = (np.cumsum(size_G) - (size_G - 1) / 2)[group_K]  # from 1; tied scores share their mean rank
+    P, K = int(positive_K.sum()), len(positive_K)
+    return float((rank_K[positive_K].sum() - P * (P + 1) / 2) / (P * (K - P)))
+
+
+def average_precision(label_K: ArrayLike, score_K: ArrayLike) -> float:
+    """Average precision in [0, 1]: Σ (recall_n - recall_{n-1}) · precision_n over distinct scores, from the top."""
+    positive_K, score_K = _labelled(label_K, score_K)
+    _, group_K = np.unique(-score_K, return_inverse=True)
+    hits_G, size_G = np.bincount(group_K, weights=positive_K), np.bincount(group_K)
+    precision_G = np.cumsum(hits_G) / np.cumsum(size_G)
+    return float((precision_G * hits_G).sum() / hits_G.sum())
+
+
+def _labelled(label_K: ArrayLike, score_K: ArrayLike) -> tuple[Bools, NDArray[np.float64]]:
+    positive_K, score_K = np.asarray(label_K, dtype=np.bool_), np.asarray(score_K, dtype=np.float64)
+    assert positive_K.shape == score_K.shape and positive_K.ndim == 1, "one score for each label"
+    assert not np.isnan(score_K).any(), "a score is NaN"
+    if positive_K.all() or not positive_K.any():
+        raise ValueError("AUC and average precision need a positive and a negative at least")
+    return positive_K, score_K
+
+
+def _directions(sim_IT: Floats, positives: Positives) -> Iterator[tuple[str, Floats, Bools]]:
+    positive_IT = _mask(positives, sim_IT.shape)
+    if not positive_IT.any():
+        raise ValueError("no image has a matching text: look at the positives")
+    yield "txt", sim_IT, positive_IT
+    yield "img", sim_IT.T, positive_IT.T
+
+
+def _mask(positives: Positives, shape: tuple[int, ...]) -> Bools:
+    if isinstance(positives, np.ndarray):
+        mask_IT = positives
+    else:
+        mask_IT = np.zeros((len(positives), shape[1]), dtype=np.bool_)
+        for image, texts in enumerate(positives):
+            mask_IT[image, list(texts)] = True
+    assert mask_IT.shape == shape and mask_IT.dtype == np.bool_, f"positives {mask_IT.shape} for similarities {shape}"
+    return mask_IT
+
+
+def _blocks(sim_QC: Floats, positive_QC: Bools, block: int) -> Iterator[tuple[Floats, Bools]]:
+    """Rows with a positive, `block` at a time."""
+    query_Q = np.flatnonzero(positive_QC.any(axis=1))
+    for start in range(0, len(query_Q), block):
+        query_b = query_Q[start : start + block]
+        sim_bC = np.asarray(sim_QC[query_b])
+        assert not np.isnan(sim_bC).any(), "a similarity is NaN"
+        yield sim_bC, positive_QC[query_b]
+
+
+def _first_rank(sim_QC: Floats, positive_QC: Bools) -> NDArray[np.int64]:
+    """Place of each query's best positive, from 0: negatives at least as similar stand before it."""
+    best_Q1 = np.where(positive_QC, sim_QC, -np.inf).max(axis=1, keepdims=True)
+    rank_Q: NDArray[np.int64] = ((sim_QC >= best_Q1) & ~positive_QC).sum(axis=1)
+    return rank_Q
+
+
+def _at_r(sim_QC: Floats, positive_QC: Bools) -> Floats:
+    """(2, Q) R-precision and average precision at R of each query."""
+    order_QC = np.lexsort((positive_QC, -sim_QC), axis=1)  # the last key leads; among ties, negatives first
+    hit_QC = np.take_along_axis(positive_QC, order_QC, axis=1)
+    R_Q1 = positive_QC.sum(axis=1, keepdims=True)
+    place_C = np.arange(1, hit_QC.shape[1] + 1)
+    hit_QC &= place_C <= R_Q1
+    precision_QC = np.cumsum(hit_QC, axis=1) / place_C
+    at_r_2Q: Floats = np.stack([hit_QC.sum(axis=1), (precision_QC * hit_QC).sum(axis=1)]) / R_Q1.T
+    return at_r_2Q

@@ -1,0 +1,165 @@
+"""Efficient connection mining: candidates of a batch, scores, settled pairs. Tested in tests/core/test_miner.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.core.pairs import (
+    Candidates,
+    SettledPairs,
+    hardest_pairs,
+    judge,
+    own_positives,
+    replaced,
+    sampled_pairs,
+    sampling_weights,
+    settle,
+)
+from lavis_mafa.core.settings import MafaSettings
+
+
+class PairScorer(Protocol):
+    """Gives P(match) of pairs of a batch: a frozen Con-D, the model's own EMA, a guide, a file of verdicts."""
+
+    fingerprint: str
+
+    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+        """(K,) P(match) in [0, 1] of image image_K[k] with text text_K[k], positions in the collated batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class MinedPairs:
+    """What mining found in one batch. p_C is P(match) of the candidates, None where no scorer was asked."""
+
+    settled: SettledPairs
+    counts: dict[str, int]
+    candidates: Candidates
+    p_C: Tensor | None
+
+
+class ConnectionMiner:
+    """Finds the hard pairs of a batch and lets a scorer tell false negatives from true ones (MAFA).
+
+    Without a scorer every candidate is a negative: GRIT-VLP's hard negatives, or BLIP-2's drawn ones. With a store,
+    a pair (record, caption) is put to the scorer only if the store does not hold its score.
+    """
+
+    def __init__(
+        self, settings: MafaSettings, scorer: PairScorer | None = None, store: ConnectionStore | None = None
+    ) -> None:
+        self.settings = settings
+        self.scorer = scorer
+        self.store = store
+
+    @torch.no_grad()
+    def mine(
+        self,
+        batch: Mapping[str, Any],
+        sim_i2t_BB: Tensor,
+        sim_t2i_BB: Tensor,
+        known_BB: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> MinedPairs:
+        """Candidates of the batch, settled.
+
+        batch: the collated samples; with a store, `index` (record) and `text_row` (caption), both (B,), are read.
+        sim_i2t_BB[i, t], sim_t2i_BB[t, i]: the rank's own similarities; drawing (negatives: multinomial) takes them
+        as divided by the temperature already. known_BB: see pairs.known_positives; only the own pairs count where
+        the setting known_positives is off. generator: on the similarities' device, needed for drawing alone.
+
+        counts: candidates, connections, ambiguous, negatives, spares (rows, see pairs.settle), scored (pairs put to
+        the scorer), from_store (pairs the store knew), known_positives (pairs beside the own ones never negatives).
+
+        Raises ValueError if the scorer returns anything but probabilities.
+        """
+        excluded_BB = self._excluded(known_BB)
+        candidates = self._candidates(sim_i2t_BB, sim_t2i_BB, excluded_BB, generator)
+        tally = {"scored": 0, "from_store": 0, "known_positives": int(excluded_BB.sum()) - len(excluded_BB)}
+        p_C, spare_p_C = self._scores(batch, candidates, tally)
+        rule = self.settings
+        settled, counts = settle(
+            candidates,
+            p_C,
+            rule.low,
+            rule.high,
+            rule.action,
+            reconcile=rule.pairs_once,
+            spare_p_C=spare_p_C,
+        )
+        return MinedPairs(settled, {**counts, **tally}, candidates, p_C)
+
+    def _excluded(self, known_BB: Tensor) -> Tensor:
+        own_BB = own_positives(len(known_BB), len(known_BB), device=known_BB.device)
+        return known_BB | own_BB if self.settings.known_positives else own_BB
+
+    def _candidates(
+        self, sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator | None
+    ) -> Candidates:
+        if self.settings.negatives == "hardest":
+            return hardest_pairs(sim_i2t_BB, sim_t2i_BB, excluded_BB)
+        assert generator is not None, "negatives: multinomial draws from a generator, and none was given"
+        weights_i2t_BB, weights_t2i_BB = sampling_weights(sim_i2t_BB), sampling_weights(sim_t2i_BB)
+        return sampled_pairs(weights_i2t_BB, weights_t2i_BB, excluded_BB, generator)
+
+    def _scores(
+        self, batch: Mapping[str, Any], candidates: Candidates, tally: dict[str, int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """P(match) of the candidates, and of those spares that take a candidate's place (NaN for the others)."""
+        if self.scorer is None:
+            return None, None
+        rule = self.settings
+        p_C = self._look_up_or_score(batch, candidates.image_C, candidates.text_C, tally)
+        if not rule.verify_spare:
+            return p_C, None
+        asked_C = replaced(candidates, judge(p_C, rule.low, rule.high), rule.action)
+        spare_p_C = torch.full_like(p_C, torch.nan)
+        spare_image_K, spare_text_K = candidates.spare_image_C[asked_C], candidates.spare_text_C[asked_C]
+        spare_p_C[asked_C] = self._look_up_or_score(batch, spare_image_K, spare_text_K, tally)
+        return p_C, spare_p_C
+
+    def _look_up_or_score(
+        self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor, tally: dict[str, int]
+    ) -> Tensor:
+        """(K,) P(match); every distinct pair is looked up once, and scored only if it is missing."""
+        pair_U2, inverse_K = torch.unique(torch.stack([image_K, text_K], dim=1), dim=0, return_inverse=True)
+        image_U, text_U = pair_U2.unbind(dim=1)
+        p_U = self._stored(batch, image_U, text_U)
+        missing_U = p_U.isnan()
+        scored = int(missing_U.sum())
+        tally["scored"] += scored
+        tally["from_store"] += len(p_U) - scored
+        if scored:
+            p_U[missing_U] = self._score(batch, image_U[missing_U], text_U[missing_U])
+        return p_U[inverse_K]
+
+    def _stored(self, batch: Mapping[str, Any], image_U: Tensor, text_U: Tensor) -> Tensor:
+        if self.store is None:
+            return torch.full(image_U.shape, torch.nan, device=image_U.device)
+        record_U, text_row_U = _keys(batch, image_U, text_U)
+        return torch.from_numpy(self.store.lookup(record_U.numpy(), text_row_U.numpy())).to(image_U.device)
+
+    def _score(self, batch: Mapping[str, Any], image_M: Tensor, text_M: Tensor) -> Tensor:
+        assert self.scorer is not None
+        p_M = self.scorer.score(batch, image_M, text_M).float()
+        assert p_M.shape == image_M.shape, f"scorer gave shape {tuple(p_M.shape)} for {len(image_M)} pairs"
+        if not bool(((p_M >= 0) & (p_M <= 1)).all()):  # NaN fails too
+            raise ValueError(
+                f"scorer {self.scorer.fingerprint} gave scores that are no probabilities (NaN, or outside [0, 1]): "
+                "check its weights, and run it in float32 or bfloat16 if float16 overflows"
+            )
+        if self.store is not None:
+            record_M, text_row_M = _keys(batch, image_M, text_M)
+            self.store.add(record_M.numpy(), text_row_M.numpy(), p_M.cpu().numpy())
+        return p_M.to(image_M.device)
+
+
+def _keys(batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Record of each image and row of each caption, on the CPU, where the store is."""
+    return batch["index"].cpu()[image_K.cpu()], batch["text_row"].cpu()[text_K.cpu()]

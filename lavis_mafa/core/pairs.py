@@ -1,0 +1,205 @@
+"""Hardest and spare pairs of a batch, and what becomes of them once scored. Tested in tests/core/test_pairs.py.
+
+A pair is (image position, text position) in the local batch of B. Its anchor is the text where the hardest image of
+a text was asked for (t2i), the image where the hardest text of an image was asked for (i2t). Rows anchored at texts
+come first, as in LAVIS' ITM batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CONNECTION, AMBIGUOUS, NEGATIVE = 1, 0, -1  # verdicts
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The hardest pair of every anchor that has one, with its spare; C <= 2B rows."""
+
+    image_C: Tensor  # (C,) long
+    text_C: Tensor  # (C,) long
+    spare_image_C: Tensor  # (C,) long, the second-hardest pair of the same anchor; -1 where there is none
+    spare_text_C: Tensor  # (C,) long
+    from_text_C: Tensor  # (C,) bool, True: anchored at the text
+
+
+@dataclass(frozen=True)
+class SettledPairs:
+    """Pairs with a verdict; K <= 2B rows. A pair found in both directions has two rows: ITC needs both."""
+
+    image_K: Tensor  # (K,) long
+    text_K: Tensor  # (K,) long
+    label_K: Tensor  # (K,) long, 1 = connection, 0 = negative
+    from_text_K: Tensor  # (K,) bool, True: anchored at the text
+
+    @property
+    def connections(self) -> Tensor:
+        """(K,) bool, True where the pair is a connection."""
+        return self.label_K == 1
+
+    def once(self) -> SettledPairs:
+        """Each (image, text) pair once, at its first row; rows that differ in label make a connection."""
+        key_K = self.image_K << 32 | self.text_K
+        unique_U, inverse_K = torch.unique(key_K, return_inverse=True)
+        row_K = torch.arange(len(key_K), device=key_K.device)
+        first_U = torch.zeros_like(unique_U).scatter_reduce(0, inverse_K, row_K, "amin", include_self=False)
+        label_U = torch.zeros_like(unique_U).scatter_reduce(0, inverse_K, self.label_K, "amax")
+        first_U, order_U = first_U.sort()
+        return SettledPairs(self.image_K[first_U], self.text_K[first_U], label_U[order_U], self.from_text_K[first_U])
+
+
+def known_positives(
+    image_id_B: Tensor, text_id_B: Tensor, image_id_W: Tensor | None = None, text_id_W: Tensor | None = None
+) -> Tensor:
+    """Pairs known to match by identity: (B, W) bool, True where image or caption are equal.
+
+    Reads both ways: image b with text w, and text b with image w. Without the gathered ids, W is the batch itself and
+    the diagonal (own pairs) is True.
+    """
+    image_id_W = image_id_B if image_id_W is None else image_id_W
+    text_id_W = text_id_B if text_id_W is None else text_id_W
+    return (image_id_B[:, None] == image_id_W[None, :]) | (text_id_B[:, None] == text_id_W[None, :])
+
+
+def own_positives(B: int, W: int, first_col: int = 0, device: torch.device | None = None) -> Tensor:
+    """Own pairs alone: (B, W) bool, True at [b, first_col + b]."""
+    column_B = torch.arange(first_col, first_col + B, device=device)
+    return column_B[:, None] == torch.arange(W, device=device)[None, :]
+
+
+def hardest_pairs(sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, excluded_BB: Tensor) -> Candidates:
+    """For every text its most similar image, for every image its most similar text, and the second of each.
+
+    sim_i2t_BB[i, t] and sim_t2i_BB[t, i] are similarities, excluded_BB[i, t] is True for pairs that may not be
+    chosen (own and known positives). Ties go to the lowest index. Source: GRIT-VLP's hard negatives; MAFA's mining.
+    """
+    image_B, spare_image_B = _top_two(sim_t2i_BB, excluded_BB.T)
+    text_B, spare_text_B = _top_two(sim_i2t_BB, excluded_BB)
+    return _candidates(image_B, spare_image_B, text_B, spare_text_B)
+
+
+def sampling_weights(logits_BB: Tensor) -> Tensor:
+    """Weights that negatives are drawn by: softmax(similarity / temperature) + 1e-4, as LAVIS' BLIP-2 draws them."""
+    return logits_BB.float().softmax(dim=1) + 1e-4
+
+
+def sampled_pairs(
+    weights_i2t_BB: Tensor, weights_t2i_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator
+) -> Candidates:
+    """For every text one image, for every image one text, drawn by weight among those not excluded; no spares.
+
+    The generator stands on the device of the weights. Source: ALBEF's ITM negatives, as in LAVIS' BLIP-2.
+    """
+    image_B = _drawn(weights_t2i_BB, excluded_BB.T, generator)
+    text_B = _drawn(weights_i2t_BB, excluded_BB, generator)
+    none_B = torch.full_like(image_B, -1)
+    return _candidates(image_B, none_B, text_B, none_B)
+
+
+def judge(p_C: Tensor, low: float, high: float) -> Tensor:
+    """Verdict of each P(match): CONNECTION above high, NEGATIVE below low, else AMBIGUOUS (a bound itself too)."""
+    return (p_C > high).long() - (p_C < low).long()
+
+
+def replaced(candidates: Candidates, verdict_C: Tensor, action: str) -> Tensor:
+    """(C,) bool, True where the spare takes the candidate's place."""
+    return (_acted(verdict_C, action) == AMBIGUOUS) & (candidates.spare_image_C >= 0)
+
+
+def settle(
+    candidates: Candidates,
+    p_C: Tensor | None,
+    low: float,
+    high: float,
+    action: str = "connect",
+    reconcile: bool = True,
+    spare_p_C: Tensor | None = None,
+) -> tuple[SettledPairs, dict[str, int]]:
+    """Turn P(match) of every candidate into settled pairs; also return how many of each verdict there were.
+
+    A connection gets label 1, a negative 0; an ambiguous pair gives way to its spare as an unverified negative, and
+    without a spare to nothing (MAFA, efficient connection mining). `action` is MafaSettings.action.
+    p_C: (C,) P(match) of the candidates; None (nothing scored) makes all of them negatives.
+    spare_p_C: (C,) P(match) of spares, NaN where not verified. A verified spare follows its own verdict; an ambiguous
+    one has no spare in turn, so its anchor is left without a pair.
+    reconcile: a spare of one direction may have been a scored candidate of the other. Then its verdict wins over the
+    spare's assumed label: a connection stays 1, an ambiguous pair is left out. So no pair ever carries two labels.
+    False keeps the contradiction, as the official code does.
+
+    Counts are rows of candidates by verdict (a pair found in both directions counts twice) and spares in use.
+    """
+    verdict_C = torch.full_like(candidates.image_C, NEGATIVE) if p_C is None else judge(p_C, low, high)
+    acted_C = _acted(verdict_C, action)
+    use_spare_C = replaced(candidates, verdict_C, action)
+    spare_verdict_C = torch.full_like(verdict_C, NEGATIVE)
+    if spare_p_C is not None:
+        spare_verdict_C = torch.where(spare_p_C.isnan(), spare_verdict_C, judge(spare_p_C, low, high))
+    if reconcile:
+        spare_verdict_C = _reconciled(candidates, verdict_C, spare_verdict_C)
+    final_C = torch.where(use_spare_C, _acted(spare_verdict_C, action), acted_C)
+    kept_C = final_C != AMBIGUOUS
+    settled = SettledPairs(
+        torch.where(use_spare_C, candidates.spare_image_C, candidates.image_C)[kept_C],
+        torch.where(use_spare_C, candidates.spare_text_C, candidates.text_C)[kept_C],
+        (final_C[kept_C] == CONNECTION).long(),
+        candidates.from_text_C[kept_C],
+    )
+    return settled, _counts(verdict_C, use_spare_C & kept_C)
+
+
+def _top_two(sim_BB: Tensor, excluded_BB: Tensor) -> tuple[Tensor, Tensor]:
+    """Column of the largest and of the second-largest open entry of each row; -1 where there is none."""
+    # argmax promises the first of equal maxima, topk and sort do not
+    open_BB = sim_BB.masked_fill(excluded_BB, -torch.inf)
+    best_B1 = open_BB.argmax(dim=1, keepdim=True)
+    spare_B1 = open_BB.scatter(1, best_B1, -torch.inf).argmax(dim=1, keepdim=True)
+    taken_BB = excluded_BB.scatter(1, best_B1, True)
+    best_B = best_B1.masked_fill(excluded_BB.gather(1, best_B1), -1)
+    spare_B = spare_B1.masked_fill(taken_BB.gather(1, spare_B1), -1)
+    return best_B.squeeze(1), spare_B.squeeze(1)
+
+
+def _drawn(weights_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator) -> Tensor:
+    """One open column of each row, drawn by weight; -1 where there is none."""
+    closed_B1 = excluded_BB.all(dim=1, keepdim=True)
+    # multinomial refuses a row without weight: such a row draws among all and is masked after
+    weights_BB = weights_BB.masked_fill(excluded_BB & ~closed_B1, 0.0)
+    return torch.multinomial(weights_BB, 1, generator=generator).masked_fill(closed_B1, -1).squeeze(1)
+
+
+def _candidates(image_B: Tensor, spare_image_B: Tensor, text_B: Tensor, spare_text_B: Tensor) -> Candidates:
+    """Rows of both directions from each text's image and each image's text; -1 means none."""
+    anchor_B = torch.arange(len(image_B), device=image_B.device)
+    from_text_B = torch.ones_like(anchor_B, dtype=torch.bool)
+    image_C, text_C = torch.cat([image_B, anchor_B]), torch.cat([anchor_B, text_B])
+    spare_image_C = torch.cat([spare_image_B, torch.where(spare_text_B < 0, -1, anchor_B)])
+    spare_text_C = torch.cat([torch.where(spare_image_B < 0, -1, anchor_B), spare_text_B])
+    found_C = (image_C >= 0) & (text_C >= 0)
+    from_text_C = torch.cat([from_text_B, ~from_text_B])
+    columns = (image_C, text_C, spare_image_C, spare_text_C, from_text_C)
+    return Candidates(*(column_C[found_C] for column_C in columns))
+
+
+def _acted(verdict_C: Tensor, action: str) -> Tensor:
+    """The verdict as the action has it: drop makes a connection ambiguous, keep makes everything a negative."""
+    if action == "keep":
+        return torch.full_like(verdict_C, NEGATIVE)
+    return verdict_C.clamp(max=AMBIGUOUS) if action == "drop" else verdict_C
+
+
+def _reconciled(candidates: Candidates, verdict_C: Tensor, spare_verdict_C: Tensor) -> Tensor:
+    """Verdict of every spare, that of the same pair as a candidate of the other direction going first."""
+    same_image_CC = candidates.spare_image_C[:, None] == candidates.image_C[None, :]
+    same_CC = same_image_CC & (candidates.spare_text_C[:, None] == candidates.text_C[None, :])
+    # at most one row of the other direction is the same pair, so that the sum is its verdict
+    return torch.where(same_CC.any(dim=1), (same_CC * verdict_C).sum(dim=1), spare_verdict_C)
+
+
+def _counts(verdict_C: Tensor, spare_C: Tensor) -> dict[str, int]:
+    masks = (verdict_C == CONNECTION, verdict_C == AMBIGUOUS, verdict_C == NEGATIVE, spare_C)
+    numbers = torch.stack([mask_C.sum() for mask_C in masks]).tolist()  # one wait for the device, not four
+    names = ("connections", "ambiguous", "negatives", "spares")
+    return {"candidates": len(verdict_C), **dict(zip(names, numbers, strict=True))}

@@ -1,0 +1,101 @@
+"""The plan of an epoch: its file, and the batch sampler that follows it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from lavis_mafa.core.artifacts import atomic_write, check_header
+from lavis_mafa.core.neighbors import IntArray
+
+FORMAT = "lavis_mafa plan 1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of one epoch: a permutation of N records of which the first `steps` · world · B are trained on.
+
+    Step s of rank r takes rows [(s · world + r) · B, + B) of `order_N`; the records left over (N modulo B · world) lead
+    the next plan.
+
+    Attributes:
+        sampling: `grit` or `random`, what this plan really is (the first epoch of a GRIT run is random).
+        search_space: M or `all`.
+        fingerprint: names data, weights and config of the run.
+        stats: `distinct_images`: mean number of different images in a batch.
+    """
+
+    order_N: IntArray
+    epoch: int
+    batch_size: int
+    world: int
+    sampling: str
+    search_space: int | str
+    fingerprint: str = ""
+    stats: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the epoch, of B records on every rank."""
+        return len(self.order_N) // (self.batch_size * self.world)
+
+    @property
+    def untrained(self) -> IntArray:
+        """The records that this epoch does not train on."""
+        return self.order_N[self.steps * self.batch_size * self.world :]
+
+    def batches(self, rank: int) -> IntArray:
+        """The batches (steps, B) of one rank."""
+        assert 0 <= rank < self.world
+        trained = self.order_N[: len(self.order_N) - len(self.untrained)]
+        return trained.reshape(self.steps, self.world, self.batch_size)[:, rank]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan; a crash leaves no half a file."""
+        about = json.dumps({"format": FORMAT, "n_records": len(self.order_N), "stats": self.stats, **self._about()})
+        with atomic_write(Path(path)) as file:
+            np.savez(file, order=self.order_N, about=np.array(about))
+
+    @classmethod
+    def load(cls, path: str | Path, **expected: Any) -> "Plan":
+        """Reads a plan.
+
+        Args:
+            expected: what the run expects of it: epoch, n_records, batch_size, world, fingerprint, …
+
+        Raises:
+            ValueError: the file is missing, torn, or not what is expected, with what differs.
+        """
+        path, remedy = Path(path), "Resume with the settings it was made with, or start in an empty folder."
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                order_N, about = file["order"], json.loads(str(file["about"]))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{path} is missing, torn or no plan ({error}). Resume from another checkpoint.") from None
+        check_header(path, about, {"format": FORMAT, "n_records": len(order_N), **expected}, remedy)
+        del about["format"], about["n_records"]
+        return cls(order_N=order_N, **about)
+
+    def _about(self) -> dict[str, Any]:
+        names = ("epoch", "batch_size", "world", "sampling", "search_space", "fingerprint")
+        return {name: getattr(self, name) for name in names}
+
+
+class PlannedBatchSampler(Sampler[list[int]]):
+    """Yields the batches of one rank (lists of B record numbers), from step `start_step` of the plan on."""
+
+    def __init__(self, plan: Plan, rank: int, start_step: int = 0) -> None:
+        assert 0 <= start_step <= plan.steps
+        self.batches = plan.batches(rank)[start_step:]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield batch.tolist()

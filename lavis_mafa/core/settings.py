@@ -1,0 +1,105 @@
+"""What MAFA does with a batch, as one frozen value. Tested in tests/core/test_settings.py."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+CHOICES = {"negatives": ("hardest", "multinomial"), "action": ("connect", "drop", "keep")}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mafa": {},
+    # the choices of the authors' code: siblings are negatives, a pair found twice counts twice, ITC stays on the rank
+    "official": {"known_positives": False, "pairs_once": False, "itc_gather": False},
+    # plain BLIP-2 stage 1: 2B drawn negatives, a pair drawn twice counts twice
+    "none": {
+        "negatives": "multinomial",
+        "action": "keep",
+        "alpha": 0.0,
+        "known_positives": False,
+        "pairs_once": False,
+    },
+}
+
+
+@dataclass(frozen=True)
+class MafaSettings:
+    """The choices of MAFA (arXiv 2312.06112) for one run; the defaults are the preset `mafa`.
+
+    negatives: hardest of the batch (GRIT-VLP, MAFA) or drawn by similarity (ALBEF, BLIP-2).
+    action: what becomes of a connection. connect: a positive. drop: left out like an ambiguous pair, its spare takes
+        its place. keep: every candidate stays a negative, whatever its score; verdicts are only counted.
+    low, high: bounds of P(match); below low a negative, above high a connection, else ambiguous.
+    alpha, alpha_from_epoch: S-ITC smoothing, and the first epoch (from 0) that has it (Table 5).
+    label_smoothing: plain label smoothing of the ITC where S-ITC is off (LAVIS' BLIP-2: 0.1).
+    known_positives: equal images or captions are positives, never negatives.
+    pairs_once: ITM and LM see a pair once that was found in both directions.
+    verify_spare: score a spare before it becomes a negative.
+    itc_key_grad: let the ITC gradient reach the keys, not only the queries.
+    itc_gather: compare with the keys of all ranks.
+
+    Raises ValueError for a value that is not allowed.
+    """
+
+    negatives: str = "hardest"
+    action: str = "connect"
+    low: float = 0.5
+    high: float = 0.8
+    alpha: float = 0.5
+    alpha_from_epoch: int = 1
+    label_smoothing: float = 0.1
+    known_positives: bool = True
+    pairs_once: bool = True
+    verify_spare: bool = False
+    itc_key_grad: bool = False
+    itc_gather: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name), default=field.default)
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high}): allowed is low <= high, both in [0, 1]")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MafaSettings:
+        """Settings from a config section: the preset first (`mafa` if none is named), then the explicit keys.
+
+        Raises ValueError for an unknown key, naming the closest valid one, and for a value that is not allowed.
+        """
+        explicit = dict(values)
+        preset = explicit.pop("preset", "mafa")
+        if preset not in PRESETS:
+            raise ValueError(f"preset is {preset!r}: allowed are {', '.join(PRESETS)}")
+        valid = [field.name for field in fields(cls)]
+        for key in explicit:
+            if key not in valid:
+                raise ValueError(f"unknown setting {key!r}: did you mean {_closest(key, [*valid, 'preset'])!r}?")
+        return cls(**{**PRESETS[preset], **explicit})
+
+    def smoothing_at(self, epoch: int) -> float:
+        """The α of S-ITC in this epoch (counted from 0); 0.0 where S-ITC is off."""
+        return self.alpha if epoch >= self.alpha_from_epoch else 0.0
+
+
+def _closest(key: str, valid: Iterable[str]) -> str:
+    return difflib.get_close_matches(str(key), valid, n=1, cutoff=0.0)[0]
+
+
+def _check(name: str, value: Any, default: Any) -> None:
+    allowed = _allowed(name, value, default)
+    if allowed:
+        raise ValueError(f"{name} is {value!r}: allowed is {allowed}")
+
+
+def _allowed(name: str, value: Any, default: Any) -> str:
+    """What the setting may be, or "" if the value is that. bool is asked first: to Python, True is an int."""
+    if name in CHOICES:
+        return "" if value in CHOICES[name] else " or ".join(CHOICES[name])
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        return "" if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else "a whole number >= 0"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "" if number and 0 <= value <= 1 else "a number in [0, 1]"

@@ -1,0 +1,1 @@
+"""Embedded data: rendered scenes of coloured shapes, captions in a small language, and the truth about every pair."""

@@ -1,0 +1,74 @@
+"""steps.jsonl and epochs.jsonl: what every step and epoch found, cut back to the checkpoint when a run resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lavis_mafa.core.artifacts import atomic_write
+
+
+class Journal:
+    """Appends rows as JSON lines and to TensorBoard (`writer`, None on ranks but the first)."""
+
+    def __init__(self, folder: Path, writer: Any) -> None:
+        self.steps_path, self.epochs_path, self.writer = folder / "steps.jsonl", folder / "epochs.jsonl", writer
+
+    def truncate(self, epoch: int, step: int) -> None:
+        """Keep the rows before (epoch, step); those after it were never committed."""
+        if self.writer is None:
+            return
+        _keep(self.steps_path, lambda row: (row["epoch"], row["step"]) < (epoch, step))
+        _keep(self.epochs_path, lambda row: row["epoch"] < epoch)
+        self._file = open(self.steps_path, "a")  # noqa: SIM115  open as long as the run
+
+    def step(self, row: Mapping[str, Any], global_step: int) -> None:
+        self._file.write(json.dumps(_finite(row)) + "\n")
+        for name, value in row.items():
+            self.writer.add_scalar(f"train/{name}", value, global_step)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        with open(self.epochs_path, "a") as file:
+            file.write(json.dumps(_finite(row)) + "\n")
+        for name, value in row.items():
+            if isinstance(value, (int, float)):
+                self.writer.add_scalar(f"epoch/{name}", value, row["epoch"])
+
+    def steps(self, epoch: int) -> pd.DataFrame:
+        self.flush()
+        rows = pd.read_json(self.steps_path, lines=True)
+        return rows[rows["epoch"] == epoch]
+
+    def flush(self) -> None:
+        self._file.flush()
+        self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self._file.close()
+            self.writer.close()
+
+
+def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [row for line in lines if (row := _parsed(line)) is not None and wanted(row)]
+    with atomic_write(path) as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """None for the half line that a killed run may leave."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -1,0 +1,1 @@
+"""LAVIS adapters: registered models that share one forward (`base.py`). Imports LAVIS; `lavis_mafa.register()` loads it."""

@@ -1,0 +1,71 @@
+"""Q-Former attention, fused: the same weights and keys as LAVIS' BertSelfAttention, fewer passes over memory.
+
+Tested in tests/models/test_blip2_parity.py: outputs equal LAVIS' own attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lavis.models.blip2_models.Qformer import BertSelfAttention
+from torch import Tensor, nn
+
+
+class FusedSelfAttention(BertSelfAttention):
+    """LAVIS' BertSelfAttention on torch's fused kernel.
+
+    In cross-attention the keys and values of an image are projected once and then taken by `image_rows` (K,), so that
+    an image that stands in several pairs of a batch costs one projection.
+    """
+
+    image_rows: Tensor | None = None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_value: tuple[Tensor, Tensor] | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Any, ...]:
+        assert head_mask is None and not output_attentions, "attention maps need LAVIS' own attention"
+        is_cross = encoder_hidden_states is not None
+        source = encoder_hidden_states if is_cross else hidden_states
+        key, value = self.transpose_for_scores(self.key(source)), self.transpose_for_scores(self.value(source))
+        if is_cross:
+            attention_mask = None  # every token of an image counts (LAVIS passes a mask of ones)
+            if self.image_rows is not None:
+                key, value = key[self.image_rows], value[self.image_rows]
+        elif past_key_value is not None:
+            key, value = torch.cat([past_key_value[0], key], 2), torch.cat([past_key_value[1], value], 2)
+        query = self.transpose_for_scores(self.query(hidden_states))
+        dropout = self.dropout.p if self.training else 0.0
+        mask = None if attention_mask is None else attention_mask.to(query.dtype)
+        context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+        return context.permute(0, 2, 1, 3).flatten(2), (key, value)
+
+
+def fuse_attention(qformer: nn.Module) -> None:
+    """Turn every BertSelfAttention below `qformer` into the fused one; parameters and their names stay."""
+    for module in qformer.modules():
+        if type(module) is BertSelfAttention:
+            module.__class__ = FusedSelfAttention
+
+
+@contextmanager
+def images_of_pairs(qformer: nn.Module, image_rows: Tensor | None) -> Iterator[None]:
+    """Within this context pair k attends to image `image_rows[k]` of the (B, L, V) encoder states."""
+    fused = [module for module in qformer.modules() if isinstance(module, FusedSelfAttention)]
+    for module in fused:
+        module.image_rows = image_rows
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.image_rows = None

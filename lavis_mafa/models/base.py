@@ -1,0 +1,136 @@
+"""The one forward of every MAFA model: encode → similarities → mine → losses.
+
+An adapter says how it encodes, what a similarity is, and which losses a pair has; nothing of GRIT, ECM or S-ITC is written
+anywhere else. Shapes: B local batch, W gathered width (B · ranks), Q queries of an image (1 for ALBEF), D embedding,
+K settled pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lavis.models.base_model import all_gather_with_grad, concat_all_gather
+from torch import Tensor
+
+from lavis_mafa.core import losses
+from lavis_mafa.core.miner import ConnectionMiner, MinedPairs
+from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
+from lavis_mafa.core.settings import MafaSettings
+
+
+@dataclass
+class Encoded:
+    """A batch after its encoders. `image_feat` and `text_feat` have unit length; `state` is what the pair losses need."""
+
+    image_feat: Tensor  # (B, Q, D)
+    text_feat: Tensor  # (B, D)
+    state: Any
+
+
+@dataclass
+class MafaOutput:
+    """What a step gives back: the losses, the pairs it found, and the ITC embeddings GRIT plans with."""
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    mined: MinedPairs
+    image_embed: Tensor  # (B, D)
+    text_embed: Tensor  # (B, D)
+
+    def __getitem__(self, name: str) -> Any:  # LAVIS reads model(samples)["loss"]
+        return self.losses[name] if name in self.losses else getattr(self, name)
+
+
+class MafaForward:
+    """Mixin over a LAVIS model. Set `mafa` (settings) and `miner`; the task hands in a miner with Con-D."""
+
+    mafa: MafaSettings
+    miner: ConnectionMiner
+
+    def encode(self, samples: Mapping[str, Any]) -> Encoded:
+        raise NotImplementedError
+
+    def match_logits(self, state: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """ITM logits (K, 2) of the pairs (image_K[k], text_K[k]), positions in the batch."""
+        raise NotImplementedError
+
+    def text_loss(self, state: Any, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
+        """MLM or LM loss of the pairs, under its name."""
+        raise NotImplementedError
+
+    def forward(self, samples: Mapping[str, Any]) -> MafaOutput:
+        encoded = self.encode(samples)
+        batch = len(encoded.text_feat)
+        known_BW, first = self._known(samples, batch, encoded.text_feat.device)
+        own = slice(first, first + batch)
+        sim_i2t_BW, sim_t2i_BW = self._similarities(encoded)
+        local = [(sim_BW[:, own] / self.temp).detach() for sim_BW in (sim_i2t_BW, sim_t2i_BW)]
+        mined = self.miner.mine(samples, *local, known_BW[:, own])
+        pairs = mined.settled.once() if self.mafa.pairs_once else mined.settled
+        parts = {
+            "loss_itc": self._itc(sim_i2t_BW, sim_t2i_BW, known_BW, first, mined.settled, int(samples.get("epoch", 0))),
+            "loss_itm": self._itm(encoded, pairs),
+            **self._text(encoded, pairs),
+        }
+        image_embed = _query_that_fits(encoded.image_feat.detach(), encoded.text_feat.detach())
+        return MafaOutput(sum(parts.values()), parts, mined, image_embed, encoded.text_feat.detach())
+
+    def _known(self, samples: Mapping[str, Any], batch: int, device: Any) -> tuple[Tensor, int]:
+        """(B, W) mask of own and known positives, and the first of this rank's own columns."""
+        width, first = (_world() * batch, _rank() * batch) if self.mafa.itc_gather else (batch, 0)
+        known_BW = own_positives(batch, width, first, device)
+        if self.mafa.known_positives and "image_id" in samples:
+            ids = [samples[name].to(device) for name in ("image_id", "text_id")]
+            gathered = [concat_all_gather(id_B) for id_B in ids] if self.mafa.itc_gather else ids
+            known_BW = known_BW | known_positives(*ids, *gathered)
+        return known_BW, first
+
+    def _similarities(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """Cosines (B, W) of own images with all texts and of own texts with all images; keys detached by default."""
+        image, text = encoded.image_feat.float(), encoded.text_feat.float()
+        gather = all_gather_with_grad if self.mafa.itc_key_grad else concat_all_gather
+        gathered = self.mafa.itc_gather and _world() > 1
+        image_keys, text_keys = (gather(image), gather(text)) if gathered else (image, text)
+        if not self.mafa.itc_key_grad:
+            image_keys, text_keys = image_keys.detach(), text_keys.detach()
+        sim_i2t = torch.einsum("bqd,wd->bwq", image, text_keys).amax(-1)
+        sim_t2i = torch.einsum("bd,wqd->bwq", text, image_keys).amax(-1)
+        return sim_i2t, sim_t2i
+
+    def _itc(
+        self, sim_i2t_BW: Tensor, sim_t2i_BW: Tensor, known_BW: Tensor, first: int, settled: SettledPairs, epoch: int
+    ) -> Tensor:
+        """Soft cross-entropy over the columns; targets smoothed by S-ITC or, where that is off, by LAVIS' 0.1."""
+        alpha = self.mafa.smoothing_at(epoch)
+        targets = losses.managed_itc_targets(settled, known_BW, first, alpha, self.mafa.label_smoothing)
+        return losses.itc_loss(sim_i2t_BW / self.temp, sim_t2i_BW / self.temp, *targets)
+
+    def _itm(self, encoded: Encoded, pairs: SettledPairs) -> Tensor:
+        own = torch.arange(len(encoded.text_feat), device=encoded.text_feat.device)
+        logits = self.match_logits(encoded.state, torch.cat([own, pairs.image_K]), torch.cat([own, pairs.text_K]))
+        return losses.itm_loss(logits, losses.itm_labels(len(own), pairs))
+
+    def _text(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
+        own = torch.arange(len(encoded.text_feat), device=encoded.text_feat.device)
+        found = pairs.connections
+        return self.text_loss(
+            encoded.state, torch.cat([own, pairs.image_K[found]]), torch.cat([own, pairs.text_K[found]])
+        )
+
+
+def _query_that_fits(image_BQD: Tensor, text_BD: Tensor) -> Tensor:
+    """Of an image's queries the one that fits its own caption best (B, D): what GRIT stores of an image (design, section 1)."""
+    best = torch.einsum("bqd,bd->bq", image_BQD.float(), text_BD.float()).argmax(1)
+    return image_BQD[torch.arange(len(best), device=best.device), best]
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -1,0 +1,185 @@
+"""`mafa_blip2`: BLIP-2 stage 1 (Q-Former) with MAFA. A subclass of LAVIS' Blip2Qformer with the same state_dict keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lavis.common.registry import registry
+from lavis.models.blip2_models.blip2 import Blip2Base, LayerNorm
+from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
+from lavis.models.blip2_models.Qformer import BertConfig, BertLMHeadModel
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.models.attention import fuse_attention, images_of_pairs
+from lavis_mafa.models.base import Encoded, MafaForward
+from lavis_mafa.models.pretrained import load_from_config
+from lavis_mafa.models.text import load_tokenizer, tokenize
+from lavis_mafa.models.towers import LAVIS_TOWERS, build_tower, local_file
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
+
+
+@dataclass
+class QformerState:
+    """What ITM and LM need of an encoded batch."""
+
+    image_embeds: Tensor  # (B, L, V)
+    query_cache: Any  # per layer the keys and values (B, heads, Q, ·) of the image pass
+    tokens: Any  # input_ids, attention_mask (B, T)
+
+
+@registry.register_model("mafa_blip2")
+class MafaBlip2(MafaForward, Blip2Qformer):
+    """LAVIS' `blip2` with MAFA in its losses.
+
+    Beyond LAVIS' keys the model config takes `vocab`, `bert` or `qformer` (widths of a small Q-Former), `vit_weights`,
+    `embed_dim`, `load_pretrained` and `mafa` (core/settings.py).
+    """
+
+    PRETRAINED_MODEL_CONFIG_DICT = {
+        name: str(CONFIGS / f"mafa_blip2_{name}.yaml")
+        for name in ("pretrain", "pretrain_vitL", "coco", "scenes", "scenes_con_d", "small")
+    }
+
+    def __init__(
+        self,
+        *,
+        mafa: MafaSettings | None = None,
+        vocab: str = "bert-base-uncased",
+        bert: str = "bert-base-uncased",
+        qformer: Mapping[str, Any] | None = None,
+        vit_weights: str | None = None,
+        **lavis: Any,
+    ) -> None:
+        self._vocab, self._bert, self._qformer, self._vit_weights = vocab, bert, qformer, vit_weights
+        super().__init__(**lavis)
+        fuse_attention(self.Qformer)
+        self.mafa = mafa or MafaSettings()
+        self.miner = ConnectionMiner(self.mafa)
+        self.tower_is_frozen = not any(parameter.requires_grad for parameter in self.visual_encoder.parameters())
+        self.tower_has_weights = self.tower_is_frozen and (
+            vit_weights is not None or lavis.get("vit_model", "eva_clip_g") in LAVIS_TOWERS
+        )
+
+    # LAVIS calls these three while it builds itself
+    def init_tokenizer(self) -> Any:
+        tokenizer = load_tokenizer(self._vocab)
+        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+        return tokenizer
+
+    def init_vision_encoder(
+        self, model_name: str, img_size: int, drop_path_rate: float, use_grad_checkpoint: bool, precision: str
+    ) -> tuple[nn.Module, nn.Module]:
+        if model_name in LAVIS_TOWERS:
+            return Blip2Base.init_vision_encoder(model_name, img_size, drop_path_rate, use_grad_checkpoint, precision)
+        tower = build_tower(model_name, img_size, self._vit_weights)
+        return tower, LayerNorm(tower.num_features)
+
+    def init_Qformer(self, num_query_token: int, vision_width: int, cross_attention_freq: int = 2) -> tuple[nn.Module, nn.Parameter]:
+        small = self._qformer is not None
+        config = BertConfig(**self._qformer) if small else BertConfig.from_pretrained(self._bert)
+        config.update(
+            {"encoder_width": vision_width, "add_cross_attention": True, "cross_attention_freq": cross_attention_freq}
+        )
+        config.query_length = num_query_token
+        qformer = BertLMHeadModel(config) if small else BertLMHeadModel.from_pretrained(self._bert, config=config)
+        query_tokens = nn.Parameter(torch.zeros(1, num_query_token, config.hidden_size))
+        query_tokens.data.normal_(mean=0.0, std=config.initializer_range)
+        return qformer, query_tokens
+
+    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
+        """Tower tokens (B, L, V): cached ones of the sample, else computed, without gradient where the tower is frozen."""
+        if "image_tokens" in samples:
+            return samples["image_tokens"]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
+            return self.visual_encoder(samples["image"])
+
+    def encode_image(self, tokens_BLV: Tensor, use_cache: bool = False) -> tuple[Tensor, Tensor, Any]:
+        """Tower tokens → (image_embeds (B, L, V), image_feat (B, Q, D) of unit length, the Q-Former's output)."""
+        image_embeds = self.ln_vision(tokens_BLV)
+        output = self.Qformer.bert(
+            query_embeds=self.query_tokens.expand(len(image_embeds), -1, -1),
+            encoder_hidden_states=image_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+        )
+        return image_embeds, F.normalize(self.vision_proj(output.last_hidden_state).float(), dim=-1), output
+
+    def encode_text(self, tokens: Any) -> Tensor:
+        """Tokens (B, T) → text_feat (B, D) of unit length."""
+        return F.normalize(self.text_proj(self.forward_text(tokens)).float(), dim=-1)
+
+    def tokenize(self, texts: list[str]) -> Any:
+        return tokenize(self.tokenizer, list(texts), self.max_txt_len, self.device)
+
+    def encode(self, samples: Mapping[str, Any]) -> Encoded:
+        vision_tokens = self.vision_tokens(samples)
+        if isinstance(samples, dict):
+            samples.setdefault("image_tokens", vision_tokens.detach())  # a Con-D on the same frozen tower reads them
+        image_embeds, image_feat, output = self.encode_image(vision_tokens, use_cache=True)
+        tokens = self.tokenize(samples["text_input"])
+        return Encoded(image_feat, self.encode_text(tokens), QformerState(image_embeds, output.past_key_values, tokens))
+
+    def match_logits(self, state: QformerState, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """Mean over the queries of the ITM head (BLIP-2, section 3.1), (K, 2)."""
+        queries = self.query_tokens.expand(len(image_K), -1, -1)
+        mask = state.tokens.attention_mask[text_K]
+        with images_of_pairs(self.Qformer, image_K):
+            output = self.Qformer.bert(
+                state.tokens.input_ids[text_K],
+                query_embeds=queries,
+                attention_mask=torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1),
+                encoder_hidden_states=state.image_embeds,
+                return_dict=True,
+            )
+        return self.itm_head(output.last_hidden_state[:, : queries.shape[1]]).mean(dim=1).float()
+
+    def text_loss(self, state: QformerState, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
+        """Captioning from the queries' cache, labels smoothed by 0.1 as in LAVIS; the vocabulary head sees real tokens only."""
+        mask = state.tokens.attention_mask[text_K]  # (K, T)
+        ids = state.tokens.input_ids[text_K].clone()
+        ids[:, 0] = self.tokenizer.bos_token_id
+        cache = [(key[image_K], value[image_K]) for key, value in state.query_cache]
+        hidden = self.Qformer.bert(
+            ids,
+            attention_mask=torch.cat([mask.new_ones(len(mask), self.query_tokens.shape[1]), mask], dim=1),
+            past_key_values=cache,
+            is_decoder=True,
+            use_cache=False,
+            return_dict=True,
+        ).last_hidden_state
+        real = mask[:, 1:].bool()  # token t+1 is told from the state at t
+        logits = self.Qformer.cls(hidden[:, :-1][real])
+        return {"loss_lm": F.cross_entropy(logits.float(), ids[:, 1:][real], label_smoothing=0.1)}
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> MafaBlip2:
+        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        model = cls(
+            mafa=MafaSettings.from_dict(plain.get("mafa") or {}),
+            vocab=plain.get("vocab", "bert-base-uncased"),
+            bert=plain.get("bert", "bert-base-uncased"),
+            qformer=plain.get("qformer"),
+            vit_weights=plain.get("vit_weights"),
+            vit_model=plain.get("vit_model", "eva_clip_g"),
+            img_size=plain["image_size"],
+            drop_path_rate=plain.get("drop_path_rate", 0),
+            use_grad_checkpoint=plain.get("use_grad_checkpoint", False),
+            vit_precision=plain.get("vit_precision", "fp16"),
+            freeze_vit=plain.get("freeze_vit", True),
+            num_query_token=plain["num_query_token"],
+            cross_attention_freq=plain.get("cross_attention_freq", 2),
+            embed_dim=plain.get("embed_dim", 256),
+            max_txt_len=plain.get("max_txt_len", 32),
+        )
+        load_from_config(model, plain)
+        return model
+

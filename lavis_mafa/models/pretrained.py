@@ -1,0 +1,63 @@
+"""Which weights a model starts from, as its config says: `load_finetuned`, `load_pretrained`, both honoured when false."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from lavis_mafa.models.towers import local_file
+from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
+
+FROZEN_TOWER = ("visual_encoder.",)  # LAVIS' checkpoints leave the frozen tower out: its own file gives it
+
+
+def load_from_config(model: nn.Module, cfg: Mapping[str, Any]) -> Fit | None:
+    """Load `finetuned` or `pretrained` as LAVIS does, but not at all where `load_pretrained` is false (LAVIS ignores that).
+
+    `model.origin` then says for every part of the model where its weights came from.
+
+    Raises:
+        ValueError: no path where one is needed, or a checkpoint that does not fit, key by key.
+    """
+    for switch, key, default in (("load_finetuned", "finetuned", False), ("load_pretrained", "pretrained", True)):
+        if cfg.get(switch, default):
+            path = cfg.get(key)
+            if not path:
+                raise ValueError(f"model.{switch} is true but model.{key} names no file; give one, or set {switch}: false")
+            fit = load_checkpoint(model, str(path))
+            _tell(model, fit)
+            return fit
+    if getattr(model, "tower_is_frozen", False) and not getattr(model, "tower_has_weights", True):
+        raise ValueError("model.freeze_vit is true but the tower has no weights; set model.vit_weights, or freeze_vit: false")
+    _tell(model, None)
+    return None
+
+
+def load_checkpoint(model: nn.Module, path: str) -> Fit:
+    """Fit a local file, a packaged `package:` file, or a URL that the config names into `model`."""
+    if path.startswith(("http://", "https://")):
+        from lavis.common.dist_utils import download_cached_file
+
+        path = download_cached_file(path, check_hash=False, progress=True)
+    file = local_file(path)
+    return fit_state(model, read_state_dict(file), str(file), FROZEN_TOWER if getattr(model, "tower_has_weights", False) else ())
+
+
+def _tell(model: nn.Module, fit: Fit | None) -> None:
+    loaded = set(fit.loaded) if fit else set()
+    total, taken = Counter(), Counter()
+    for key in model.state_dict():
+        part = key.split(".")[0]
+        total[part] += 1
+        taken[part] += key in loaded
+    tower = getattr(model, "_vit_weights", None)
+    model.origin = {}
+    for part, count in total.items():
+        rest = f"own file {tower}" if part == "visual_encoder" and tower else "initialised"
+        source = f"{taken[part]} of {count} tensors from {fit.source}" if fit and taken[part] else rest
+        model.origin[part] = source
+        logging.info("weights of %s: %s", part, source)

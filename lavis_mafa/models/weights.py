@@ -1,0 +1,123 @@
+"""Reading weights and fitting them to a model, key by key: what came from where, and what did not fit."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+VOCABULARY_KEYS = (
+    "Qformer.bert.embeddings.word_embeddings.weight",
+    "Qformer.cls.predictions.bias",
+    "Qformer.cls.predictions.decoder.weight",
+    "Qformer.cls.predictions.decoder.bias",
+)
+
+
+@dataclass
+class Fit:
+    """What a checkpoint gave to a model. `loaded`, `missing`, `unexpected`: state_dict keys; `notes`: what was adapted."""
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or torch file (also below "model"); code in a pickle is refused.
+
+    Raises:
+        ValueError: a missing, torn or foreign file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is torn or not a safetensors file: {error}") from error
+    return _tensors(read_torch(path), path)
+
+
+def read_torch(path: str | Path) -> object:
+    """torch.load with weights_only=True, and its errors told as a user can act on them."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds Python objects beside tensors, which could run code; re-save its state_dict, "
+            f"best as .safetensors, in an environment that you trust ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is torn or not a torch checkpoint: {error}") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a .safetensors file, empty where there is none."""
+    with safe_open(str(path), framework="pt") as file:
+        return file.metadata() or {}
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for name in ("model", "state_dict"):
+            if isinstance(content.get(name), Mapping):
+                content = content[name]
+                break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} is not a state_dict, nor does it hold one under 'model' or 'state_dict'")
+    return {str(key): value for key, value in content.items()}
+
+
+def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: str, may_miss: tuple[str, ...] = ()) -> Fit:
+    """Load `state` into `model`; every gap outside the prefixes `may_miss` and every shape that differs is an error.
+
+    A vocabulary that differs by appended tokens (30522 of BERT, 30523 with [DEC]) is filled row by row: the rows both have are
+    copied, a further row of the model keeps its initial value.
+
+    Raises:
+        ValueError: naming the keys that are missing, unexpected, or of another shape.
+    """
+    own, fit, ready = model.state_dict(), Fit(source), {}
+    for key, value in state.items():
+        if key not in own:
+            fit.unexpected.append(key)
+        elif value.shape == own[key].shape:
+            ready[key] = value.to(own[key].dtype)
+        elif key in VOCABULARY_KEYS and value.shape[1:] == own[key].shape[1:]:
+            rows = min(len(value), len(own[key]))
+            ready[key] = torch.cat([value[:rows].to(own[key].dtype), own[key][rows:]])
+            fit.notes.append(f"{key}: {len(value)} rows into {len(own[key])}")
+        else:
+            fit.notes.append(f"{key}: shape {tuple(value.shape)}, the model has {tuple(own[key].shape)}")
+    fit.loaded = list(ready)
+    fit.missing = [key for key in own if key not in ready and not key.endswith("position_ids")]
+    _refuse_gaps(fit, may_miss)
+    model.load_state_dict(ready, strict=False)
+    for note in fit.notes:
+        logging.info("%s: %s", source, note)
+    return fit
+
+
+def _refuse_gaps(fit: Fit, may_miss: tuple[str, ...]) -> None:
+    missing = [key for key in fit.missing if not key.startswith(may_miss or ("\0",))]
+    unexpected = [key for key in fit.unexpected if not key.endswith("position_ids")]
+    if not missing and not unexpected:
+        return
+    lines = [f"{fit.source} does not fit the model:"]
+    lines += [f"  missing: {key}" for key in missing[:20]] + [f"  unexpected: {key}" for key in unexpected[:20]]
+    lines += [f"  {note}" for note in fit.notes[:20]]
+    more = max(len(missing) - 20, 0) + max(len(unexpected) - 20, 0)
+    lines += [f"  … and {more} keys more"] if more else []
+    lines.append("choose the model_type (arch, widths, vocabulary) that the checkpoint was trained with")
+    raise ValueError("\n".join(lines))

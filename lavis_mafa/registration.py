@@ -1,0 +1,22 @@
+"""What `lavis_mafa.register()` does: hand our models, builders, tasks and runners to LAVIS' registry, once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def register_all() -> None:
+    """Import LAVIS and everything of ours that registers itself. Idempotent: a module registers on its first import only."""
+    import lavis  # noqa: F401  registers LAVIS' own models, builders, tasks, processors
+    import lavis.common.optims  # noqa: F401  `import lavis` forgets the schedulers
+    import lavis.runners  # noqa: F401  … and the runners
+    from lavis.common.registry import registry
+
+    import lavis_mafa.builders
+    import lavis_mafa.models.blip2
+    import lavis_mafa.runner
+    import lavis_mafa.tasks  # noqa: F401
+
+    cache = os.environ.get("LAVIS_MAFA_CACHE", str(Path.home() / ".cache" / "lavis"))
+    registry.mapping["paths"]["cache_root"] = cache  # LAVIS' own points to a folder of its authors' cluster

@@ -1,0 +1,97 @@
+"""What a pre-training run ends with: a table, results.json, curves.png and a page of connections it found."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+
+from lavis_mafa.reports.connections_page import ConnectionRow, write_connections_page
+from lavis_mafa.reports.curves import draw_curves
+from lavis_mafa.reports.table import results_table, write_json
+
+PACKAGES = ("lavis_mafa", "torch", "torchvision", "salesforce-lavis", "transformers", "faiss-cpu", "faiss-gpu", "numpy", "pandas")
+SHOWN = 48  # connections on the page
+
+
+def report_run(runner: Any, retrieval: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the report of a finished run and print its table; returns what results.json holds."""
+    folder: Path = runner.output_dir
+    splits = list(retrieval)
+    results: dict[str, Any] = {"retrieval": retrieval[splits[0]] if len(splits) == 1 else dict(retrieval)}
+    if (folder / "epochs.jsonl").exists():
+        steps, epochs = (pd.read_json(folder / name, lines=True) for name in ("steps.jsonl", "epochs.jsonl"))
+        results.update(_training(steps, epochs))
+        draw_curves(steps, epochs, folder / "curves.png")
+    if getattr(runner, "connections", None) is not None:
+        write_connections_page(folder / "connections_page", _examples(runner))
+    results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(runner.config.config, resolve=True))
+    results["weights"] = getattr(runner._model, "origin", {})
+    write_json(folder / "results.json", results)
+    for split in splits:
+        print(f"\n{runner.name}, {split}\n" + results_table({**results, "retrieval": retrieval[split]}))
+    print(f"\nwritten to {folder}: results.json, curves.png, connections_page/index.html")
+    return results
+
+
+def _training(steps: pd.DataFrame, epochs: pd.DataFrame) -> dict[str, Any]:
+    """Connections over all epochs, and the last epoch's plan."""
+    last = epochs.iloc[-1].dropna().to_dict()
+    plan = {"sampling": last["sampling"], "distinct_images_per_batch": last.get("distinct_images")}
+    plan["itm_false_negative_rate"] = last.get("itm_false_negative_rate")
+    plan["false_negatives_per_batch"] = last.get("false_negatives_per_batch")
+    found: dict[str, Any] = {"pairs_scored": int(steps["scored"].sum()), "connections": int(steps["connections"].sum())}
+    if {"true_scored", "true_connections"} <= set(steps):
+        sums = steps[["true_connections", "connections", "true_scored"]].sum()
+        found["precision"] = sums.true_connections / sums.connections if sums.connections else None
+        found["recall"] = sums.true_connections / sums.true_scored if sums.true_scored else None
+    return {"connections": found, "plan": plan, "seconds_per_step": float(steps["s_it"].median())}
+
+
+def _examples(runner: Any) -> Iterator[ConnectionRow]:
+    """The connections of which Con-D was surest, an image at most once."""
+    data, found = runner.splits["train"], runner.connections.to_frame()
+    found = found[found["score"] > runner._model.mafa.high].sort_values("score", ascending=False, kind="stable")
+    for row in found.drop_duplicates("record").head(SHOWN).itertuples():
+        record, text_row = int(row.record), int(row.text_row)
+        other = int(data.table.record_of_caption[text_row])
+        true = None if data.truth is None else bool(data.truth(np.array([record]), np.array([text_row]))[0])
+        yield ConnectionRow(
+            image=data.open_image(record),
+            own_captions=[data.table.caption(own) for own in data.table.caption_rows(record)],
+            caption=data.table.caption(text_row),
+            caption_image=data.open_image(other),
+            p=float(row.score),
+            record=record,
+            text_row=text_row,
+            true=true,
+        )
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, None for an installed package."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,105 @@
+"""The table a run ends with, and the JSON file that holds the same figures."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lavis_mafa.core.artifacts import atomic_write
+
+RANKINGS = {"itc": "by ITC", "itm": "re-ranked by ITM"}
+RECALLS = [(way, f"r{k}") for way in ("image", "text") for k in (1, 5, 10)]
+RECALL_HEADER = ["image R@1", "R@5", "R@10", "  text R@1", "R@5", "R@10"]
+PLAN = {
+    "distinct_images_per_batch": ("distinct images per batch", 1, ""),
+    "false_negatives_per_batch": ("false negatives per batch", 1, ""),
+    "itm_false_negative_rate": ("false negatives among ITM negatives", 100, " %"),
+}
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The results as text. Any part, and any figure of a part, may be missing or None; it then shows as "-".
+
+    results: `retrieval` {itc | itm: {annotation | truth: {image | text: {r1, r5, r10: percent}}}},
+        `connections` {pairs_scored, connections: counts; precision, recall, coverage: shares},
+        `plan` {sampling; distinct_images_per_batch, false_negatives_per_batch; itm_false_negative_rate: share}.
+    """
+    parts = (
+        _retrieval(results.get("retrieval") or {}),
+        _connections(results.get("connections") or {}),
+        _plan(results.get("plan") or {}),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def write_json(path: str | Path, obj: object) -> None:
+    """Writes `obj` as indented JSON, whole or not at all. Floats keep six digits; NaN and infinity become null."""
+    text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(Path(path)) as file:
+        file.write(f"{text}\n".encode())
+
+
+def _retrieval(retrieval: Mapping[str, Any]) -> str:
+    rows = [
+        [f"against the {relevance}, {label}", *(_figure(scores.get(way, {}).get(k)) for way, k in RECALLS)]
+        for relevance in ("annotation", "truth")
+        for ranking, label in RANKINGS.items()
+        if (scores := retrieval.get(ranking, {}).get(relevance))
+    ]
+    return _aligned("Retrieval, in %", RECALL_HEADER, rows) if rows else ""
+
+
+def _connections(connections: Mapping[str, Any]) -> str:
+    if not connections:
+        return ""
+    shares = ("precision", "recall", "coverage")
+    row = [
+        _figure(connections.get("connections"), digits=0),
+        *(_figure(connections.get(name), 100, " %") for name in shares),
+    ]
+    scored = _figure(connections.get("pairs_scored"), digits=0)
+    return _aligned("Connections", ["found", *shares], [[f"over the {scored} pairs put to Con-D", *row]])
+
+
+def _plan(plan: Mapping[str, Any]) -> str:
+    rows = [[label, _figure(plan[name], scale, unit)] for name, (label, scale, unit) in PLAN.items() if name in plan]
+    return _aligned("Batches", [str(plan.get("sampling") or "")], rows) if rows else ""
+
+
+def _aligned(title: str, header: list[str], rows: Iterable[list[str]]) -> str:
+    """Names to the left, figures to the right, a rule below the header."""
+    lines = [[title, *header], *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+    rule = "-" * (sum(widths) + 2 * len(header))
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def _figure(value: float | None, scale: int = 1, unit: str = "", digits: int = 1) -> str:
+    known = value is not None and math.isfinite(value)
+    return f"{value * scale:,.{digits}f}{unit}" if known and value is not None else "-"
+
+
+def _plain(value: Any) -> Any:
+    """`value` in the types of JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return _readable(value)
+    return value
+
+
+def _readable(value: float) -> float | None:
+    """Six digits after the point, or six significant ones below 1."""
+    if not math.isfinite(value):
+        return None
+    return round(value, 6) if abs(value) >= 1 else float(f"{value:.6g}")

@@ -1,0 +1,151 @@
+"""`mafa_pretrain`: LAVIS' task for pre-training with MAFA; builds Con-D and runs an epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lavis.common.dist_utils import get_rank, is_main_process
+from lavis.common.registry import registry
+from lavis.datasets.data_utils import prepare_sample
+from lavis.tasks.base_task import BaseTask
+from torch import nn
+from tqdm import tqdm
+
+from lavis_mafa.con_d import ItmScorer, build_con_d, share_tower
+from lavis_mafa.models.base import MafaOutput
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AfterStep = Callable[[int, Any, MafaOutput, float, float], dict[str, float]]
+
+
+@registry.register_task("mafa_pretrain")
+class MafaPretrainTask(BaseTask):
+    """GRIT batches in, losses out; planning, stores and checkpoints are the runner's."""
+
+    def __init__(self, run_cfg: Any) -> None:
+        super().__init__()
+        self.run_cfg = run_cfg
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaPretrainTask:
+        return cls(cfg.run_cfg)
+
+    def build_model(self, cfg: Any) -> nn.Module:
+        model = super().build_model(cfg)
+        return model.float() if self.run_cfg.device == "cpu" else model  # LAVIS' fp16 towers do not run on a CPU
+
+    def build_scorer(self, student: Any, train_set: Any, device: torch.device) -> ItmScorer | None:
+        """Con-D as the config asks for it, and the record's own view where the batch's will not do.
+
+        Raises:
+            ValueError: the settings need a Con-D and none is configured.
+        """
+        if student.mafa.negatives != "hardest" or student.mafa.action == "keep":
+            return None
+        if not self.run_cfg.get("con_d"):
+            raise ValueError(
+                f"model.mafa.action is {student.mafa.action!r} but run.con_d names no matching network; give one "
+                "(run_scripts/mafa/train_con_d.sh trains it), or set model.mafa.action: keep for hard negatives alone"
+            )
+        scorer = build_con_d(self.run_cfg.con_d, device)
+        share_tower(scorer, student)
+        same_view = repr(scorer.vis_processor.transform) == repr(train_set.vis_processor.transform)
+        if scorer.shares_tower and same_view:
+            return scorer
+        scorer.shares_tower = False
+        if not same_view:
+            # a score on one augmentation may not be stored: the record's clean view is scored (projects/mafa/README.md)
+            train_set.con_d_processor = scorer.vis_processor
+        return scorer
+
+    def train_epoch(
+        self,
+        epoch: int,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        scaler: Any = None,
+        cuda_enabled: bool = False,
+        log_freq: int = 50,
+        accum_grad_iters: int = 1,
+        *,
+        start_step: int = 0,
+        after_step: AfterStep,
+    ) -> None:
+        """Steps start_step … of one epoch. `after_step` stores what the step found and returns what the bar shows."""
+        steps = start_step + len(data_loader)
+        bar = tqdm(total=steps, initial=start_step, desc=f"epoch {epoch}", unit="it", disable=not is_main_process())
+        for step, (samples, waited) in enumerate(_timed(data_loader), start_step):
+            began = time.perf_counter()
+            seed_step(int(self.run_cfg.seed), epoch, step)
+            samples = prepare_sample(samples, cuda_enabled=cuda_enabled)
+            samples.update(epoch=epoch, iters=step, num_iters_per_epoch=steps)
+            lr_scheduler.step(cur_epoch=epoch, cur_step=step)
+            output = self._forward(model, samples, cuda_enabled)
+            _refuse_nan(output, samples, epoch, step)
+            closes_group = (step + 1) % accum_grad_iters == 0 or step + 1 == steps
+            # DDP synchronises once a group
+            quiet = contextlib.nullcontext() if closes_group or not hasattr(model, "no_sync") else model.no_sync()
+            with quiet:
+                loss = output.loss / accum_grad_iters
+                (scaler.scale(loss) if scaler else loss).backward()
+            if closes_group:
+                _update(optimizer, scaler)
+            seconds = time.perf_counter() - began + waited
+            bar.set_postfix(after_step(step, samples, output, seconds, waited))
+            bar.update()
+        bar.close()
+
+    def _forward(self, model: nn.Module, samples: Any, cuda_enabled: bool) -> MafaOutput:
+        dtype = precision(self.run_cfg)
+        with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
+            return model(samples)
+
+
+def precision(run_cfg: Any) -> torch.dtype | None:
+    """run.precision as autocast's dtype; None: float32."""
+    name = run_cfg.get("precision", "fp32")
+    if name not in PRECISIONS:
+        raise ValueError(f"run.precision is {name!r}: allowed are {', '.join(PRECISIONS)}")
+    if name == "fp16" and run_cfg.device == "cpu":
+        raise ValueError("run.precision: fp16 needs a GPU; take bf16 or fp32 on a CPU")
+    return PRECISIONS[name]
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """A step's randomness is f(seed, epoch, step, rank), so that a resumed run draws what an unbroken one draws."""
+    state = np.random.SeedSequence([seed, epoch, step, get_rank()]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]) >> 1)
+
+
+def _timed(loader: Iterable[Any]) -> Iterator[tuple[Any, float]]:
+    began = time.perf_counter()
+    for samples in loader:
+        yield samples, time.perf_counter() - began
+        began = time.perf_counter()
+
+
+def _update(optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def _refuse_nan(output: MafaOutput, samples: Any, epoch: int, step: int) -> None:
+    if math.isfinite(output.loss.item()):
+        return
+    parts = ", ".join(f"{name} {value.item():g}" for name, value in output.losses.items())
+    raise FloatingPointError(
+        f"the loss of epoch {epoch}, step {step} is not finite ({parts}); records {samples['index'].tolist()}. "
+        "The last checkpoint is whole: lower run.init_lr, or take bf16 or fp32, and go on from it"
+    )

@@ -1,0 +1,62 @@
+"""Tokens of a frozen tower, computed once a record and kept on disk: nothing is augmented, so nothing changes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+
+def attach_tokens(model: Any, dataset: Any, folder: Path, device: torch.device, workers: int, batch_size: int = 64) -> None:
+    """Give `dataset` the tower's tokens (N, L, V), float16 on disk, so that its samples carry `image_tokens` instead of `image`.
+
+    Raises:
+        ValueError: the tower is trained, or the images are augmented: then there is nothing fixed to keep.
+    """
+    if not model.tower_is_frozen:
+        raise ValueError("run.cache_tokens needs a frozen tower; set model.freeze_vit: true or run.cache_tokens: false")
+    if getattr(dataset, "augmented", False):
+        raise ValueError("run.cache_tokens keeps one view of an image; take an eval processor for training or set it to false")
+    path = folder / f"tokens_{_key(model.visual_encoder, dataset)}.npy"
+    if not path.exists():
+        _compute(model.visual_encoder, dataset, path, device, workers, batch_size)
+    dataset.tokens = np.load(path, mmap_mode="r")
+
+
+def _compute(tower: nn.Module, dataset: Any, path: Path, device: torch.device, workers: int, batch_size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+    tower = tower.to(device)  # frozen, so LAVIS keeps it in eval mode
+    kept, row = None, 0
+    with torch.no_grad():
+        for batch in tqdm(loader, desc="tower tokens", unit="batch"):
+            tokens = tower(batch["image"].to(device)).half().cpu().numpy()
+            if kept is None:
+                kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(dataset), *tokens.shape[1:]))
+            kept[row : row + len(tokens)] = tokens
+            row += len(tokens)
+    assert kept is not None and row == len(dataset)
+    if not np.isfinite(kept[:: max(1, len(kept) // 256)]).all():
+        raise ValueError("the tower's tokens leave float16's range; set run.cache_tokens: false")
+    kept.flush()
+    os.replace(temporary, path)
+    logging.info("tower tokens of %d images in %s (%.0f MB)", row, path, path.stat().st_size / 1e6)
+
+
+def _key(tower: nn.Module, dataset: Any) -> str:
+    """Weights, view and images: what the tokens depend on."""
+    digest = hashlib.blake2b(digest_size=12)
+    for key, value in tower.state_dict().items():
+        digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    digest.update(repr(getattr(dataset.vis_processor, "transform", dataset.vis_processor)).encode())
+    digest.update(dataset.table.fingerprint.encode())
+    return digest.hexdigest()

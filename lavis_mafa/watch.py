@@ -1,0 +1,65 @@
+"""What a step found: its losses, its pairs, and, where the truth is known, how right they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lavis_mafa.models.base import MafaOutput
+
+Truth = Callable[[np.ndarray, np.ndarray], np.ndarray]
+SUMS = ("true_connections", "connections", "true_scored", "put_to_con_d", "itm_negatives", "itm_false_negatives", "false_negatives")
+
+
+def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None) -> dict[str, float]:
+    """One row of steps.jsonl. Counts are of pairs; `true_*` only where a truth function is known."""
+    names = ["loss", *output.losses]
+    values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())]).tolist()
+    row: dict[str, float] = dict(zip(names, values, strict=True))
+    row.update(output.mined.counts)
+    if truth is not None:
+        row.update(_against_truth(samples, output, truth))
+    return row
+
+
+def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth) -> dict[str, float]:
+    index, text_row = samples["index"].cpu().numpy(), samples["text_row"].cpu().numpy()
+    batch = len(index)
+    true_BB = truth(index[:, None], text_row[None, :])
+    settled, candidates, p_C = output.mined.settled, output.mined.candidates, output.mined.p_C
+    true_K = true_BB[settled.image_K.cpu().numpy(), settled.text_K.cpu().numpy()]
+    connected_K = settled.connections.cpu().numpy()
+    row: dict[str, float] = {
+        "false_negatives": int(true_BB.sum() - true_BB.trace()),
+        "false_negative_rate": float((true_BB.sum() - true_BB.trace()) / max(batch * (batch - 1), 1)),
+        "itm_negatives": int((~connected_K).sum()),
+        "itm_false_negatives": int(true_K[~connected_K].sum()),
+        "true_connections": int(true_K[connected_K].sum()),
+    }
+    if p_C is not None:
+        true_C = true_BB[candidates.image_C.cpu().numpy(), candidates.text_C.cpu().numpy()]
+        row.update(put_to_con_d=len(true_C), true_scored=int(true_C.sum()))
+    return row
+
+
+def epoch_row(steps: pd.DataFrame, plan_stats: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of epochs.jsonl: means of the losses, and precision and recall of the connections over the pairs put to Con-D."""
+    losses = {name: float(steps[name].mean()) for name in steps.columns if name.startswith("loss")}
+    sums = {name: float(steps[name].sum()) for name in SUMS if name in steps}
+    row: dict[str, Any] = {"epoch": int(steps["epoch"].iloc[0]), **plan_stats, **losses, "steps": len(steps)}
+    row.update({f"{name}_per_batch": value / len(steps) for name, value in sums.items()})
+    if "true_scored" in sums:
+        row["connection_precision"] = _ratio(sums["true_connections"], sums["connections"])
+        row["connection_recall"] = _ratio(sums["true_connections"], sums["true_scored"])
+    if "itm_negatives" in sums:
+        row["itm_false_negative_rate"] = _ratio(sums["itm_false_negatives"], sums["itm_negatives"])
+    row["s_it"], row["data_share"] = float(steps["s_it"].median()), float(steps["data_share"].mean())
+    return row
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Run the tests: all of them, the quick ones of the core first, or what the arguments say (pytest's own).
+#   bash run_scripts/test.sh
+#   bash run_scripts/test.sh tests/core -k chain
+set -euo pipefail
+
+LAVIS_MAFA_EXTRAS="${LAVIS_MAFA_EXTRAS:-lavis,cpu},dev"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+export HF_HUB_OFFLINE=1 MPLBACKEND=Agg # tests fetch nothing and open no window
+if (($#)); then exec "$PYTHON_BIN" -m pytest "$@"; fi
+
+cd "$LAVIS_MAFA_ROOT"
+paths=(tests/core)
+for path in tests/test_*.py tests/*/; do
+    case "$path" in
+        tests/core/ | tests/jobs/ | *__pycache__/) ;;
+        *) paths+=("$path") ;;
+    esac
+done
+if [[ -d tests/jobs ]]; then paths+=(tests/jobs); fi # whole commands: the slowest last
+exec "$PYTHON_BIN" -m pytest "${paths[@]}"

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.core.siblings import distinct_images, keep_apart
+
+
+def make_plan(n=11, batch_size=2, world=2, **others):
+    order = np.random.default_rng(0).permutation(n)
+    return Plan(order, 3, batch_size, world, "grit", "all", "f", {"distinct_images": 2.0}, **others)
+
+
+def test_rows_of_ranks_and_steps():
+    plan = Plan(np.arange(11), 0, 2, 2, "random", 5)
+    assert plan.steps == 2 and plan.untrained.tolist() == [8, 9, 10]
+    assert list(PlannedBatchSampler(plan, 0)) == [[0, 1], [4, 5]]
+    assert list(PlannedBatchSampler(plan, 1)) == [[2, 3], [6, 7]]
+
+
+def test_a_sampler_starts_at_any_step_and_knows_its_length():
+    plan = make_plan(n=40)
+    whole = list(PlannedBatchSampler(plan, 1))
+    for start in range(plan.steps + 1):
+        rest = PlannedBatchSampler(plan, 1, start)
+        assert list(rest) == whole[start:] and len(rest) == len(whole) - start
+    assert all(type(record) is int for batch in whole for record in batch)
+
+
+def test_a_saved_plan_is_the_same(tmp_path):
+    plan = make_plan()
+    plan.save(tmp_path / "plans" / "plan_3.npz")
+    again = Plan.load(tmp_path / "plans" / "plan_3.npz", fingerprint="f", n_records=11, batch_size=2, world=2, epoch=3)
+    np.testing.assert_array_equal(again.order_N, plan.order_N)
+    assert again.order_N.dtype == np.int64
+    assert again.stats == plan.stats and again.search_space == "all" and again.sampling == "grit"
+    assert [path.name for path in (tmp_path / "plans").iterdir()] == ["plan_3.npz"]
+
+
+@pytest.mark.parametrize("key, value", [("fingerprint", "g"), ("n_records", 12), ("world", 1), ("epoch", 4)])
+def test_a_foreign_plan_is_told_with_what_differs(tmp_path, key, value):
+    make_plan().save(tmp_path / "plan.npz")
+    with pytest.raises(ValueError, match=f"{key} is .*, expected {value!r}"):
+        Plan.load(tmp_path / "plan.npz", **{key: value})
+
+
+def test_a_torn_or_missing_plan_is_told(tmp_path):
+    path = tmp_path / "plan.npz"
+    with pytest.raises(ValueError, match="missing"):
+        Plan.load(path)
+    make_plan(n=1000).save(path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[500] ^= 1
+    for torn in (b"", whole[:10], whole[: len(whole) // 2], whole[:-1], bytes(flipped), b"not a plan"):
+        path.write_bytes(torn)
+        with pytest.raises(ValueError, match="torn"):
+            Plan.load(path)
+    np.savez(path, other=np.arange(3))
+    with pytest.raises(ValueError, match="no plan"):
+        Plan.load(path)
+
+
+def test_a_crash_while_saving_keeps_the_old_plan(tmp_path, monkeypatch):
+    path = tmp_path / "plan.npz"
+    make_plan().save(path)
+    before = path.read_bytes()
+
+    def half(file, **_):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", half)
+    with pytest.raises(KeyboardInterrupt):
+        make_plan(n=20).save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_distinct_images_by_hand():
+    assert distinct_images(np.array([[1, 1, 2], [5, 6, 7]])) == 2.5
+    assert distinct_images(np.array([[4]])) == 1
+
+
+def test_siblings_wait_for_the_next_batch():
+    image_id = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    order = keep_apart(np.arange(8), image_id, 4)  # rows 0 and 1 are siblings, 2 and 3, …
+    assert order.tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def test_siblings_left_at_the_end_are_swapped_into_earlier_batches():
+    image_id = np.array([9, 8, 7, 6, 5, 5])
+    order = keep_apart(np.arange(6), image_id, 2)
+    assert sorted(order) == list(range(6)) and distinct_images(image_id[order].reshape(-1, 2)) == 2
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_siblings_are_apart_wherever_that_is_possible(seed):
+    rng = np.random.default_rng(seed)
+    batch_size, n_batches = rng.integers(2, 9), rng.integers(5, 12)
+    image_id = np.repeat(np.arange(batch_size * n_batches), rng.integers(1, 6))[: batch_size * n_batches] * 17
+    order = rng.permutation(len(image_id)) if seed % 2 else np.arange(len(image_id))
+    apart = keep_apart(order, image_id, batch_size)
+    assert sorted(apart) == sorted(order)
+    assert distinct_images(image_id[apart].reshape(-1, batch_size)) == batch_size
+
+
+def test_one_image_alone_cannot_be_kept_apart():
+    assert sorted(keep_apart(np.arange(6), np.zeros(6, np.int64), 3)) == list(range(6))
