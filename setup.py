@@ -62,7 +62,7 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=find_packages(include=["lavis_mafa", "lavis_mafa.*"]),
-    package_data={"lavis_mafa": [f"**/*.{suffix}" for suffix in ("yaml", "safetensors", "txt", "j2")]},
+    package_data={"lavis_mafa": [f"**/*.{suffix}" for suffix in ("yaml", "safetensors", "txt", "j2", "md")]},
     install_requires=BASE,
     extras_require=EXTRAS,
 )

@@ -17,7 +17,7 @@ from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "datasets"
-AUGMENTING = ("blip_image_train", "albef_image_train", "clip_image_train")
+AUGMENTING = ("blip_image_train", "blip2_image_train", "albef_image_train", "clip_image_train", "open_clip_image_train")
 
 
 class RecordBuilder(BaseDatasetBuilder):
@@ -44,9 +44,8 @@ class RecordBuilder(BaseDatasetBuilder):
             vis, text = self.vis_processors[kind], self.text_processors[kind]
             if train:
                 name = config["vis_processor"]["train"]["name"]
-                built[split] = PairDataset(
-                    table, opener, vis, text, seed=int(config.get("seed", 0)), augmented=name in AUGMENTING
-                )
+                seed, on_bad_image = int(config.get("seed", 0)), config.get("on_bad_image", "raise")
+                built[split] = PairDataset(table, opener, vis, text, seed, name in AUGMENTING, on_bad_image)
             else:
                 built[split] = RetrievalDataset(table, opener, vis, text)
             built[split].truth = truth
@@ -70,6 +69,7 @@ class ImageTextBuilder(RecordBuilder):
         if not root or not Path(root).is_dir():
             raise ValueError(f"datasets.image_text.images: no folder at {root!r}; give the folder that the image paths start from")
         rows = read_annotations(options["annotations"][split], **(options.get("columns") or {}))
+        rows = rows.slice(0, options.get("max_rows"))
         table = RecordTable.from_rows(rows, dataset=options.get("name", "image_text"))
         return table, _Opener(root, table), None
 

@@ -19,10 +19,9 @@ _NAME = re.compile(r"checkpoint_e(\d+)_s(\d+)\.pth$")
 
 
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict less the frozen tower, which its own file gives (so LAVIS' checkpoints do, and plain LAVIS loads ours)."""
-    frozen = {key for key, value in model.named_parameters() if not value.requires_grad}
-    tower = "visual_encoder." if getattr(model, "tower_has_weights", False) else "\0"
-    return {k: v for k, v in model.state_dict().items() if not k.startswith(tower) and k not in frozen}
+    """The state_dict less a frozen tower that its own file gives (so LAVIS' checkpoints do, and plain LAVIS loads ours)."""
+    tower = ("visual_encoder.",) if getattr(model, "tower_has_weights", False) else ()
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(tower)}
 
 
 def save(folder: Path, content: Mapping[str, Any], keep: int) -> Path:

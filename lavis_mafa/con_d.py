@@ -20,37 +20,42 @@ from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lavis_mafa.models.attention import fuse_attention
+from lavis_mafa.models.albef import MafaAlbef
+from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2 import MafaBlip2, QformerState
+from lavis_mafa.models.strict import build_strictly
 from lavis_mafa.models.text import tokenize
 
-ARCHITECTURES = ("mafa_blip2", "blip2_image_text_matching", "blip2", "albef_retrieval", "blip_image_text_matching")
+ARCHITECTURES = ("mafa_blip2", "mafa_albef", "blip2_image_text_matching", "blip2", "albef_retrieval", "blip_image_text_matching")
 EncodeImages = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
 Match = Callable[[Any, Tensor, Any, Tensor, Tensor], Tensor]
 
 
+def _vit_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
+    if "image_tokens" in batch:
+        return batch["image_tokens"][rows].float()
+    return model.visual_encoder(batch["image"][rows])
+
+
 def _qformer_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
-    return model.ln_vision(batch["image_tokens"][rows] if "image_tokens" in batch else model.visual_encoder(batch["image"][rows]))
+    return model.ln_vision(_vit_images(model, batch, rows))
 
 
 def _qformer_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
     return MafaBlip2.match_logits(model, QformerState(image_embeds, None, tokens), image_K, text_K)
 
 
-def _vit_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
-    return model.visual_encoder.forward_features(batch["image"][rows])
-
-
 def _albef_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
-    text = model.text_encoder.forward_text(tokens).last_hidden_state
-    output = model.text_encoder(
-        encoder_embeds=text[text_K],
-        attention_mask=tokens.attention_mask[text_K],
-        encoder_hidden_states=image_embeds[image_K],
-        encoder_attention_mask=torch.ones(len(image_K), image_embeds.shape[1], dtype=torch.long, device=text.device),
-        return_dict=True,
-        mode="fusion",
-    )
+    bert = getattr(model.text_encoder, "bert", model.text_encoder)  # a pre-trained ALBEF holds BERT below its MLM head
+    text = bert(tokens.input_ids, attention_mask=tokens.attention_mask, return_dict=True, mode="text").last_hidden_state
+    with images_of_pairs(bert, image_K):
+        output = bert(
+            encoder_embeds=text[text_K],
+            attention_mask=tokens.attention_mask[text_K],
+            encoder_hidden_states=image_embeds,
+            return_dict=True,
+            mode="fusion",
+        )
     return model.itm_head(output.last_hidden_state[:, 0])
 
 
@@ -95,6 +100,8 @@ class ItmScorer:
         self.model.eval().requires_grad_(False)
         if isinstance(self.model, Blip2Qformer):
             fuse_attention(self.model.Qformer)
+        elif isinstance(self.model, AlbefBase):
+            fuse_attention(self.model.text_encoder)
         self._encode, self._match = _paths(self.model)
 
     @torch.no_grad()
@@ -111,7 +118,7 @@ class ItmScorer:
                 self._match(self.model, embeds, tokens, image_of[part], text_of[part])
                 for part in torch.arange(len(image_K), device=images.device).split(self.chunk)
             ]
-        return torch.cat(logits).float().softmax(dim=1)[:, 1] if logits else embeds.new_zeros(0)
+        return torch.cat(logits).float().softmax(dim=1)[:, 1]
 
     def _view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         if "con_d_image" in batch:
@@ -121,8 +128,8 @@ class ItmScorer:
         return {"image": batch["image"]}
 
 
-def build_con_d(cfg: Mapping[str, Any], device: torch.device) -> ItmScorer:
-    """Con-D from `run.con_d`: `arch`, `model_type`, and any key of that model's config (`finetuned: …`, `vocab: …`).
+def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "run.con_d") -> ItmScorer:
+    """Con-D from the config's `section`: `arch`, `model_type`, and any key of that model's config (`finetuned: …`, `vocab: …`).
 
     Raises:
         ValueError: an unknown arch or type, or weights that are missing or fit in part: never a silently random network.
@@ -131,46 +138,29 @@ def build_con_d(cfg: Mapping[str, Any], device: torch.device) -> ItmScorer:
     arch, model_type = given.get("arch"), given.get("model_type")
     model_cls = registry.get_model_class(arch) if arch in ARCHITECTURES else None
     if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
-        types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else "see run.con_d.arch"
-        raise ValueError(f"run.con_d: arch {arch!r} (one of {', '.join(ARCHITECTURES)}), model_type {model_type!r} ({types})")
+        types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
+        raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(ARCHITECTURES)}), model_type {model_type!r} ({types})")
     defaults = OmegaConf.load(model_cls.default_config_path(model_type))
     merged = OmegaConf.merge(defaults.model, {k: v for k, v in given.items() if k not in ("arch", "model_type", "preprocess")})
-    if not (merged.get("finetuned") if merged.get("load_finetuned", False) else merged.get("pretrained")):
-        raise ValueError("run.con_d names no weights; set run.con_d.finetuned to a matching network's checkpoint (train_con_d.sh makes one)")
-    model = _strictly(model_cls, merged)
+    loads_pretrained = merged.get("load_pretrained", True) and merged.get("pretrained")
+    if not (merged.get("finetuned") if merged.get("load_finetuned", False) else loads_pretrained):
+        raise ValueError(
+            f"{section} names no weights; set {section}.finetuned to a matching network's checkpoint (train_con_d.sh makes one) "
+            f"and {section}.load_finetuned: true"
+        )
+    model = _build(model_cls, merged, section)
     preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
     vis, text = load_preprocess(preprocess)
     return ItmScorer(model.float().to(device), _fingerprint(model), vis["eval"], text["eval"])
 
 
-def _strictly(model_cls: type[BaseModel], cfg: Any) -> BaseModel:
-    """Build through LAVIS' from_config, and refuse what LAVIS loads in part."""
+def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
+    """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
     if issubclass(model_cls, MafaBlip2):
         return model_cls.from_config(cfg)
-    gaps: list[str] = []
-    loaders = {name: getattr(model_cls, name) for name in ("load_checkpoint", "load_from_pretrained")}
-
-    def told(name: str) -> Callable[..., Any]:
-        def load(self: BaseModel, *args: Any, **kwargs: Any) -> Any:
-            result = loaders[name](self, *args, **kwargs)
-            gaps.extend(key for key in result.missing_keys if _matters(self, key))
-            return result
-
-        return load
-
-    strict = type(model_cls.__name__, (model_cls,), {name: told(name) for name in loaders})
-    model = strict.from_config(cfg)
-    if gaps:
-        raise ValueError(f"run.con_d: the checkpoint lacks {len(gaps)} weights of {model_cls.__name__}: {', '.join(gaps[:8])}")
-    return model
-
-
-def _matters(model: BaseModel, key: str) -> bool:
-    """Momentum copies, queues and positions serve no score; a frozen BLIP-2 tower comes from its own file."""
-    parts = key.split(".")
-    if parts[0].endswith("_m") or "queue" in parts[0] or parts[-1] == "position_ids":
-        return False
-    return not (isinstance(model, Blip2Qformer) and parts[0] == "visual_encoder")
+    if issubclass(model_cls, MafaAlbef):
+        return model_cls.from_config(cfg, may_miss=("text_encoder.cls.",))  # a retrieval model has no MLM head
+    return build_strictly(model_cls, cfg, section)
 
 
 def _fingerprint(model: nn.Module) -> str:
@@ -185,7 +175,7 @@ def _fingerprint(model: nn.Module) -> str:
 def share_tower(scorer: ItmScorer, student: nn.Module) -> None:
     """Mark that Con-D stands on the student's frozen tower, and drop its copy: then ECM costs only the Q-Former passes."""
     own, theirs = getattr(student, "visual_encoder", None), scorer.model.visual_encoder
-    if not getattr(student, "tower_is_frozen", False) or not isinstance(scorer.model, Blip2Qformer):
+    if not getattr(student, "tower_is_frozen", False) or not isinstance(scorer.model, (Blip2Qformer, MafaAlbef)):
         return
     first, second = own.state_dict(), theirs.state_dict()
     if first.keys() == second.keys() and all(torch.equal(first[key], second[key].to(first[key])) for key in first):

@@ -3,58 +3,67 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lavis.common.config import Config
+from lavis.common.registry import registry
 from omegaconf import OmegaConf
 
+from lavis_mafa.config_keys import check_names, is_lavis_task
+from lavis_mafa.config_values import check_values
+from lavis_mafa.data.config_file import omegaconf_told, read_config_file
+from lavis_mafa.smoke import shorten
+
 CONFIGS = Path(__file__).resolve().parent / "configs"
-OPEN_KEYS = ("con_d", "mafa", "qformer", "annotations", "columns", "splits", "vis_processor", "text_processor", "preprocess")
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--cfg-path", required=True, help="YAML of the run, e.g. projects/mafa/blip2/pretrain_stage1_scenes.yaml")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings, e.g. run.max_epoch=2")
+    parser.add_argument(
+        "--cfg-path", required=True, help="YAML of the run, e.g. projects/mafa/blip2/pretrain_stage1_scenes.yaml"
+    )
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings, e.g. run.max_epoch=2"
+    )
     return parser.parse_args()
 
 
-def load_config(arguments: argparse.Namespace) -> Config:
-    """LAVIS' Config over packaged run defaults.
+class RunConfig(Config):
+    """LAVIS' Config over a YAML and options merged already, so that an option may choose a model_type or a data set."""
+
+    def __init__(self, given: Any, defaults: Any) -> None:
+        registry.register("configuration", self)
+        self.args = None
+        parts = (self.build_runner_config(given), self.build_model_config(given), self.build_dataset_config(given))
+        self.config = OmegaConf.merge(defaults, *parts)
+
+
+def load_config(arguments: argparse.Namespace, defaults_file: str = "run.yaml") -> RunConfig:
+    """The run's config over packaged defaults, every key and value checked (config_keys.py, config_values.py).
 
     Raises:
-        ValueError: a missing file, an option that is not key=value, an unknown key (the closest valid one is named).
+        ValueError: a missing or broken file, an option that is not key=value, an unknown key (the closest valid one is
+            named), a value that is not allowed, an environment variable that is not set.
     """
-    path = Path(arguments.cfg_path)
-    if not path.is_file():
-        raise ValueError(f"--cfg-path: no file at {path}; the runs are in projects/mafa")
-    for option in arguments.options:
-        if "=" not in option:
-            raise ValueError(f"--options takes key=value, e.g. run.max_epoch=2; got {option!r}")
-    cfg = Config(arguments)
-    defaults = OmegaConf.load(CONFIGS / "run.yaml")
-    cfg.config = OmegaConf.merge(defaults, cfg.config)
-    _check_keys(OmegaConf.load(path), OmegaConf.from_dotlist(list(arguments.options)), defaults.run)
-    run = cfg.config.run
-    if run.device == "auto":
-        run.device = "cuda" if torch.cuda.is_available() else "cpu"
+    given = read_config_file(Path(arguments.cfg_path), arguments.options)
+    defaults = OmegaConf.load(CONFIGS / defaults_file)
+    with omegaconf_told(arguments.cfg_path):
+        check_names(given, defaults.run)
+        if "runner" not in given.run and is_lavis_task(given.run.get("task")):
+            given.run.runner = "runner_base"  # LAVIS' own default, for its own tasks
+        for name in [name for name, dataset in given.datasets.items() if dataset is None]:
+            given.datasets[name] = {}
+        cfg = RunConfig(given, defaults)
+        cfg.config = shorten(cfg.config)
+        OmegaConf.to_container(cfg.config, resolve=True)
+        if cfg.config.run.device == "auto":
+            cfg.config.run.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if "runner" in defaults.run:
+            check_values(cfg.config)
     return cfg
-
-
-def _check_keys(given: Any, options: Any, run_defaults: Any) -> None:
-    """Every key below `run` must be one of configs/run.yaml."""
-    for source in (given, options):
-        for key in source.get("run", {}):
-            if key not in run_defaults:
-                closest = difflib.get_close_matches(key, list(run_defaults), n=1, cutoff=0.0)[0]
-                raise ValueError(f"unknown key run.{key}: did you mean run.{closest}?")
-        for key in source:
-            if key not in ("run", "model", "datasets"):
-                raise ValueError(f"unknown key {key}: a config has run, model and datasets")
 
 
 def init_distributed(run: Any) -> None:

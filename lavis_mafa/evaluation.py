@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lavis_mafa.core.metrics import recall_at_k
-from lavis_mafa.models.blip2 import QformerState
 
 TEXT_BATCH = 256
 
@@ -34,14 +33,17 @@ class Gallery:
 
 
 @torch.no_grad()
-def encode_gallery(model: Any, dataset: Any, batch_size: int, workers: int, device: torch.device) -> Gallery:
+def encode_gallery(
+    model: Any, dataset: Any, batch_size: int, workers: int, device: torch.device, texts: Sequence[str] | None = None
+) -> Gallery:
+    """Every image of the data set and every caption, its own or the given (processed) `texts`, encoded once."""
     tokens, features = [], []
     for batch in tqdm(DataLoader(dataset, batch_size=batch_size, num_workers=workers), desc="images", unit="batch", leave=False):
         batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         seen = model.vision_tokens(batch)
         tokens.append(seen.cpu())
         features.append(model.encode_image(seen)[1].cpu())
-    texts = list(dataset.text)
+    texts = list(dataset.text if texts is None else texts)
     text_feat = [
         model.encode_text(model.tokenize(texts[start : start + TEXT_BATCH])).cpu()
         for start in tqdm(range(0, len(texts), TEXT_BATCH), desc="captions", unit="batch", leave=False)
@@ -57,11 +59,8 @@ def match_scores(model: Any, gallery: Gallery, image_P: np.ndarray, text_P: np.n
     for start in tqdm(range(0, len(order), chunk), desc="ITM pairs", unit="batch", leave=False):
         rows = order[start : start + chunk]
         images, image_of = np.unique(image_P[rows], return_inverse=True)
-        state = QformerState(
-            model.ln_vision(gallery.tokens[images].float().to(device)),
-            None,
-            model.tokenize([gallery.texts[text] for text in text_P[rows]]),
-        )
+        text_tokens = model.tokenize([gallery.texts[text] for text in text_P[rows]])
+        state = model.pair_state(gallery.tokens[images].float().to(device), text_tokens)
         own = torch.arange(len(rows), device=device)
         logits[rows] = model.match_logits(state, torch.from_numpy(image_of).to(device), own).float().cpu().numpy()
     return logits

@@ -12,11 +12,16 @@ def register_all() -> None:
     import lavis.common.optims  # noqa: F401  `import lavis` forgets the schedulers
     import lavis.runners  # noqa: F401  … and the runners
     from lavis.common.registry import registry
+    from PIL import ImageFile
 
     import lavis_mafa.builders
+    import lavis_mafa.models.albef
     import lavis_mafa.models.blip2
+    import lavis_mafa.openclip_processors
+    import lavis_mafa.processors
     import lavis_mafa.runner
     import lavis_mafa.tasks  # noqa: F401
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # LAVIS' COCO data set fills what is torn with grey; here it is an error
     cache = os.environ.get("LAVIS_MAFA_CACHE", str(Path.home() / ".cache" / "lavis"))
     registry.mapping["paths"]["cache_root"] = cache  # LAVIS' own points to a folder of its authors' cluster

@@ -14,31 +14,34 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from lavis_mafa.reports.connections_page import ConnectionRow, write_connections_page
+from lavis_mafa.data.records import RecordTable
 from lavis_mafa.reports.curves import draw_curves
+from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
 
 PACKAGES = ("lavis_mafa", "torch", "torchvision", "salesforce-lavis", "transformers", "faiss-cpu", "faiss-gpu", "numpy", "pandas")
 SHOWN = 48  # connections on the page
 
 
-def report_run(runner: Any, retrieval: Mapping[str, Any]) -> dict[str, Any]:
+def report_run(runner: Any, retrieval: Mapping[str, Any], judgments: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write the report of a finished run and print its table; returns what results.json holds."""
     folder: Path = runner.output_dir
     splits = list(retrieval)
     results: dict[str, Any] = {"retrieval": retrieval[splits[0]] if len(splits) == 1 else dict(retrieval)}
+    if judgments is not None:
+        results["judgments"] = judgments
     if (folder / "epochs.jsonl").exists():
         steps, epochs = (pd.read_json(folder / name, lines=True) for name in ("steps.jsonl", "epochs.jsonl"))
         results.update(_training(steps, epochs))
         draw_curves(steps, epochs, folder / "curves.png")
     if getattr(runner, "connections", None) is not None:
-        write_connections_page(folder / "connections_page", _examples(runner))
+        write_gallery(folder / "gallery", _examples(runner), runner.splits["train"].open_image)
     results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(runner.config.config, resolve=True))
     results["weights"] = getattr(runner._model, "origin", {})
     write_json(folder / "results.json", results)
     for split in splits:
         print(f"\n{runner.name}, {split}\n" + results_table({**results, "retrieval": retrieval[split]}))
-    print(f"\nwritten to {folder}: results.json, curves.png, connections_page/index.html")
+    print(f"\nwritten to {folder}: results.json, curves.png, gallery/index.html")
     return results
 
 
@@ -56,24 +59,29 @@ def _training(steps: pd.DataFrame, epochs: pd.DataFrame) -> dict[str, Any]:
     return {"connections": found, "plan": plan, "seconds_per_step": float(steps["s_it"].median())}
 
 
-def _examples(runner: Any) -> Iterator[ConnectionRow]:
+def _examples(runner: Any) -> Iterator[GalleryRow]:
     """The connections of which Con-D was surest, an image at most once."""
     data, found = runner.splits["train"], runner.connections.to_frame()
     found = found[found["score"] > runner._model.mafa.high].sort_values("score", ascending=False, kind="stable")
     for row in found.drop_duplicates("record").head(SHOWN).itertuples():
         record, text_row = int(row.record), int(row.text_row)
-        other = int(data.table.record_of_caption[text_row])
         true = None if data.truth is None else bool(data.truth(np.array([record]), np.array([text_row]))[0])
-        yield ConnectionRow(
-            image=data.open_image(record),
-            own_captions=[data.table.caption(own) for own in data.table.caption_rows(record)],
-            caption=data.table.caption(text_row),
-            caption_image=data.open_image(other),
-            p=float(row.score),
-            record=record,
-            text_row=text_row,
-            true=true,
-        )
+        yield gallery_row(data.table, record, text_row, p=float(row.score), true=true)
+
+
+def gallery_row(table: RecordTable, record: int, text_row: int, **said: Any) -> GalleryRow:
+    """A pair as the gallery shows it; `said`: what is known of it (p, verdict, similarity, true)."""
+    other = int(table.record_of_caption[text_row])
+    return GalleryRow(
+        record=record,
+        text_row=text_row,
+        caption=table.caption(text_row),
+        own_captions=[table.caption(own) for own in table.caption_rows(record)],
+        caption_record=other if other != record else None,
+        path=table.image(record),
+        image_id=table.annotated_id[record].as_py() or "",
+        **said,
+    )
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from lavis.common.dist_utils import get_rank, get_world_size, is_main_process
@@ -22,6 +23,8 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from lavis_mafa import checkpoint
+from lavis_mafa.bad_images import name_bad_images
+from lavis_mafa.core.artifacts import atomic_write
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
@@ -29,7 +32,9 @@ from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.evaluation import evaluate_retrieval
 from lavis_mafa.journal import Journal
+from lavis_mafa.judgments import JudgedPairs, configured_con_d, evaluate_judgments, read_judged_pairs
 from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.models.weights import read_state_dict
 from lavis_mafa.report import report_run
 from lavis_mafa.token_cache import attach_tokens
 from lavis_mafa.watch import epoch_row, step_row
@@ -47,6 +52,7 @@ class GritRunner(RunnerBase):
             raise ValueError("datasets: grit_runner plans one record table; put several annotation files into one image_text")
         self.seed = int(self.run_cfg.seed)
         self.best = {"epoch": -1, "value": -1.0}
+        self.judged = self._read_judged()  # now, so that what is wrong with the file is told before hours of training
         if self.run_cfg.get("cache_tokens", False):
             self._cache_tokens()
 
@@ -89,12 +95,12 @@ class GritRunner(RunnerBase):
     # ---- a run
 
     def train(self) -> dict[str, Any]:
-        """Train to run.max_epoch, evaluate, and write the report; returns what results.json holds."""
+        """Train to run.max_epoch (or run.stop_epoch before it), evaluate, and write the report; returns what results.json holds."""
         if self.evaluate_only:
             return self._report()
         self._prepare()
         epoch, step = self._resume()
-        for epoch in range(epoch, self.max_epoch):
+        for epoch in range(epoch, int(self.run_cfg.get("stop_epoch") or self.max_epoch)):
             self._run_epoch(epoch, step)
             step = 0
         self.journal.close()
@@ -193,14 +199,15 @@ class GritRunner(RunnerBase):
         every = int(self.run_cfg.get("save_every_steps", 0))
         if every and (step + 1) % every == 0 and step + 1 < plan.steps and (step + 1) % self.accum_grad_iters == 0:
             self._save(epoch, step + 1)
-        shown = ("loss", "loss_itc", "loss_itm", "loss_lm", "connections", "false_negative_rate", "data_share")
+        shown = ("loss", "loss_itc", "loss_itm", "loss_lm", "loss_mlm", "connections", "false_negative_rate", "data_share")
         return {name: f"{row[name]:.3g}" for name in shown if name in row}
 
     def _finish_epoch(self, epoch: int, plan: Plan) -> None:
         """Validate, plan the next epoch, checkpoint."""
+        bad = name_bad_images(self.splits["train"], self.output_dir, get_rank())
         if is_main_process():
             row = epoch_row(self.journal.steps(epoch), {"sampling": plan.sampling, **plan.stats})
-            row.update(self._validate())
+            row.update({"bad_images": bad} if bad else {}, **self._validate())
             self.journal.epoch(row)
             self._keep_best(epoch, row)
         next_embeddings = None
@@ -243,7 +250,10 @@ class GritRunner(RunnerBase):
     # ---- checkpoints
 
     def _save(self, epoch: int, step: int) -> None:
-        """Stores first, checkpoint last. Every rank's store state is its own; rank 0 keeps them all."""
+        """Stores first, checkpoint last. Every rank's embeddings are its own; the connections are all ranks' together."""
+        if self.connections is not None:
+            self.connections.flush()
+            _barrier()  # so that every rank's state names the parts of all
         stores = {
             "embeddings": self.embeddings.commit() if self.grit and step else None,
             "connections": self.connections.commit() if self.connections is not None else None,
@@ -315,15 +325,46 @@ class GritRunner(RunnerBase):
             k_test=k_test,
         )
 
+    def _read_judged(self) -> JudgedPairs | None:
+        if not self.run_cfg.get("judged_pairs"):
+            return None
+        if not self.test_splits:
+            raise ValueError("run.judged_pairs is about the images of a test split; name it in run.test_splits")
+        return read_judged_pairs(self.run_cfg.judged_pairs, self.splits[self.test_splits[0]].table)
+
+    def _judgments(self) -> dict[str, Any] | None:
+        if self.judged is None:
+            return None
+        return evaluate_judgments(
+            self._model,
+            self.splits[self.test_splits[0]],
+            self.judged,
+            configured_con_d(self._model, self.run_cfg.get("con_d"), self.device),
+            batch_size=int(self.run_cfg.batch_size_eval),
+            workers=int(self.run_cfg.num_workers),
+            device=self.device,
+        )
+
     def _report(self) -> dict[str, Any]:
+        """Evaluate the best weights (the last without validation), keep them as model.safetensors, and write the report."""
         results: dict[str, Any] = {}
         _ = self.model
         if is_main_process():
+            if not self.evaluate_only:
+                self._keep_final()
             for split in self.test_splits:
                 results[split] = self._retrieval(split, int(self.run_cfg.get("k_test", 0)))
-            results = report_run(self, results)
+            results = report_run(self, results, self._judgments())
         _barrier()
         return results
+
+
+    def _keep_final(self) -> None:
+        if self.best["epoch"] >= 0:
+            self._load_model(read_state_dict(self.output_dir / "checkpoint_best.pth"))
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in checkpoint.trained_state(self._model).items()}
+        with atomic_write(self.output_dir / "model.safetensors") as file:
+            file.write(safetensors.torch.save(state))
 
 
 def _barrier() -> None:

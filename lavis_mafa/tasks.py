@@ -13,11 +13,16 @@ import torch
 from lavis.common.dist_utils import get_rank, is_main_process
 from lavis.common.registry import registry
 from lavis.datasets.data_utils import prepare_sample
+from lavis.datasets.datasets.base_dataset import BaseDataset
 from lavis.tasks.base_task import BaseTask
 from torch import nn
 from tqdm import tqdm
 
-from lavis_mafa.con_d import ItmScorer, build_con_d, share_tower
+from lavis_mafa.builders import AUGMENTING
+from lavis_mafa.con_d import build_con_d, share_tower
+from lavis_mafa.core.file_scorer import FileScorer
+from lavis_mafa.core.miner import PairScorer
+from lavis_mafa.lavis_datasets import mix
 from lavis_mafa.models.base import MafaOutput
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,11 +41,21 @@ class MafaPretrainTask(BaseTask):
     def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaPretrainTask:
         return cls(cfg.run_cfg)
 
+    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+        """The configured data sets; LAVIS' own are gathered into one record table, which alone can be planned."""
+        datasets: dict[str, Any] = super().build_datasets(cfg)
+        if not any(isinstance(splits.get("train"), BaseDataset) for splits in datasets.values()):
+            return datasets
+        choices = {settings.get("on_bad_image", "raise") for settings in cfg.datasets_cfg.values()}
+        processor = next(iter(cfg.datasets_cfg.values())).vis_processor.train.name
+        on_bad_image = "replace" if "replace" in choices else "raise"
+        return mix(datasets, int(self.run_cfg.seed), processor in AUGMENTING, on_bad_image)
+
     def build_model(self, cfg: Any) -> nn.Module:
         model = super().build_model(cfg)
         return model.float() if self.run_cfg.device == "cpu" else model  # LAVIS' fp16 towers do not run on a CPU
 
-    def build_scorer(self, student: Any, train_set: Any, device: torch.device) -> ItmScorer | None:
+    def build_scorer(self, student: Any, train_set: Any, device: torch.device) -> PairScorer | None:
         """Con-D as the config asks for it, and the record's own view where the batch's will not do.
 
         Raises:
@@ -53,13 +68,14 @@ class MafaPretrainTask(BaseTask):
                 f"model.mafa.action is {student.mafa.action!r} but run.con_d names no matching network; give one "
                 "(run_scripts/mafa/train_con_d.sh trains it), or set model.mafa.action: keep for hard negatives alone"
             )
+        if self.run_cfg.con_d.get("arch") == "file":
+            return _verdicts(self.run_cfg.con_d, train_set)
         scorer = build_con_d(self.run_cfg.con_d, device)
-        share_tower(scorer, student)
         same_view = repr(scorer.vis_processor.transform) == repr(train_set.vis_processor.transform)
-        if scorer.shares_tower and same_view:
-            return scorer
-        scorer.shares_tower = False
-        if not same_view:
+        if same_view:
+            share_tower(scorer, student)
+        tokens_of_another = train_set.tokens is not None and not scorer.shares_tower
+        if not same_view or tokens_of_another:
             # a score on one augmentation may not be stored: the record's clean view is scored (projects/mafa/README.md)
             train_set.con_d_processor = scorer.vis_processor
         return scorer
@@ -107,6 +123,18 @@ class MafaPretrainTask(BaseTask):
         dtype = precision(self.run_cfg)
         with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
             return model(samples)
+
+
+def _verdicts(con_d: Any, train_set: Any) -> FileScorer:
+    """Verdicts mined offline (`run.con_d: {arch: file, path: …/connections.parquet}`)."""
+    if not con_d.get("path"):
+        raise ValueError("run.con_d: arch file needs path, the connections.parquet that `python -m lavis_mafa.mine` wrote")
+    scorer = FileScorer.read(con_d.path)
+    if not scorer.covers(train_set.table.image_id):
+        raise ValueError(
+            f"run.con_d.path: {con_d.path} holds no image of the training data; mine that data, under the same dataset name"
+        )
+    return scorer
 
 
 def precision(run_cfg: Any) -> torch.dtype | None:

@@ -27,19 +27,19 @@ def attach_tokens(model: Any, dataset: Any, folder: Path, device: torch.device, 
         raise ValueError("run.cache_tokens keeps one view of an image; take an eval processor for training or set it to false")
     path = folder / f"tokens_{_key(model.visual_encoder, dataset)}.npy"
     if not path.exists():
-        _compute(model.visual_encoder, dataset, path, device, workers, batch_size)
+        _compute(model, dataset, path, device, workers, batch_size)
     dataset.tokens = np.load(path, mmap_mode="r")
 
 
-def _compute(tower: nn.Module, dataset: Any, path: Path, device: torch.device, workers: int, batch_size: int) -> None:
+def _compute(model: Any, dataset: Any, path: Path, device: torch.device, workers: int, batch_size: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".tmp{os.getpid()}")
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
-    tower = tower.to(device)  # frozen, so LAVIS keeps it in eval mode
+    model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
     kept, row = None, 0
     with torch.no_grad():
         for batch in tqdm(loader, desc="tower tokens", unit="batch"):
-            tokens = tower(batch["image"].to(device)).half().cpu().numpy()
+            tokens = model.vision_tokens({"image": batch["image"].to(device)}).half().cpu().numpy()
             if kept is None:
                 kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(dataset), *tokens.shape[1:]))
             kept[row : row + len(tokens)] = tokens

@@ -1,4 +1,4 @@
-"""`python -m lavis_mafa.train --cfg-path X.yaml --options a.b=c`: LAVIS' train.py, on CPU or GPU, alone or under torchrun."""
+"""`python -m lavis_mafa.train --cfg-path X.yaml --options a.b=c`: LAVIS' train.py, on CPU or GPU, under torchrun or not."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
     from lavis.tasks import setup_task  # noqa: F401  LAVIS' own tasks register on import
 
     from lavis_mafa.config import init_distributed, load_config, parse_arguments
+    from lavis_mafa.config_values import check_data, refuse_missing
 
     cfg = load_config(parse_arguments(description))
     run_cfg = cfg.run_cfg
     run_cfg.evaluate = evaluate or run_cfg.evaluate
+    refuse_missing(cfg.config)
     init_distributed(run_cfg)
     logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")
     _seed(int(run_cfg.seed))
     task = registry.get_task_class(run_cfg.task).setup_task(cfg=cfg)
     datasets = task.build_datasets(cfg)
+    if run_cfg.runner == "grit_runner":
+        check_data(cfg.config, datasets)
     model = task.build_model(cfg)
     runner = registry.get_runner_class(run_cfg.runner)(cfg=cfg, task=task, model=model, datasets=datasets, job_id="")
     return runner.train()

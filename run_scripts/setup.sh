@@ -115,16 +115,16 @@ _venv_is_ready() {
 _show_progress() { # every 10 s one line, while this script lives
     exec 9>&- # the lock is not ours to hold
     local start=$SECONDS
-    while sleep 10 && kill -0 $$ 2>/dev/null; do
+    while sleep 10 &>/dev/null && kill -0 $$ 2>/dev/null; do
         _say "  $(printf '%4d s  %5s  %.80s' $((SECONDS - start)) "$(du -sh "$LAVIS_MAFA_VENV" 2>/dev/null | cut -f1)" \
-            "$(grep -v '^WARNING' "$LAVIS_MAFA_LOG" 2>/dev/null | tail -n 1)")"
+            "$(grep -vE '^WARNING|ninstall|Found existing' "$LAVIS_MAFA_LOG" 2>/dev/null | tail -n 1)")"
     done
 }
 
 _pip_install() { # extras, Python version
     local progress status=0
-    _say "lavis_mafa: installing the extras $1 into .venv (about 7 GB; 3 minutes on 2 cores, and the download)"
-    _show_progress &
+    _say "lavis_mafa: installing the extras $1 into .venv (up to 7 GB; 3 minutes on 2 cores, and the download)"
+    _show_progress >/dev/null &
     progress=$!
     if [[ ",$1," == *,gpu,* ]]; then "$LAVIS_MAFA_VENV/bin/python" -m pip uninstall -y faiss-cpu >/dev/null 2>&1; fi
     PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 "$LAVIS_MAFA_VENV/bin/python" -m pip install --progress-bar off \
@@ -137,28 +137,47 @@ _pip_install() { # extras, Python version
         "  Where the network was away, start again: what was downloaded is kept."
 }
 
+_discard_venv() { # renamed first: a half removed .venv must not pass for one
+    rm -rf "$LAVIS_MAFA_VENV.removed"
+    [[ ! -e "$LAVIS_MAFA_VENV" ]] || mv "$LAVIS_MAFA_VENV" "$LAVIS_MAFA_VENV.removed" || exit 1
+    rm -rf "$LAVIS_MAFA_VENV.removed"
+}
+
 _new_venv() {
     local base
     base="$(_base_python)" || exit 1
     _require_venv_module "$base"
-    rm -rf "$LAVIS_MAFA_VENV" || exit 1
+    _discard_venv
     _require_disk
     _say "lavis_mafa: building $LAVIS_MAFA_VENV with $base (Python $(_version "$base"))"
     mkdir "$LAVIS_MAFA_VENV" && : >"$LAVIS_MAFA_UNFINISHED" || exit 1
     "$base" -m venv "$LAVIS_MAFA_VENV" >&2 || _fail "$base could not build $LAVIS_MAFA_VENV"
 }
 
-_build_venv() { # extras; under the lock
-    local version extras
-    _require_platform
+_prepare_venv() { # leaves a .venv with a supported Python, marked as unfinished
+    local version
     version="$(_version "$LAVIS_MAFA_VENV/bin/python")"
-    [[ ! -e "$LAVIS_MAFA_UNFINISHED" && ("$version" == 3.10 || "$version" == 3.11) ]] || _new_venv
+    if [[ -e "$LAVIS_MAFA_UNFINISHED" || ! -e "$LAVIS_MAFA_VENV" ]]; then
+        _new_venv
+    elif [[ "$version" == 3.10 || "$version" == 3.11 ]]; then
+        [[ -f "$LAVIS_MAFA_STAMP" ]] || _require_disk
+        : >"$LAVIS_MAFA_UNFINISHED"
+    elif [[ -f "$LAVIS_MAFA_STAMP" ]]; then
+        _new_venv # its interpreter has gone since
+    else
+        _fail "$LAVIS_MAFA_VENV was made by another hand, with Python ${version:-that does not start}, not 3.10 or 3.11" \
+            "  Remove it, and the next start builds one."
+    fi
+}
+
+_build_venv() { # extras; under the lock
+    local extras missing
+    _require_platform
+    _prepare_venv
     extras="$(_installed_extras)"
-    extras="${extras:+$extras,}$(_missing_extras "$1" "$extras")"
-    extras="${extras%,}"
+    missing="$(_missing_extras "$1" "$extras")"
+    extras="$extras${extras:+${missing:+,}}$missing"
     if [[ ",$extras," == *,gpu,* ]]; then extras="$(tr , '\n' <<<"$extras" | grep -vx cpu | paste -sd,)"; fi
-    : >"$LAVIS_MAFA_UNFINISHED"
-    rm -f "$LAVIS_MAFA_STAMP"
     _pip_install "$extras" "$(_version "$LAVIS_MAFA_VENV/bin/python")"
     { _stamp && printf '%s\n' "$extras"; } >"$LAVIS_MAFA_STAMP"
     rm "$LAVIS_MAFA_UNFINISHED"

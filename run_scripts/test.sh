@@ -11,6 +11,7 @@ export HF_HUB_OFFLINE=1 MPLBACKEND=Agg # tests fetch nothing and open no window
 if (($#)); then exec "$PYTHON_BIN" -m pytest "$@"; fi
 
 cd "$LAVIS_MAFA_ROOT"
+shopt -s nullglob
 paths=(tests/core)
 for path in tests/test_*.py tests/*/; do
     case "$path" in

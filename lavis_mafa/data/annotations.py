@@ -59,12 +59,12 @@ def _read_file(file: Path, image_key: str | None, caption_key: str | None, id_ke
     if not file.is_file():
         raise ValueError(f"{file}: no such annotation file; check the path in the configuration")
     reader, unit = READERS[file.suffix.lower()]
-    columns: _Columns | None = None
+    columns: Columns | None = None
     chunks, rows = [], _empty()
     try:
         for number, row in reader(file):
             try:
-                columns = columns or _Columns.find(row, image_key, caption_key, id_key)
+                columns = columns or Columns.find(row, image_key, caption_key, id_key)
                 columns.append(row, rows)
             except ValueError as error:
                 raise ValueError(f"{file}, {unit} {number}: {error}") from None
@@ -78,18 +78,29 @@ def _read_file(file: Path, image_key: str | None, caption_key: str | None, id_ke
     return pa.concat_tables([*chunks, pa.table(rows, schema=ROWS)])
 
 
+def annotated_rows(
+    file: Path, image_key: str | None = None, caption_key: str | None = None, id_key: str | None = None
+) -> Iterator[tuple[Mapping[str, Any], str, str | None, str]]:
+    """Every row of a file as it stands there, with image, image id (None without one) and caption column."""
+    columns: Columns | None = None
+    for _, row in READERS[file.suffix.lower()][0](file):
+        columns = columns or Columns.find(row, image_key, caption_key, id_key)
+        key = row.get(columns.id)
+        yield row, row[columns.image], None if key is None or key == "" else key_string(key), columns.caption
+
+
 def _empty() -> dict[str, list[Any]]:
     return {name: [] for name in ROWS.names}
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     image: str
     caption: str
     id: str
 
     @classmethod
-    def find(cls, row: object, image_key: str | None, caption_key: str | None, id_key: str | None) -> "_Columns":
+    def find(cls, row: object, image_key: str | None, caption_key: str | None, id_key: str | None) -> "Columns":
         names = [str(name) for name in _mapping(row)]
         image = _find("image", names, [image_key] if image_key else IMAGE_KEYS)
         caption = _find("caption", names, [caption_key] if caption_key else CAPTION_KEYS)

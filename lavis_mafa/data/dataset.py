@@ -200,6 +200,7 @@ class RetrievalDataset(RecordImages):
         super().__init__(table, open_image, vis_processor)
         if len(np.unique(table.image_id)) < table.n_records:
             raise ValueError("retrieval counts every image once: gather its rows (one_caption_a_record: false)")
+        self.text_processor = text_processor
         self.captions: list[str] = table.captions.to_pylist()
         self.text = [text_processor(caption) for caption in self.captions]
         self.image: list[str] = table.images.to_pylist()

@@ -1,6 +1,6 @@
-"""Q-Former attention, fused: the same weights and keys as LAVIS' BertSelfAttention, fewer passes over memory.
+"""Attention of the Q-Former and of ALBEF's BERT, fused: LAVIS' weights and keys, fewer passes over memory.
 
-Tested in tests/models/test_blip2_parity.py: outputs equal LAVIS' own attention.
+Tested in tests/models/test_blip2_parity.py and test_albef.py: outputs equal LAVIS' own attention.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lavis.models.blip2_models.Qformer import BertSelfAttention
+from lavis.models.med import BertSelfAttention as MedSelfAttention
 from torch import Tensor, nn
 
 
-class FusedSelfAttention(BertSelfAttention):
-    """LAVIS' BertSelfAttention on torch's fused kernel.
+class FusedAttention:
+    """Mixin over LAVIS' two BertSelfAttention: its forward on torch's fused kernel.
 
     In cross-attention the keys and values of an image are projected once and then taken by `image_rows` (K,), so that
     an image that stands in several pairs of a batch costs one projection.
@@ -51,17 +52,27 @@ class FusedSelfAttention(BertSelfAttention):
         return context.permute(0, 2, 1, 3).flatten(2), (key, value)
 
 
-def fuse_attention(qformer: nn.Module) -> None:
-    """Turn every BertSelfAttention below `qformer` into the fused one; parameters and their names stay."""
-    for module in qformer.modules():
-        if type(module) is BertSelfAttention:
-            module.__class__ = FusedSelfAttention
+class FusedSelfAttention(FusedAttention, BertSelfAttention):
+    """The Q-Former's."""
+
+
+class FusedMedAttention(FusedAttention, MedSelfAttention):
+    """That of ALBEF's BERT."""
+
+
+FUSED = {BertSelfAttention: FusedSelfAttention, MedSelfAttention: FusedMedAttention}
+
+
+def fuse_attention(encoder: nn.Module) -> None:
+    """Turn every BertSelfAttention below `encoder` into the fused one; parameters and their names stay."""
+    for module in encoder.modules():
+        module.__class__ = FUSED.get(type(module), type(module))
 
 
 @contextmanager
-def images_of_pairs(qformer: nn.Module, image_rows: Tensor | None) -> Iterator[None]:
+def images_of_pairs(encoder: nn.Module, image_rows: Tensor | None) -> Iterator[None]:
     """Within this context pair k attends to image `image_rows[k]` of the (B, L, V) encoder states."""
-    fused = [module for module in qformer.modules() if isinstance(module, FusedSelfAttention)]
+    fused = [module for module in encoder.modules() if isinstance(module, FusedAttention)]
     for module in fused:
         module.image_rows = image_rows
     try:

@@ -69,7 +69,7 @@ class MafaForward:
         own = slice(first, first + batch)
         sim_i2t_BW, sim_t2i_BW = self._similarities(encoded)
         local = [(sim_BW[:, own] / self.temp).detach() for sim_BW in (sim_i2t_BW, sim_t2i_BW)]
-        mined = self.miner.mine(samples, *local, known_BW[:, own])
+        mined = self.miner.mine(samples, *local, known_BW[:, own], _generator(known_BW.device))
         pairs = mined.settled.once() if self.mafa.pairs_once else mined.settled
         parts = {
             "loss_itc": self._itc(sim_i2t_BW, sim_t2i_BW, known_BW, first, mined.settled, int(samples.get("epoch", 0))),
@@ -97,8 +97,9 @@ class MafaForward:
         image_keys, text_keys = (gather(image), gather(text)) if gathered else (image, text)
         if not self.mafa.itc_key_grad:
             image_keys, text_keys = image_keys.detach(), text_keys.detach()
-        sim_i2t = torch.einsum("bqd,wd->bwq", image, text_keys).amax(-1)
-        sim_t2i = torch.einsum("bd,wqd->bwq", text, image_keys).amax(-1)
+        with torch.autocast(image.device.type, enabled=False):  # it would round float32 cosines to bf16 ties
+            sim_i2t = torch.einsum("bqd,wd->bwq", image, text_keys).amax(-1)
+            sim_t2i = torch.einsum("bd,wqd->bwq", text, image_keys).amax(-1)
         return sim_i2t, sim_t2i
 
     def _itc(
@@ -126,6 +127,11 @@ def _query_that_fits(image_BQD: Tensor, text_BD: Tensor) -> Tensor:
     """Of an image's queries the one that fits its own caption best (B, D): what GRIT stores of an image (design, section 1)."""
     best = torch.einsum("bqd,bd->bq", image_BQD.float(), text_BD.float()).argmax(1)
     return image_BQD[torch.arange(len(best), device=best.device), best]
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """torch's own generator of the device, which the task seeds step by step."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
 
 
 def _world() -> int:

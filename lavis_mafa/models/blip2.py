@@ -22,7 +22,7 @@ from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
 from lavis_mafa.models.pretrained import load_from_config
 from lavis_mafa.models.text import load_tokenizer, tokenize
-from lavis_mafa.models.towers import LAVIS_TOWERS, build_tower, local_file
+from lavis_mafa.models.towers import LAVIS_TOWERS, build_tower, half_as_it_is
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
 
@@ -62,12 +62,14 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         self._vocab, self._bert, self._qformer, self._vit_weights = vocab, bert, qformer, vit_weights
         super().__init__(**lavis)
         fuse_attention(self.Qformer)
+        vit_model = lavis.get("vit_model", "eva_clip_g")
+        lavis_file = vit_model if vit_model in LAVIS_TOWERS else None
+        tower_file = vit_weights or getattr(self.visual_encoder, "source", lavis_file)
+        self.part_files = {"visual_encoder": tower_file, "Qformer": None if qformer else bert}
         self.mafa = mafa or MafaSettings()
         self.miner = ConnectionMiner(self.mafa)
         self.tower_is_frozen = not any(parameter.requires_grad for parameter in self.visual_encoder.parameters())
-        self.tower_has_weights = self.tower_is_frozen and (
-            vit_weights is not None or lavis.get("vit_model", "eva_clip_g") in LAVIS_TOWERS
-        )
+        self.tower_has_weights = self.tower_is_frozen and tower_file is not None
 
     # LAVIS calls these three while it builds itself
     def init_tokenizer(self) -> Any:
@@ -99,12 +101,12 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         """Tower tokens (B, L, V): cached ones of the sample, else computed, without gradient where the tower is frozen."""
         if "image_tokens" in samples:
             return samples["image_tokens"]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen), half_as_it_is(self.visual_encoder):
             return self.visual_encoder(samples["image"])
 
     def encode_image(self, tokens_BLV: Tensor, use_cache: bool = False) -> tuple[Tensor, Tensor, Any]:
         """Tower tokens → (image_embeds (B, L, V), image_feat (B, Q, D) of unit length, the Q-Former's output)."""
-        image_embeds = self.ln_vision(tokens_BLV)
+        image_embeds = self.ln_vision(tokens_BLV.float())  # a tower in half precision feeds a Q-Former in float32
         output = self.Qformer.bert(
             query_embeds=self.query_tokens.expand(len(image_embeds), -1, -1),
             encoder_hidden_states=image_embeds,
@@ -122,11 +124,15 @@ class MafaBlip2(MafaForward, Blip2Qformer):
 
     def encode(self, samples: Mapping[str, Any]) -> Encoded:
         vision_tokens = self.vision_tokens(samples)
-        if isinstance(samples, dict):
+        if self.tower_is_frozen and isinstance(samples, dict):
             samples.setdefault("image_tokens", vision_tokens.detach())  # a Con-D on the same frozen tower reads them
         image_embeds, image_feat, output = self.encode_image(vision_tokens, use_cache=True)
         tokens = self.tokenize(samples["text_input"])
         return Encoded(image_feat, self.encode_text(tokens), QformerState(image_embeds, output.past_key_values, tokens))
+
+    def pair_state(self, tokens_NLV: Tensor, tokens: Any) -> QformerState:
+        """What `match_logits` needs of images given by their tower tokens (N, L, V) and texts by their tokens (C, T)."""
+        return QformerState(self.ln_vision(tokens_NLV), None, tokens)
 
     def match_logits(self, state: QformerState, image_K: Tensor, text_K: Tensor) -> Tensor:
         """Mean over the queries of the ITM head (BLIP-2, section 3.1), (K, 2)."""

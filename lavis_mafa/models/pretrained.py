@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lavis_mafa.models.towers import local_file
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
 FROZEN_TOWER = ("visual_encoder.",)  # LAVIS' checkpoints leave the frozen tower out: its own file gives it
+Adapt = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 
-def load_from_config(model: nn.Module, cfg: Mapping[str, Any]) -> Fit | None:
+def _as_it_is(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    return state
+
+
+def load_from_config(
+    model: nn.Module, cfg: Mapping[str, Any], adapt: Adapt = _as_it_is, may_miss: tuple[str, ...] = ()
+) -> Fit | None:
     """Load `finetuned` or `pretrained` as LAVIS does, but not at all where `load_pretrained` is false (LAVIS ignores that).
 
-    `model.origin` then says for every part of the model where its weights came from.
+    `model.origin` then says for every part of the model where its weights came from. `adapt` brings published layouts to
+    the model's keys; the prefixes `may_miss` need not be there.
 
     Raises:
         ValueError: no path where one is needed, or a checkpoint that does not fit, key by key.
@@ -28,7 +37,9 @@ def load_from_config(model: nn.Module, cfg: Mapping[str, Any]) -> Fit | None:
             path = cfg.get(key)
             if not path:
                 raise ValueError(f"model.{switch} is true but model.{key} names no file; give one, or set {switch}: false")
-            fit = load_checkpoint(model, str(path))
+            fit = load_checkpoint(model, str(path), adapt, may_miss)
+            if any(key.startswith(FROZEN_TOWER) for key in fit.loaded):
+                model.tower_has_weights = False  # its own file would give others: a checkpoint of ours must hold the tower
             _tell(model, fit)
             return fit
     if getattr(model, "tower_is_frozen", False) and not getattr(model, "tower_has_weights", True):
@@ -37,14 +48,20 @@ def load_from_config(model: nn.Module, cfg: Mapping[str, Any]) -> Fit | None:
     return None
 
 
-def load_checkpoint(model: nn.Module, path: str) -> Fit:
+def load_checkpoint(model: nn.Module, path: str, adapt: Adapt = _as_it_is, may_miss: tuple[str, ...] = ()) -> Fit:
     """Fit a local file, a packaged `package:` file, or a URL that the config names into `model`."""
+    file = weights_file(path)
+    own_file = FROZEN_TOWER if getattr(model, "tower_has_weights", False) else ()
+    return fit_state(model, adapt(read_state_dict(file), model), str(file), own_file + may_miss)
+
+
+def weights_file(path: str) -> Path:
+    """A local file, a packaged `package:` file, or a URL that the config names, fetched once."""
     if path.startswith(("http://", "https://")):
         from lavis.common.dist_utils import download_cached_file
 
         path = download_cached_file(path, check_hash=False, progress=True)
-    file = local_file(path)
-    return fit_state(model, read_state_dict(file), str(file), FROZEN_TOWER if getattr(model, "tower_has_weights", False) else ())
+    return local_file(path)
 
 
 def _tell(model: nn.Module, fit: Fit | None) -> None:
@@ -54,10 +71,10 @@ def _tell(model: nn.Module, fit: Fit | None) -> None:
         part = key.split(".")[0]
         total[part] += 1
         taken[part] += key in loaded
-    tower = getattr(model, "_vit_weights", None)
     model.origin = {}
     for part, count in total.items():
-        rest = f"own file {tower}" if part == "visual_encoder" and tower else "initialised"
+        file = getattr(model, "part_files", {}).get(part)
+        rest = f"own file {file}" if file else "initialised"
         source = f"{taken[part]} of {count} tensors from {fit.source}" if fit and taken[part] else rest
         model.origin[part] = source
         logging.info("weights of %s: %s", part, source)

@@ -1,13 +1,15 @@
 """Vision towers for the Q-Former: image (B, 3, H, W) → tokens (B, L, V).
 
 `vit_model` names one: LAVIS' `eva_clip_g` and `clip_L`, `small_vit`, `torchvision:NAME`, `timm:NAME`. The last three read
-their weights from `vit_weights`, a local file; nothing is fetched.
+their weights from `vit_weights`, a local file; nothing is fetched. `open_clip:NAME/TAG` is openclip_tower.py's.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +19,25 @@ from lavis_mafa.models.weights import fit_state, read_metadata, read_state_dict
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LAVIS_TOWERS = ("eva_clip_g", "clip_L")
+HEADS = ("classifier", "fc", "head", "heads", "head_dist")
 
 
 class GridTower(nn.Module):
-    """A backbone whose last feature map or token sequence is read as tokens."""
+    """A backbone whose last feature map or token sequence is read as tokens.
+
+    Raises:
+        ValueError: the network does not take images of this size.
+    """
 
     def __init__(self, net: nn.Module, image_size: int) -> None:
         super().__init__()
         self.net = net
         training = net.training
-        with torch.no_grad():
-            self.num_features = int(self.eval()(torch.zeros(1, 3, image_size, image_size)).shape[-1])
+        try:
+            with torch.no_grad():
+                self.num_features = int(self.eval()(torch.zeros(1, 3, image_size, image_size)).shape[-1])
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"model.image_size is {image_size}, which this network does not take: {error}") from error
         self.train(training)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -48,7 +58,7 @@ class TorchvisionTower(GridTower):
         net = self.net
         if hasattr(net, "features"):
             features = net.features(image)
-            return features.permute(0, 3, 1, 2) if hasattr(net, "permute") else features  # Swin keeps channels last
+            return net.norm(features).flatten(1, 2) if hasattr(net, "permute") else features  # Swin: (B, h, w, V)
         if hasattr(net, "layer4"):  # ResNet
             stem = net.maxpool(net.relu(net.bn1(net.conv1(image))))
             return net.layer4(net.layer3(net.layer2(net.layer1(stem))))
@@ -64,18 +74,18 @@ class TimmTower(GridTower):
     """A timm model; timm 0.4.12's ViTs pool in forward_features, so their last norm is read instead."""
 
     def grid(self, image: Tensor) -> Tensor:
-        features = self.net.forward_features(image)
-        if features.dim() > 2:
-            return features
-        if not hasattr(self.net, "norm"):
-            raise ValueError(f"vit_model: timm's {type(self.net).__name__} yields no token grid")
         kept: list[Tensor] = []
-        handle = self.net.norm.register_forward_hook(lambda module, args, output: kept.append(output))
+        norm = getattr(self.net, "norm", nn.Identity())
+        handle = norm.register_forward_hook(lambda module, args, output: kept.append(output))
         try:
-            self.net.forward_features(image)
+            features = self.net.forward_features(image)
         finally:
             handle.remove()
-        return kept[0]
+        if isinstance(features, Tensor) and features.dim() > 2:
+            return features
+        if not kept:
+            raise ValueError(f"vit_model: timm's {type(self.net).__name__} yields no token grid")
+        return kept[-1]
 
 
 def build_tower(name: str, image_size: int, weights: str | None) -> nn.Module:
@@ -87,14 +97,27 @@ def build_tower(name: str, image_size: int, weights: str | None) -> nn.Module:
     kind, _, model_name = name.partition(":")
     if kind == "small_vit":
         return _small_vit(image_size, weights)
+    if kind == "open_clip":
+        from lavis_mafa.models.openclip_tower import build_openclip_tower
+
+        return build_openclip_tower(name, image_size, weights)
     if kind not in ("torchvision", "timm") or not model_name:
         raise ValueError(
-            f"model.vit_model: unknown tower {name!r}; choose {', '.join(LAVIS_TOWERS)}, small_vit, torchvision:NAME or timm:NAME"
+            f"model.vit_model: unknown tower {name!r}; choose {', '.join(LAVIS_TOWERS)}, small_vit, "
+            "torchvision:NAME, timm:NAME or open_clip:NAME/TAG"
         )
     net = _torchvision_net(model_name) if kind == "torchvision" else _timm_net(model_name)
+    _drop_head(net)
     if weights is not None:
         _load_backbone(net, weights)
     return (TorchvisionTower if kind == "torchvision" else TimmTower)(net, image_size)
+
+
+def half_as_it_is(tower: nn.Module) -> AbstractContextManager[Any]:
+    """A tower whose weights are in half precision (vit_precision: fp16) takes float32 images under autocast alone."""
+    weight = next(tower.parameters())
+    half = weight.dtype in (torch.float16, torch.bfloat16)
+    return torch.autocast(weight.device.type, weight.dtype) if half else nullcontext()
 
 
 def _small_vit(image_size: int, weights: str | None) -> SmallViT:
@@ -112,10 +135,9 @@ def _small_vit(image_size: int, weights: str | None) -> SmallViT:
 def _torchvision_net(name: str) -> nn.Module:
     from torchvision import models
 
-    try:
-        return models.get_model(name, weights=None)
-    except ValueError as error:
-        raise ValueError(f"model.vit_model: torchvision has no model {name!r}; see torchvision.models.list_models()") from error
+    if name not in models.list_models(module=models):  # detectors and segmenters would fetch their backbone
+        raise ValueError(f"model.vit_model: torchvision has no model {name!r}; see torchvision.models.list_models()")
+    return models.get_model(name, weights=None)
 
 
 def _timm_net(name: str) -> nn.Module:
@@ -126,16 +148,21 @@ def _timm_net(name: str) -> nn.Module:
     return timm.create_model(name, pretrained=False)
 
 
+def _drop_head(net: nn.Module) -> None:
+    """The classifier is not read: DDP would wait for its gradient, and its random weights would count as the tower's."""
+    for name in HEADS:
+        if isinstance(getattr(net, name, None), nn.Module):
+            setattr(net, name, nn.Identity())
+
+
 def _load_backbone(net: nn.Module, weights: str) -> None:
-    state = read_state_dict(local_file(weights))
-    head = tuple(f"{name}." for name in ("classifier", "fc", "head", "heads"))  # the classifier is not read
-    missing = [key for key in net.state_dict() if key not in state]
-    unexpected = [key for key in state if key not in net.state_dict()]
-    strange = [key for key in missing + unexpected if not key.startswith(head)]
-    if strange:
-        raise ValueError(f"model.vit_weights: {weights} does not fit this backbone: {', '.join(strange[:8])}")
-    own = net.state_dict()
-    net.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items() if key in own}, strict=False)
+    heads = tuple(f"{name}." for name in HEADS)
+    trunk = {key: value for key, value in read_state_dict(local_file(weights)).items() if not key.startswith(heads)}
+    counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
+    try:
+        fit_state(net, counters | trunk, weights)  # older files lack the counters
+    except ValueError as error:
+        raise ValueError(f"model.vit_weights and model.vit_model: {error}") from error
 
 
 def local_file(path: str) -> Path:

@@ -19,16 +19,21 @@ VOCABULARY_KEYS = (
     "Qformer.cls.predictions.decoder.weight",
     "Qformer.cls.predictions.decoder.bias",
 )
+APPENDED_TOKENS = 2  # LAVIS appends [DEC] to BERT's vocabulary, BLIP [ENC] too; a larger gap is another vocabulary
 
 
 @dataclass
 class Fit:
-    """What a checkpoint gave to a model. `loaded`, `missing`, `unexpected`: state_dict keys; `notes`: what was adapted."""
+    """What a checkpoint gave to a model.
+
+    `loaded`, `missing`, `unexpected`: state_dict keys; `misfits`: keys with both shapes; `notes`: what was adapted.
+    """
 
     source: str
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    misfits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,10 +85,11 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: str, may_miss: tuple[str, ...] = ()) -> Fit:
-    """Load `state` into `model`; every gap outside the prefixes `may_miss` and every shape that differs is an error.
+    """Load `state` into `model`; every gap and every shape that differs is an error.
 
-    A vocabulary that differs by appended tokens (30522 of BERT, 30523 with [DEC]) is filled row by row: the rows both have are
-    copied, a further row of the model keeps its initial value.
+    The parameters below a prefix of `may_miss` may be absent, all of them: a part that comes in part is an error too. A vocabulary
+    that differs by appended tokens (30522 of BERT, 30523 with [DEC]) is filled row by row: the rows both have are copied, a
+    further row of the model keeps its initial value.
 
     Raises:
         ValueError: naming the keys that are missing, unexpected, or of another shape.
@@ -94,30 +100,36 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: str, may_mi
             fit.unexpected.append(key)
         elif value.shape == own[key].shape:
             ready[key] = value.to(own[key].dtype)
-        elif key in VOCABULARY_KEYS and value.shape[1:] == own[key].shape[1:]:
+        elif key in VOCABULARY_KEYS and _is_appended(value, own[key]):
             rows = min(len(value), len(own[key]))
             ready[key] = torch.cat([value[:rows].to(own[key].dtype), own[key][rows:]])
             fit.notes.append(f"{key}: {len(value)} rows into {len(own[key])}")
         else:
-            fit.notes.append(f"{key}: shape {tuple(value.shape)}, the model has {tuple(own[key].shape)}")
+            fit.misfits.append(f"{key}: shape {tuple(value.shape)}, the model has {tuple(own[key].shape)}")
     fit.loaded = list(ready)
-    fit.missing = [key for key in own if key not in ready and not key.endswith("position_ids")]
-    _refuse_gaps(fit, may_miss)
+    fit.missing = [key for key in own if key not in state and not key.endswith("position_ids")]
+    given = [name for name, _ in model.named_parameters() if name in state]  # LAVIS saves the buffers of a frozen part
+    _refuse_gaps(fit, tuple(prefix for prefix in may_miss if not any(name.startswith(prefix) for name in given)))
     model.load_state_dict(ready, strict=False)
     for note in fit.notes:
         logging.info("%s: %s", source, note)
     return fit
 
 
-def _refuse_gaps(fit: Fit, may_miss: tuple[str, ...]) -> None:
-    missing = [key for key in fit.missing if not key.startswith(may_miss or ("\0",))]
-    unexpected = [key for key in fit.unexpected if not key.endswith("position_ids")]
-    if not missing and not unexpected:
+def _is_appended(rows: Tensor, own: Tensor) -> bool:
+    return rows.shape[1:] == own.shape[1:] and abs(len(rows) - len(own)) <= APPENDED_TOKENS
+
+
+def _refuse_gaps(fit: Fit, absent: tuple[str, ...]) -> None:
+    gaps = (
+        [f"missing: {key}" for key in fit.missing if not key.startswith(absent)],
+        [f"unexpected: {key}" for key in fit.unexpected if not key.endswith("position_ids")],
+        fit.misfits,
+    )
+    if not any(gaps):
         return
-    lines = [f"{fit.source} does not fit the model:"]
-    lines += [f"  missing: {key}" for key in missing[:20]] + [f"  unexpected: {key}" for key in unexpected[:20]]
-    lines += [f"  {note}" for note in fit.notes[:20]]
-    more = max(len(missing) - 20, 0) + max(len(unexpected) - 20, 0)
-    lines += [f"  … and {more} keys more"] if more else []
+    shown = [f"  {gap}" for group in gaps for gap in group[:20]]
+    more = sum(map(len, gaps)) - len(shown)
+    lines = [f"{fit.source} does not fit the model:", *shown, *([f"  … and {more} keys more"] if more else [])]
     lines.append("choose the model_type (arch, widths, vocabulary) that the checkpoint was trained with")
     raise ValueError("\n".join(lines))

@@ -13,6 +13,13 @@ from lavis_mafa.core.artifacts import atomic_write
 RANKINGS = {"itc": "by ITC", "itm": "re-ranked by ITM"}
 RECALLS = [(way, f"r{k}") for way in ("image", "text") for k in (1, 5, 10)]
 RECALL_HEADER = ["image R@1", "R@5", "R@10", "  text R@1", "R@5", "R@10"]
+SCORERS = {"itc": "ITC", "itm": "ITM", "con_d": "Con-D"}
+JUDGED = {
+    "all": "false from hard true negatives",
+    "unanimous": "  where all votes agree",
+    "any_kind": "every match from every mismatch",
+    "any_kind_unanimous": "  where all votes agree",
+}
 PLAN = {
     "distinct_images_per_batch": ("distinct images per batch", 1, ""),
     "false_negatives_per_batch": ("false negatives per batch", 1, ""),
@@ -24,11 +31,13 @@ def results_table(results: Mapping[str, Any]) -> str:
     """The results as text. Any part, and any figure of a part, may be missing or None; it then shows as "-".
 
     results: `retrieval` {itc | itm: {annotation | truth: {image | text: {r1, r5, r10: percent}}}},
+        `judgments` {all | unanimous | any_kind | any_kind_unanimous: {itc | itm | con_d: {auc, ap; pairs: count}}},
         `connections` {pairs_scored, connections: counts; precision, recall, coverage: shares},
         `plan` {sampling; distinct_images_per_batch, false_negatives_per_batch; itm_false_negative_rate: share}.
     """
     parts = (
         _retrieval(results.get("retrieval") or {}),
+        _judgments(results.get("judgments") or {}),
         _connections(results.get("connections") or {}),
         _plan(results.get("plan") or {}),
     )
@@ -50,6 +59,19 @@ def _retrieval(retrieval: Mapping[str, Any]) -> str:
         if (scores := retrieval.get(ranking, {}).get(relevance))
     ]
     return _aligned("Retrieval, in %", RECALL_HEADER, rows) if rows else ""
+
+
+def _judgments(judgments: Mapping[str, Any]) -> str:
+    """A row a choice of pairs; AUC and average precision (AP) of every scorer that some row has."""
+    shown = {name: label for name, label in SCORERS.items() if any(name in found for found in judgments.values())}
+    rows = []
+    for name, label in JUDGED.items():
+        if found := judgments.get(name):
+            pairs = next(iter(found.values())).get("pairs")
+            figures = [found.get(scorer, {}).get(figure) for scorer in shown for figure in ("auc", "ap")]
+            rows.append([label, _figure(pairs, digits=0), *(_figure(value, digits=3) for value in figures)])
+    header = ["pairs", *(title for label in shown.values() for title in (f"  {label} AUC", "AP"))]
+    return _aligned("Told apart, as people judge", header, rows) if rows else ""
 
 
 def _connections(connections: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from tests.models.conftest import lavis_blip2, tiny_blip2
+from tests.models.tiny import lavis_blip2, tiny_blip2
 
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.core.pairs import Candidates, SettledPairs

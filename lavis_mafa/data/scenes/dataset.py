@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,25 +22,38 @@ Ints = NDArray[np.int64]
 
 
 def scenes_table(
-    n: int, seed: int, match_share: float = 0.002, noise: float = 0.0, captions_a_scene: int = 2
+    n: int,
+    seed: int,
+    match_share: float = 0.002,
+    noise: float = 0.0,
+    captions_a_scene: int = 2,
+    details: Sequence[str] | None = None,
 ) -> tuple[RecordTable, Callable[[int], Image.Image], Callable[[Ints, Ints], NDArray[np.bool_]]]:
     """`n` scenes of `seed` with distinct captions each: (table, open_image, truth), the same in every process.
 
     match_share: the probability that a caption holds for another random scene, by the mixture of details. noise: share
-    of captions that describe a random other scene. Give every split a seed of its own.
+    of captions that describe a random other scene. details: captions of these details alone, in equal shares, whatever the
+    match_share. Give every split a seed of its own.
     open_image(record) renders an RGB image of 48 x 48 pixels. truth(records, caption rows) says which pairs match; the
     two broadcast, so (N, 1) and (1, C) give a whole block. ValueError for a setting out of range.
     """
     if n < 1 or seed < 0 or captions_a_scene < 1 or not 0 <= noise <= 1:
         raise ValueError("scenes need n >= 1, seed >= 0, captions_a_scene >= 1 and 0 <= noise <= 1")
     scenes = [scene_number(seed, index) for index in range(n)]
-    shares = np.cumsum(mixture(match_share))
+    shares = np.cumsum(mixture(match_share) if details is None else _equal_shares(details))
     said = [_captions(scene, scene_rng(seed, i, 2), shares, noise, captions_a_scene) for i, scene in enumerate(scenes)]
     keys = [f"scene/{seed}/{index}" for index in range(n)]
     rows = pa.table({"image": keys, "caption": [list(captions) for captions in said], "image_id": keys}).cast(ROWS)
     statements = [statement for captions in said for statement in captions.values()]
     truth = partial(holds_codes, scene_codes(scenes), statement_codes(statements))
     return RecordTable.from_rows(rows, dataset="scenes"), partial(open_scene, seed), truth
+
+
+def _equal_shares(details: Sequence[str]) -> list[float]:
+    unknown = set(details) - set(DETAILS)
+    if unknown or not details:
+        raise ValueError(f"details are {list(details)}; choose among {', '.join(DETAILS)}")
+    return [(detail in details) / len(set(details)) for detail in DETAILS]
 
 
 def open_scene(seed: int, index: int) -> Image.Image:

@@ -1,0 +1,21 @@
+"""What `on_bad_image: replace` replaced, named in a file: nothing vanishes in silence."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lavis_mafa.core.artifacts import atomic_write
+
+
+def name_bad_images(dataset: Any, folder: Path, rank: int) -> int:
+    """Add the paths of images that this rank could not read to bad_images_rank{rank}.txt; returns how many it holds."""
+    path = folder / f"bad_images_rank{rank}.txt"
+    before = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    found = before | {dataset.table.image(record) for record in dataset.bad_records}
+    if found > before:
+        with atomic_write(path) as file:
+            file.write("".join(f"{image}\n" for image in sorted(found)).encode())
+        logging.warning("%d images could not be read and were replaced; they are named in %s", len(found), path)
+    return len(found)

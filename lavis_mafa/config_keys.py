@@ -1,0 +1,169 @@
+"""Names in a config: every key must be one that something reads, else the closest valid one is named.
+
+Valid is what the packaged YAMLs hold, and the few keys that classes read beyond them. Where LAVIS' own models,
+builders, tasks and runners are asked for, an unknown key only warns: they do not say what they read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from inspect import getsource, signature
+from re import findall
+from typing import Any
+
+from lavis.common.registry import registry
+from omegaconf import OmegaConf
+from transformers import BertConfig
+
+from lavis_mafa.data.annotations import read_annotations
+from lavis_mafa.data.config_file import SECTIONS
+from lavis_mafa.data.scenes.dataset import scenes_table
+
+SPLIT_KEYS = ("train", "eval")
+# What models/ read beyond the YAMLs of their types. Tested in tests/jobs/test_config.py against their source.
+MODEL_KEYS = (
+    *(
+        "arch",
+        "model_type",
+        "mafa",
+        "vocab",
+        "bert",
+        "qformer",
+        "text_encoder",
+        "vit_weights",
+        "embed_dim",
+        "cross_attention_freq",
+    ),
+    *("load_finetuned", "load_pretrained", "finetuned", "pretrained", "mlm_mask_prob", "temp"),
+)
+DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
+CON_D_KEYS = ("preprocess",)
+PROCESSOR_KEYS = ("name", "vit_model", "image_size")
+FILE_KEYS = ("arch", "path")  # run.con_d: {arch: file}: verdicts that were mined before
+
+
+def closest(name: Any, valid: Iterable[str]) -> str:
+    return difflib.get_close_matches(str(name), [str(key) for key in valid], n=1, cutoff=0.0)[0]
+
+
+def check_keys(given: Mapping[str, Any], valid: Iterable[str], where: str, strict: bool = True) -> None:
+    """ValueError for the first key of `given` outside `valid`; not strict: a warning."""
+    valid = [str(key) for key in valid]
+    for key in given:
+        if str(key) in valid:
+            continue
+        name, near = (f"{where}.{key}", f"{where}.{closest(key, valid)}") if where else (str(key), closest(key, valid))
+        if strict:
+            raise ValueError(f"unknown key {name}: did you mean {near}?")
+        logging.warning(
+            "%s is no key that lavis_mafa knows (the closest is %s); it is handed to LAVIS as it stands", name, near
+        )
+
+
+def registered(kind: str, name: Any, where: str) -> type:
+    """The class LAVIS' registry holds under `name`; `kind`: builder, model, task, runner, processor, lr_scheduler."""
+    known = registry.mapping[f"{kind}_name_mapping"]
+    if name not in known:
+        near = closest(name, known)
+        raise ValueError(
+            f"{where}: there is no {kind} {name!r}; did you mean {near}? Allowed are {', '.join(sorted(known))}"
+        )
+    return known[name]
+
+
+def is_ours(registered_class: type) -> bool:
+    return registered_class.__module__.partition(".")[0] == "lavis_mafa"
+
+
+def is_lavis_task(name: Any) -> bool:
+    task = registry.get_task_class(name)
+    return task is not None and not is_ours(task)
+
+
+def check_names(given: Any, run_defaults: Mapping[str, Any]) -> None:
+    """Every name of a config, before LAVIS merges it: sections, model, data sets, and all keys below them.
+
+    Raises:
+        ValueError: naming the key and the closest valid one.
+    """
+    check_keys(given, SECTIONS, "")
+    for section in SECTIONS:
+        if not OmegaConf.is_dict(given.get(section)):
+            raise ValueError(
+                f"the config has no section {section!r}; it needs {', '.join(SECTIONS)}, each with keys below it"
+            )
+    run = OmegaConf.merge(run_defaults, given.run)
+    strict = all(is_ours(known) for kind in ("task", "runner") if (known := _known(kind, run.get(kind))))
+    check_keys(given.run, run_defaults, "run", strict)
+    _check_model(given.model, "model", ())
+    if run.get("con_d"):
+        _check_con_d(run.con_d)
+    for name, dataset in given.datasets.items():
+        _check_dataset(name, dataset or {})
+
+
+def _known(kind: str, name: Any) -> type | None:
+    """None where a command (mine) has no such thing."""
+    return registry.mapping[f"{kind}_name_mapping"].get(name)
+
+
+def _check_model(model: Any, where: str, more: tuple[str, ...]) -> None:
+    model_cls = registered("model", model.get("arch"), f"{where}.arch")
+    types = model_cls.PRETRAINED_MODEL_CONFIG_DICT
+    model_type = model.get("model_type")
+    if model_type not in types:
+        raise ValueError(f"{where}.model_type is {model_type!r}: {model.arch} has {', '.join(types)}")
+    packaged = OmegaConf.load(model_cls.default_config_path(model_type)).model
+    check_keys(model, [*packaged, *MODEL_KEYS, *more], where, is_ours(model_cls))
+    if model.get("qformer"):
+        check_keys(model.qformer, BertConfig().to_dict(), f"{where}.qformer")
+    if model.get("preprocess"):
+        defaults = OmegaConf.load(model_cls.default_config_path(model_type)).get("preprocess", {})
+        _check_processors(model.preprocess, defaults, f"{where}.preprocess")
+
+
+def _check_con_d(con_d: Any) -> None:
+    if con_d.get("arch") == "file":
+        check_keys(con_d, FILE_KEYS, "run.con_d")
+    else:
+        _check_model(con_d, "run.con_d", CON_D_KEYS)
+
+
+def _check_dataset(name: str, dataset: Any) -> None:
+    where = f"datasets.{name}"
+    builder = registered("builder", name, where)
+    kind = dataset.get("type", "default")
+    if kind not in builder.DATASET_CONFIG_DICT:
+        raise ValueError(f"{where}.type is {kind!r}: allowed are {', '.join(builder.DATASET_CONFIG_DICT)}")
+    packaged = OmegaConf.load(builder.default_config_path(kind)).datasets[name]
+    check_keys(dataset, [*DATASET_KEYS, *packaged], where, is_ours(builder))
+    _check_processors(dataset, packaged, where)
+    if name == "scenes":
+        for split, values in (dataset.get("splits") or {}).items():
+            check_keys(values, signature(scenes_table).parameters, f"{where}.splits.{split}")
+    if dataset.get("columns"):
+        check_keys(dataset.columns, _keywords(read_annotations), f"{where}.columns")
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    return [
+        name for name, parameter in signature(function).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+
+
+def _check_processors(given: Any, packaged: Any, where: str) -> None:
+    for section in ("vis_processor", "text_processor"):
+        check_keys(given.get(section) or {}, SPLIT_KEYS, f"{where}.{section}")
+        for split, values in (given.get(section) or {}).items():
+            place = f"{where}.{section}.{split}"
+            merged = OmegaConf.merge((packaged.get(section) or {}).get(split) or {}, values or {})
+            processor = registered("processor", merged.get("name"), f"{place}.name")
+            check_keys(values or {}, _keys_read(processor), place)
+
+
+def _keys_read(processor: Any) -> list[str]:
+    """Processors name their keys nowhere but in `from_config`, as strings (cfg.get("mean", None)), and as arguments."""
+    named = findall(r"""["'](\w+)["']""", getsource(processor.from_config))
+    return [*PROCESSOR_KEYS, *named, *(name for name in signature(processor.__init__).parameters if name != "self")]

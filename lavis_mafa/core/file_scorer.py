@@ -1,0 +1,84 @@
+"""Verdicts mined offline as PairScorer: pre-training that needs no Con-D. Tested in tests/core/test_file_scorer.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+COLUMNS = ("image_id", "text_id", "p", "verdict")
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FileScorer:
+    """P(match) of the pairs that connections.parquet holds as connection or ambiguous; 0, a negative, for all others.
+
+    image_U, text_U: the ids in the file, sorted; key_E, p_E: its pairs, sorted by key, and their P(match).
+    """
+
+    fingerprint: str
+    image_U: Ints
+    text_U: Ints
+    key_E: Ints
+    p_E: Floats
+
+    @classmethod
+    def read(cls, path: str | Path) -> FileScorer:
+        """Raises ValueError: no such file, or one that lacks a column."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no file of verdicts at {path}: `python -m lavis_mafa.mine` writes connections.parquet")
+        try:
+            lacking = sorted(set(COLUMNS) - set(pq.read_schema(path).names))
+            if lacking:
+                raise ValueError(
+                    f"{path} lacks the columns {', '.join(lacking)}: take connections.parquet as mining wrote it"
+                )
+            rows = pq.read_table(path, columns=[*COLUMNS], filters=[("verdict", "!=", "negative")])
+        except pa.ArrowException as error:
+            raise ValueError(f"{path} is no readable Parquet file: {error}") from error
+        image_E, text_E, p_E = (rows[name].to_numpy() for name in COLUMNS[:3])
+        image_U, text_U = np.unique(image_E), np.unique(text_E)
+        key_E = np.searchsorted(image_U, image_E) * len(text_U) + np.searchsorted(text_U, text_E)
+        order_E = np.argsort(key_E)
+        fingerprint = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
+        return cls(
+            f"file:{fingerprint}:{path.stat().st_size}",
+            image_U,
+            text_U,
+            key_E[order_E],
+            p_E[order_E].astype(np.float32),
+        )
+
+    def covers(self, image_id_N: Ints) -> bool:
+        """Whether any image of a data set is in the file."""
+        return bool(np.isin(self.image_U, image_id_N).any())
+
+    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+        """(K,) P(match), 0 where the file has nothing."""
+        image_id_K = batch["image_id"].cpu().numpy()[image_K.cpu().numpy()]
+        text_id_K = batch["text_id"].cpu().numpy()[text_K.cpu().numpy()]
+        p_K = np.zeros(len(image_id_K), np.float32)
+        if len(self.key_E):
+            image_at, image_found = _find(self.image_U, image_id_K)
+            text_at, text_found = _find(self.text_U, text_id_K)
+            at, found = _find(self.key_E, image_at * len(self.text_U) + text_at)
+            found &= image_found & text_found
+            p_K[found] = self.p_E[at[found]]
+        return torch.from_numpy(p_K).to(image_K.device)
+
+
+def _find(sorted_U: Ints, wanted_K: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    at_K = np.searchsorted(sorted_U, wanted_K).clip(max=len(sorted_U) - 1)
+    return at_K, sorted_U[at_K] == wanted_K

@@ -1,0 +1,102 @@
+"""`python -m lavis_mafa.data check --cfg-path X.yaml`: read a whole data set, report its faults, leave them out."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.data.check import SplitReport, check_split
+from lavis_mafa.data.config_file import omegaconf_told, read_config_file
+
+DEFAULTS = Path(__file__).resolve().parents[1] / "configs"
+CHECKED, RENDERED = "image_text", "scenes"
+SHOWN = 20  # problems of a split in the readable report; report.json has all
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0: all is well; 1: there are problems, or the command itself is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m lavis_mafa.data")
+    check = parser.add_subparsers(dest="command", required=True).add_parser("check", help="read a whole data set")
+    check.add_argument("--cfg-path", required=True, type=Path, help="YAML of a run with datasets.image_text")
+    check.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings of the YAML")
+    check.add_argument(
+        "--output", type=Path, default=Path("output/data_check"), help="folder of report and cleaned files"
+    )
+    check.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that open images")
+    given = parser.parse_args(arguments)
+    try:
+        return _check(given)
+    except ValueError as error:
+        logging.getLogger().debug("", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _check(given: argparse.Namespace) -> int:
+    if given.workers < 1:
+        raise ValueError(f"--workers is {given.workers}: allowed is a number from 1 on")
+    dataset, batch_size = _settings(given.cfg_path, given.options)
+    root = Path(dataset.get("images") or "")
+    if not dataset.get("images") or not root.is_dir():
+        raise ValueError(f"datasets.{CHECKED}.images: no folder at {str(dataset.get('images'))!r}")
+    if not dataset.get("annotations"):
+        raise ValueError(f"datasets.{CHECKED}.annotations is empty; give e.g. annotations: {{train: my.json}}")
+    reports = {}
+    for split, files in dataset["annotations"].items():
+        paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
+        cleaned = given.output / f"{split}_clean.jsonl"
+        least = batch_size if split == "train" else 1
+        reports[split] = check_split(paths, root, dataset.get("columns") or {}, cleaned, given.workers, least)
+    text = "\n".join(_readable(split, report) for split, report in reports.items())
+    _write(given.output, reports, text)
+    print(
+        f"{text}\nwritten to {given.output}: report.json, report.txt, and the rows without problems as SPLIT_clean.jsonl"
+    )
+    return int(any(report.problems for report in reports.values()))
+
+
+def _settings(path: Path, options: list[str]) -> tuple[Mapping[str, Any], int]:
+    """(datasets.image_text over its packaged defaults, run.batch_size_train)."""
+    given = read_config_file(path, options)
+    with omegaconf_told(path):
+        names = list(given.get("datasets") or {})
+        if names != [CHECKED]:
+            rendered = " (scenes are rendered: there is nothing to check)" if RENDERED in names else ""
+            raise ValueError(f"{path}: datasets are {names}; this command checks {CHECKED}{rendered}")
+        defaults = [OmegaConf.load(DEFAULTS / file) for file in ("run.yaml", f"datasets/{CHECKED}.yaml")]
+        config = OmegaConf.merge(*defaults, given)
+        dataset = OmegaConf.to_container(config.datasets[CHECKED], resolve=True)
+        assert isinstance(dataset, dict)
+        return dataset, int(config.run.batch_size_train)
+
+
+def _readable(split: str, report: SplitReport) -> str:
+    kinds = report.as_dict()["kinds"]
+    lines = [
+        f"{split}: {report.rows} rows read, {report.kept_rows} kept: {report.records} records, {report.captions} captions",
+        "  images: " + (", ".join(f"{count} {mode}" for mode, count in report.modes.most_common()) or "none"),
+        *(f"  note: {count} {note}" for note, count in report.notes.items()),
+        *(f"  problems with {kind}: {count}" for kind, count in kinds.items()),
+        *(f"    {' '.join(filter(None, (p.file, p.place)))}: {p.message}" for p in report.problems[:SHOWN]),
+    ]
+    if len(report.problems) > SHOWN:
+        lines.append(f"    … and {len(report.problems) - SHOWN} more in report.json")
+    return "\n".join(lines)
+
+
+def _write(folder: Path, reports: Mapping[str, SplitReport], text: str) -> None:
+    content = json.dumps({split: report.as_dict() for split, report in reports.items()}, indent=1, ensure_ascii=False)
+    for name, written in (("report.json", content), ("report.txt", text)):
+        with atomic_write(folder / name) as file:
+            file.write(written.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""`python -m lavis_mafa.doctor`: what this machine has, what is known not to work together, and what to do about it.
+
+What might crash or hang is imported in a process of its own, with a time limit. Exit code 1: the main job cannot run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    *("lavis_mafa", "salesforce-lavis", "torch", "torchvision", "transformers", "timm", "open_clip_torch", "numpy"),
+    *("pandas", "pyarrow", "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "ray"),
+)
+GPU_FAISS = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
+LEAST_GB = 2  # checkpoints and stores of the default job, with room to spare
+
+# Each probe prints JSON lines: the last one says how far it came.
+TORCH = """
+import json, torch
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda}), flush=True)
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+for i in range(len(names)):
+    torch.ones(8, 8, device=f"cuda:{i}").mm(torch.ones(8, 8, device=f"cuda:{i}")).sum().item()
+print(json.dumps({"gpus": names}), flush=True)
+"""
+FAISS = """
+import json, numpy as np, faiss
+print(json.dumps({"version": faiss.__version__, "build": faiss.get_compile_options().strip()}), flush=True)
+rows = np.eye(8, dtype=np.float32)
+index = faiss.IndexFlatIP(8)
+index.add(rows)
+assert (index.search(rows, 1)[1][:, 0] == np.arange(8)).all(), "the nearest neighbour of a vector is not itself"
+print(json.dumps({"search": "cpu"}), flush=True)
+gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
+if gpus:
+    index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    assert (index.search(rows, 1)[1][:, 0] == np.arange(8)).all(), "the GPU's nearest neighbour is wrong"
+print(json.dumps({"search": "gpu" if gpus else "cpu", "gpus": gpus, "done": True}), flush=True)
+"""
+LAVIS = """
+import json, lavis_mafa
+lavis_mafa.register()
+print(json.dumps({"done": True}), flush=True)
+"""
+
+
+@dataclass
+class Probe:
+    """What a probe told before it ended. fault: "" where it came to its end."""
+
+    told: dict[str, object] = field(default_factory=dict)
+    fault: str = ""
+    died: bool = False  # of a signal, or of the time limit: no exception that a program could catch
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong and what helps. blocks: the main job cannot run."""
+
+    message: str
+    remedy: str
+    blocks: bool = False
+
+
+def probe(code: str, timeout: float) -> Probe:
+    """Run `code` in a Python of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout or b""
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
+        return Probe(_told(text), f"it did not end within {timeout:g} s", died=True)
+    if done.returncode < 0:
+        return Probe(_told(done.stdout), f"it died of signal {-done.returncode}", died=True)
+    lines = done.stderr.strip().splitlines()
+    return Probe(_told(done.stdout), (lines[-1] if lines else "it failed") if done.returncode else "")
+
+
+def _told(output: str) -> dict[str, object]:
+    told: dict[str, object] = {}
+    for line in output.splitlines():
+        if line.startswith("{"):
+            told.update(json.loads(line))
+    return told
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
+    """Combinations that are known not to work, from the versions alone."""
+    if sys.version_info[:2] not in ((3, 10), (3, 11)):
+        yield Finding(
+            f"Python {platform.python_version()}: LAVIS' tokenizers has wheels for 3.10 and 3.11 alone",
+            "build the environment with one of them: PYTHON=python3.11 bash run_scripts/setup.sh",
+            blocks="salesforce-lavis" not in found,
+        )
+    if "salesforce-lavis" not in found:
+        yield Finding("LAVIS is not installed", 'pip install -e ".[lavis,cpu]"', blocks=True)
+    elif found.get("numpy", "1").split(".")[0] != "1":
+        yield Finding(
+            f"numpy {found['numpy']} with LAVIS, whose OpenCV wheel needs numpy 1", 'pip install "numpy<2"', blocks=True
+        )
+    gpu = [name for name in GPU_FAISS if name in found]
+    if "faiss-cpu" in found and gpu:
+        yield Finding(
+            f"faiss-cpu beside {gpu[0]}: both are the module faiss, and the one installed last has overwritten the other",
+            f"pip uninstall -y faiss-cpu {gpu[0]}, then install one of them anew",
+        )
+    if "faiss-cpu" not in found and not gpu:
+        yield Finding("no FAISS is installed: batches are planned by torch's exact search", "pip install faiss-cpu")
+
+
+def judge_faiss(result: Probe, installed: bool) -> Iterator[Finding]:
+    """A FAISS that raises is done without (core/neighbors.py); one that crashes or hangs takes the job with it."""
+    if not result.fault or not (installed or result.died):
+        return
+    if "version" not in result.told:
+        what = f"faiss cannot be imported here: {result.fault}"
+    elif result.told.get("search") == "cpu":
+        what = f"this FAISS GPU build cannot run here: {result.fault}"
+    else:
+        what = f"faiss cannot search here: {result.fault}"
+    also = "" if result.died else "; until then batches are planned without it"
+    yield Finding(what, f"pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-cpu{also}", blocks=result.died)
+
+
+def judge_imports(torch: Probe, lavis: Probe) -> Iterator[Finding]:
+    if "version" not in torch.told:
+        yield Finding(
+            f"torch cannot be imported: {torch.fault}", "bash run_scripts/setup.sh builds a whole .venv", blocks=True
+        )
+        return
+    if torch.fault:
+        yield Finding(
+            f"the GPU cannot be used: {torch.fault}", "set run.device=cpu, or install a torch for this driver"
+        )
+    if lavis.fault:
+        remedy = "bash run_scripts/setup.sh builds a .venv with the tested versions (constraints/)"
+        yield Finding(f"LAVIS and lavis_mafa cannot be registered: {lavis.fault}", remedy, blocks=True)
+
+
+def folders() -> dict[str, Path]:
+    """Where a run reads and writes."""
+    home = Path.home() / ".cache"
+    return {
+        "output (run.output_dir)": Path("output"),
+        "LAVIS cache (LAVIS_MAFA_CACHE)": Path(os.environ.get("LAVIS_MAFA_CACHE", home / "lavis")),
+        "Hugging Face cache (HF_HOME)": Path(os.environ.get("HF_HOME", home / "huggingface")),
+        "torch cache (TORCH_HOME)": Path(os.environ.get("TORCH_HOME", home / "torch")),
+    }
+
+
+def free_gb(path: Path) -> float:
+    """Free disk where `path` is, or will be."""
+    existing = next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())
+    return shutil.disk_usage(existing).free / 1e9
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lavis_mafa.doctor", description="What this machine has and lacks")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds that a probe may take")
+    timeout = parser.parse_args(arguments).timeout
+    found = versions()
+    torch, faiss, lavis = (probe(code, timeout) for code in (TORCH, FAISS, LAVIS))
+    _print_facts(found, torch, faiss)
+    installed = any(name in found for name in ("faiss-cpu", *GPU_FAISS))
+    findings = [*judge_versions(found), *judge_faiss(faiss, installed), *judge_imports(torch, lavis)]
+    if free_gb(Path("output")) < LEAST_GB:
+        findings.append(Finding(f"less than {LEAST_GB} GB of disk are free for output", "free some", blocks=True))
+    for finding in findings:
+        print(f"{'ERROR' if finding.blocks else 'warning'}: {finding.message}\n  remedy: {finding.remedy}")
+    blocked = any(finding.blocks for finding in findings)
+    print(
+        "the main job cannot run here" if blocked else "the main job can run: bash run_scripts/mafa/pretrain_blip2.sh"
+    )
+    return int(blocked)
+
+
+def _print_facts(found: Mapping[str, str], torch: Probe, faiss: Probe) -> None:
+    gpus = torch.told.get("gpus") or []
+    print(f"python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPU cores")
+    print("\n".join(f"  {package} {number}" for package, number in found.items()))
+    print(f"devices: cpu{''.join(f', {name}' for name in gpus)} (torch for CUDA {torch.told.get('cuda') or 'none'})")
+    print(
+        f"FAISS: {faiss.told.get('version', 'none')} {faiss.told.get('build', '')}, searches on {faiss.told.get('search')}"
+    )
+    for name, path in folders().items():
+        print(f"{name}: {path}{'' if path.exists() else ' (not there yet)'}, {free_gb(path):.0f} GB free")
+    print(f"data (LAVIS_MAFA_DATA): {os.environ.get('LAVIS_MAFA_DATA', 'not set')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

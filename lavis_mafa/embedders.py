@@ -1,0 +1,42 @@
+"""ITC embeddings from any registered model: BLIP-2 gives Q vectors an image, ALBEF and BLIP one.
+
+Tested in tests/models/test_embedders.py against LAVIS' own similarities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
+from torch import Tensor
+
+from lavis_mafa.models.base import MafaForward
+from lavis_mafa.models.blip2 import MafaBlip2
+from lavis_mafa.models.text import tokenize
+
+
+@torch.no_grad()
+def embed_images(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """(B, Q, D) of unit length."""
+    if isinstance(model, MafaForward):
+        return model.encode_image(model.vision_tokens(batch))[1]
+    if isinstance(model, Blip2Qformer):
+        return MafaBlip2.encode_image(model, model.visual_encoder(batch["image"]))[1]
+    tokens = model.visual_encoder.forward_features(batch["image"])
+    return F.normalize(model.vision_proj(tokens[:, 0]).float(), dim=-1)[:, None]
+
+
+@torch.no_grad()
+def embed_texts(model: Any, texts: Sequence[str]) -> Tensor:
+    """(B, D) of unit length; `texts` have been through the model's own text processor."""
+    tokens = tokenize(model.tokenizer, list(texts), model.max_txt_len, next(model.parameters()).device)
+    if isinstance(model, MafaForward):
+        return model.encode_text(tokens)
+    if isinstance(model, Blip2Qformer):
+        return MafaBlip2.encode_text(model, tokens)
+    bert = getattr(model.text_encoder, "bert", model.text_encoder)
+    output = bert(tokens.input_ids, attention_mask=tokens.attention_mask, return_dict=True, mode="text")
+    return F.normalize(model.text_proj(output.last_hidden_state[:, 0]).float(), dim=-1)

@@ -1,0 +1,185 @@
+"""How well a model and Con-D tell false negatives from hard true negatives, on pairs that people judged.
+
+Tested in tests/jobs/test_judgments.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Subset
+
+from lavis_mafa.con_d import ItmScorer, build_con_d, share_tower
+from lavis_mafa.core.metrics import average_precision, roc_auc
+from lavis_mafa.data.annotations import READERS
+from lavis_mafa.data.identity import clean_path
+from lavis_mafa.data.records import RecordTable
+from lavis_mafa.evaluation import Gallery, encode_gallery, match_scores
+
+KINDS = ("false_negative", "hard_true_negative")
+DESCRIBES = 3  # an expert's grade from which the caption fits; 1: it is unrelated, 4: it describes the image
+IMAGE_BLOCK = 32  # images of one pass of Con-D
+
+
+@dataclass(frozen=True)
+class JudgedPairs:
+    """P judged pairs over I images and T captions.
+
+    record_I: the split's record of every image; captions: (T,) raw; pairs: (P,) rows of image (0..I-1), text (0..T-1),
+    label (bool: people say it matches), kind, and unanimous (bool: every vote of the row agrees with its label).
+    """
+
+    record_I: NDArray[np.int64]
+    captions: list[str]
+    pairs: pd.DataFrame
+
+    def selections(self) -> dict[str, NDArray[np.bool_]]:
+        """The pairs (P,) that a figure is taken over; one without a match or without a mismatch is left out."""
+        hard, sure = self.pairs["kind"].isin(KINDS).to_numpy(), self.pairs["unanimous"].to_numpy()
+        every = np.ones_like(hard)
+        masks = {"all": hard, "unanimous": hard & sure, "any_kind": every, "any_kind_unanimous": sure}
+        return {name: mask for name, mask in masks.items() if self.pairs["label"][mask].nunique() == 2}
+
+
+def read_judged_pairs(file: str | Path, table: RecordTable) -> JudgedPairs:
+    """Judged pairs from a JSON list of {image, caption, label: 0 | 1, kind, and votes}, about the images of `table`.
+
+    Votes are the crowd's `cf_yes` and `cf_no` (counts), or `expert` (grades of 1 to 4; 3 and 4 say that it fits), or
+    both. A row is unanimous if no vote of either kind speaks against its label; so 2 of 3 is not.
+    ValueError, naming file and row: no such file, broken JSON, something missing or not allowed, an image that `table`
+    lacks, no `false_negative` beside a `hard_true_negative`.
+    """
+    file = Path(file).expanduser()
+    if not file.is_file():
+        raise ValueError(f"run.judged_pairs: no file at {file}; give a JSON list of judged pairs, or null")
+    record_of = {table.image(record): record for record in range(table.n_records)}
+    rows = []
+    for number, row in READERS[".json"][0](file):
+        try:
+            rows.append(_judged(row, record_of))
+        except ValueError as error:
+            raise ValueError(f"{file}, row {number}: {error}") from None
+    read = pd.DataFrame(rows, columns=["record", "caption", "label", "kind", "unanimous"])
+    image_P, record_I = pd.factorize(read["record"])
+    text_P, caption_T = pd.factorize(read["caption"])
+    pairs = read[["label", "kind", "unanimous"]].assign(image=image_P, text=text_P)
+    judged = JudgedPairs(np.asarray(record_I, dtype=np.int64), list(caption_T), pairs)
+    if "all" not in judged.selections():
+        raise ValueError(f"{file}: needs pairs of kind {KINDS[0]} with label 1 and of kind {KINDS[1]} with label 0")
+    return judged
+
+
+def _judged(row: Any, record_of: Mapping[str, int]) -> tuple[int, str, bool, str, bool]:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a row must be an object, not {row!r:.80}")
+    missing = [key for key in ("image", "caption", "label", "kind") if key not in row]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    for key in ("image", "caption", "kind"):
+        if not isinstance(row[key], str) or not row[key].strip():
+            raise ValueError(f"{key!r} must be a text that is not empty, not {row[key]!r:.80}")
+    if row["label"] not in (0, 1):
+        raise ValueError(f"'label' must be 1 (a match) or 0, not {row['label']!r:.80}")
+    label = bool(row["label"])
+    record = record_of.get(clean_path(row["image"]))
+    unanimous = all(vote == label for vote in _votes(row))
+    if record is None:
+        raise ValueError(
+            f"image {row['image']!r} is not in the split that run.judged_pairs is about, the first of run.test_splits; "
+            "add it there, remove the row, or set run.judged_pairs: null"
+        )
+    return record, row["caption"], label, row["kind"], unanimous
+
+
+def _votes(row: Mapping[str, Any]) -> list[bool]:
+    """What every voter said: whether the caption fits the image."""
+    crowd = [row.get(key, 0) for key in ("cf_yes", "cf_no")]
+    experts = row.get("expert", [])
+    if not all(type(count) is int and count >= 0 for count in crowd):
+        raise ValueError(f"'cf_yes' and 'cf_no' must be counts of votes, not {crowd!r:.80}")
+    if not isinstance(experts, list) or not all(grade in (1, 2, 3, 4) for grade in experts):
+        raise ValueError(f"'expert' must be a list of grades from 1 to 4, not {experts!r:.80}")
+    votes = [True] * crowd[0] + [False] * crowd[1] + [grade >= DESCRIBES for grade in experts]
+    if not votes:
+        raise ValueError("lacks votes: give cf_yes and cf_no, or expert")
+    return votes
+
+
+def evaluate_judgments(
+    model: Any,
+    dataset: Any,
+    judged: JudgedPairs,
+    con_d: ItmScorer | None,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """{all | unanimous | any_kind | any_kind_unanimous: {itc | itm | con_d: {auc, ap, pairs, positives}}}.
+
+    `all` and `unanimous` tell false negatives from hard true negatives; `any_kind` every match from every mismatch of
+    the file. Of auc and ap a share in [0, 1]; pairs counts both sides, positives the matches. dataset: the split that
+    `judged` was read for; each of its judged images, and each caption, is encoded once.
+    """
+    model.eval()
+    texts = [dataset.text_processor(caption) for caption in judged.captions]
+    gallery = encode_gallery(model, Subset(dataset, judged.record_I.tolist()), batch_size, workers, device, texts)
+    image_P, text_P = judged.pairs["image"].to_numpy(), judged.pairs["text"].to_numpy()
+    logits = match_scores(model, gallery, image_P, text_P, device)
+    # the margin orders pairs as P(match) does, without its ties near 0 and 1
+    scores = {"itc": gallery.similarity().numpy()[image_P, text_P], "itm": logits[:, 1] - logits[:, 0]}
+    if con_d is not None:
+        scores["con_d"] = con_d_scores(con_d, dataset, judged, gallery, device)
+    label_P = judged.pairs["label"].to_numpy()
+    return {
+        name: {scorer: _figures(label_P[mask], score_P[mask]) for scorer, score_P in scores.items()}
+        for name, mask in judged.selections().items()
+    }
+
+
+def _figures(label_P: NDArray[np.bool_], score_P: NDArray[np.floating[Any]]) -> dict[str, float]:
+    return {
+        "auc": roc_auc(label_P, score_P),
+        "ap": average_precision(label_P, score_P),
+        "pairs": len(label_P),
+        "positives": int(label_P.sum()),
+    }
+
+
+def con_d_scores(
+    con_d: ItmScorer, dataset: Any, judged: JudgedPairs, gallery: Gallery, device: torch.device
+) -> NDArray[np.float32]:
+    """P(match) (P,) by Con-D: from the gallery's tokens where tower and view are shared, else from its own view."""
+    image_P, text_P = (judged.pairs[name].to_numpy() for name in ("image", "text"))
+    shared = con_d.shares_tower and repr(con_d.vis_processor.transform) == repr(dataset.vis_processor.transform)
+    p_P = np.empty(len(image_P), dtype=np.float32)
+    for start in range(0, len(judged.record_I), IMAGE_BLOCK):
+        block = slice(start, start + IMAGE_BLOCK)
+        if shared:
+            view = {"image_tokens": gallery.tokens[block].float()}
+        else:
+            views = [con_d.vis_processor(dataset.open_image(record)) for record in judged.record_I[block].tolist()]
+            view = {"con_d_image": torch.stack(views)}
+        batch = {name: images.to(device) for name, images in view.items()} | {"caption": judged.captions}
+        rows = np.flatnonzero(image_P // IMAGE_BLOCK == start // IMAGE_BLOCK)
+        image_K, text_K = (torch.from_numpy(at).to(device) for at in (image_P[rows] - start, text_P[rows]))
+        p_P[rows] = con_d.score(batch, image_K, text_K).cpu().numpy()
+    return p_P
+
+
+def configured_con_d(model: Any, con_d: Mapping[str, Any] | None, device: torch.device) -> ItmScorer | None:
+    """The Con-D that mined in this run, else the one `run.con_d` names; None without one or for a file of verdicts."""
+    if isinstance(model.miner.scorer, ItmScorer):
+        return model.miner.scorer
+    if not con_d or con_d.get("arch") == "file":
+        return None
+    scorer = build_con_d(con_d, device)
+    share_tower(scorer, model)
+    return scorer

@@ -1,0 +1,63 @@
+"""LAVIS' own caption data sets (coco_caption, vg_caption, conceptual_caption_3m, sbu_caption, …) as one record table.
+
+Their rows of one image are gathered into a record; ids are those of their annotation, in a space of their own for each data
+set, so they are the same in every mixture. An image that two data sets share (COCO and VG do) stays two records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lavis_mafa.data.annotations import ROWS
+from lavis_mafa.data.dataset import PairDataset
+from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.mixed import MixedImages, mixed_table
+from lavis_mafa.data.records import RecordTable
+
+
+def as_records(name: str, dataset: Any) -> tuple[RecordTable, ImageFiles]:
+    """The records of a LAVIS data set with `annotation` (dicts of image, caption, perhaps image_id) and `vis_root`."""
+    if not hasattr(dataset, "annotation") or not hasattr(dataset, "vis_root"):
+        raise ValueError(
+            f"datasets.{name}: {type(dataset).__name__} has no annotation of image files to plan; use image_text"
+        )
+    columns: dict[str, list[Any]] = {"image": [], "caption": [], "image_id": []}
+    for number, row in enumerate(dataset.annotation):
+        if not row.get("image") or not row.get("caption"):
+            raise ValueError(f"datasets.{name}, row {number}: it needs an image and a caption, and is {str(row)[:80]}")
+        columns["image"].append(row["image"])
+        columns["caption"].append([row["caption"]] if isinstance(row["caption"], str) else row["caption"])
+        columns["image_id"].append(str(row["image_id"]) if "image_id" in row else None)
+    table = RecordTable.from_rows(pa.table(columns, schema=ROWS), dataset=name)
+    return table, ImageFiles(dataset.vis_root, table.images)
+
+
+def mix(datasets: Mapping[str, Mapping[str, Any]], seed: int, augmented: bool, on_bad_image: str) -> dict[str, Any]:
+    """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split; other splits are left.
+
+    ValueError: data sets whose processors differ (one batch, one view), or that hold no image files.
+    """
+    trained = {name: splits["train"] for name, splits in datasets.items()}
+    first, *others = trained.values()
+    for name, dataset in list(trained.items())[1:]:
+        for which in ("vis_processor", "text_processor"):
+            if _about(getattr(dataset, which)) != _about(getattr(first, which)):
+                raise ValueError(
+                    f"datasets.{name}.{which} differs from that of {next(iter(trained))}: give all the same"
+                )
+    tables, openers = zip(*(as_records(name, dataset) for name, dataset in trained.items()), strict=True)
+    starts = np.cumsum([0, *(table.n_records for table in tables[:-1])])
+    opener = MixedImages(tuple(openers), tuple(starts.tolist()))
+    table = mixed_table(tables)
+    mixed = PairDataset(table, opener, first.vis_processor, first.text_processor, seed, augmented, on_bad_image)
+    return {"+".join(trained): {"train": mixed}}
+
+
+def _about(processor: Any) -> str:
+    """What a processor does, comparable."""
+    settings = {key: value for key, value in vars(processor).items() if key not in ("transform", "normalize")}
+    return f"{type(processor).__name__} {settings} {getattr(processor, 'transform', '')!r}"

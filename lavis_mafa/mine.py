@@ -1,0 +1,160 @@
+"""`python -m lavis_mafa.mine --cfg-path X.yaml --options a.b=c`: the missing connections of any data set."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from lavis_mafa import register
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.mining.candidates import SearchSettings
+from lavis_mafa.mining.corpus import Corpus
+from lavis_mafa.mining.engine import Networks, mine
+
+TEXT_BATCH = 256
+
+
+class RecordViews(RecordImages):
+    """One view a record, as a network wants it."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._views(int(index)) | {"index": int(index)}
+
+
+@dataclass
+class Source:
+    """The split to mine, as its builder gives it."""
+
+    data: Any  # table, open_image, truth
+    name: str
+    options: dict[str, Any]  # the data set's config
+
+    @property
+    def files(self) -> list[Path]:
+        """Annotation files of the split; none where captions are made, as those of scenes."""
+        files = (self.options.get("annotations") or {}).get(self.options["split"], [])
+        return [Path(file) for file in ([files] if isinstance(files, str) else files)]
+
+    @property
+    def stamp(self) -> str:
+        """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
+        digest, root = hashlib.blake2b(digest_size=12), self.options.get("images")
+        for path in self.data.table.images.to_pylist() if root else ():
+            file = Path(root, path)
+            stat = file.stat() if file.is_file() else None  # what is missing is told when it is opened
+            digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        return digest.hexdigest()
+
+
+def load_source(cfg: Any) -> Source:
+    """Build the data set of the config.
+
+    Raises ValueError: more than one data set, or a split that it has not.
+    """
+    from lavis.common.registry import registry
+    from omegaconf import OmegaConf
+
+    if len(cfg.datasets_cfg) != 1:
+        raise ValueError("datasets: name one data set to mine; several annotation files go into one image_text")
+    (name, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
+    built = registry.get_builder_class(name)(options).build_datasets()
+    if split not in built:
+        raise ValueError(f"run.split is {split!r}: datasets.{name} has {', '.join(built)}")
+    return Source(built[split], name, {**OmegaConf.to_container(options, resolve=True), "split": split})
+
+
+def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
+    """The embedding model (`model`) and Con-D (`run.con_d`, or the same model) as plain callables."""
+    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.embedders import embed_images, embed_texts
+
+    run = cfg.run_cfg
+    embedder = build_con_d(cfg.model_cfg, device, "model")
+    con_d = build_con_d(run.con_d, device) if run.get("con_d") else embedder
+    options = {"batch_size": int(run.batch_size_eval), "num_workers": int(run.num_workers)}
+
+    def batches(network: Any, records: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+        views = RecordViews(data.table, data.open_image, network.vis_processor)
+        for batch in DataLoader(Subset(views, records.tolist()), **options):
+            yield {key: value.to(device) for key, value in batch.items()}
+
+    def images(records: np.ndarray) -> np.ndarray:
+        parts = [embed_images(embedder.model, batch).float().cpu() for batch in batches(embedder, records)]
+        return torch.cat(parts).numpy()
+
+    def texts(captions: Sequence[str]) -> np.ndarray:
+        processed = [embedder.text_processor(caption) for caption in captions]
+        parts = [processed[start : start + TEXT_BATCH] for start in range(0, len(processed), TEXT_BATCH)]
+        return torch.cat([embed_texts(embedder.model, part).float().cpu() for part in parts]).numpy()
+
+    def score(record_K: np.ndarray, row_K: np.ndarray) -> np.ndarray:
+        p_K = np.empty(len(record_K), np.float32)
+        for batch in batches(con_d, np.unique(record_K)):
+            index = batch["index"].cpu().numpy()
+            at = np.flatnonzero(np.isin(record_K, index))
+            rows, text_K = np.unique(row_K[at], return_inverse=True)
+            captions = {"caption": [data.table.caption(row) for row in rows.tolist()]}
+            image_K = torch.from_numpy(np.searchsorted(index, record_K[at])).to(device)
+            p_K[at] = con_d.score({**batch, **captions}, image_K, torch.from_numpy(text_K).to(device)).cpu().numpy()
+        return p_K
+
+    return Networks(images, texts, score, _fingerprint(embedder), _fingerprint(con_d))
+
+
+def _fingerprint(network: Any) -> str:
+    """Weights and preparation: what an embedding or a score depends on beside the data."""
+    prepared = (
+        repr(getattr(network.vis_processor, "transform", network.vis_processor)),
+        type(network.text_processor).__name__,
+        sorted((name, repr(value)) for name, value in vars(network.text_processor).items()),
+        network.model.max_txt_len,
+        sorted(network.model.tokenizer.get_vocab().items()),
+    )
+    return f"{network.fingerprint}:{hashlib.blake2b(repr(prepared).encode(), digest_size=12).hexdigest()}"
+
+
+def run(arguments: Any) -> dict[str, Any]:
+    """Mine what the config names; returns what summary.json holds."""
+    register()
+    from lavis_mafa.config import load_config
+    from lavis_mafa.mine_report import Job, report
+
+    cfg = load_config(arguments, "mine.yaml")
+    settings = cfg.run_cfg
+    search = SearchSettings(**{name: settings[name] for name in SearchSettings.__dataclass_fields__})
+    rule = MafaSettings(low=float(settings.low), high=float(settings.high))
+    source = load_source(cfg)
+    corpus = Corpus.of(source.data.table)
+    folder = Path(settings.output_dir).expanduser().resolve()
+    cache = Path(settings.cache_folder).expanduser() if settings.cache_folder else folder / "cache"
+    models = networks(cfg, source.data, torch.device(settings.device))
+    mined = mine(corpus, models, search, rule, cache, source.stamp)
+    return report(Job(folder, cfg, source, corpus, mined, rule))
+
+
+def main() -> None:
+    from lavis_mafa.config import parse_arguments
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells every instruction set that it tries
+    try:
+        run(parse_arguments("Mine the missing connections of an image-text data set"))
+    except ValueError as error:
+        logging.getLogger().debug("", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

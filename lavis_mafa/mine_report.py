@@ -1,0 +1,159 @@
+"""What `mine` leaves in its folder: tables, figures, a plot, a sample to label, the extended annotation, a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.mining import results, review
+from lavis_mafa.mining.annotate import write_connected
+from lavis_mafa.mining.corpus import Corpus
+from lavis_mafa.mining.engine import Mined
+from lavis_mafa.report import commit, gallery_row, versions
+from lavis_mafa.reports.gallery import GalleryRow, write_gallery
+from lavis_mafa.reports.mining_plots import draw_mining
+from lavis_mafa.reports.table import write_json
+
+
+@dataclass
+class Job:
+    """A mined data set and where its results go."""
+
+    folder: Path
+    cfg: Any
+    source: Any  # lavis_mafa.mine.Source
+    corpus: Corpus
+    mined: Mined
+    rule: MafaSettings
+
+
+def report(job: Job) -> dict[str, Any]:
+    """Write everything, summary.json last; prints the figures and returns them."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    corpus, mined, rule, run = job.corpus, job.mined, job.rule, job.cfg.run_cfg
+    at_S = results.suspects(mined, rule)
+    labelled, figures = _labelled(job)
+    results.write_connections(job.folder / "connections.parquet", corpus, mined, mined.store.fingerprint)
+    results.write_suspects(job.folder / "suspects.csv", corpus, mined, at_S)
+    files = _annotations(job)
+    counts_N = np.bincount(mined.candidates.record_K[mined.verdict_K == CONNECTION], minlength=corpus.n_images)
+    curve = review.precision_recall(mined.p_K[labelled.at_L], labelled) if labelled else None
+    draw_mining(job.folder / "mining.png", mined.p_K, (rule.low, rule.high), counts_N, curve)
+    rows = _gallery_rows(job, at_S, int(run.gallery_size))
+    write_gallery(job.folder / "gallery", rows, job.source.data.open_image, f"Connections in {job.source.name}")
+    summary = {
+        **results.totals(corpus, mined, rule),
+        **figures,
+        "annotations": files,
+        "versions": versions(),
+        "commit": commit(),
+        "config": OmegaConf.to_container(job.cfg.config, resolve=True),
+    }
+    write_json(job.folder / "summary.json", summary)
+    print(_text(summary), f"written to {job.folder}: connections.parquet, gallery/index.html, mining.png, …", sep="\n")
+    return summary
+
+
+def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
+    """Labels where there are any, the truth before people's; else a sample is written for people to label."""
+    corpus, mined, truth = job.corpus, job.mined, job.source.data.truth
+    given = job.cfg.run_cfg.get("review")
+    path = Path(given).expanduser() if given else job.folder / "review.csv"
+    if given and not path.is_file():
+        raise ValueError(f"run.review: no file at {path}")
+    by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
+    figures: dict[str, Any] = {}
+    if by_people:
+        figures["against_review"] = results.quality(mined, by_people)
+    elif not given:
+        at_L, weight_L = review.sample_for_review(
+            mined.p_K, int(job.cfg.run_cfg.review_size), int(job.cfg.run_cfg.seed)
+        )
+        review.write_review(path, results.candidate_rows(corpus, mined, at_L).to_pandas().assign(weight=weight_L))
+    if truth is None:
+        return by_people, figures
+    by_truth = results.labelled_by_truth(corpus, mined, truth)
+    figures["against_truth"] = {
+        **results.quality(mined, by_truth),
+        "coverage": results.coverage(corpus, mined, truth),
+        "own_pairs_that_are_false": int((~truth(corpus.own_record_P, corpus.text_row_T[corpus.own_text_P])).sum()),
+    }
+    return by_truth, figures
+
+
+def _annotations(job: Job) -> dict[str, int]:
+    """The annotation files with the connections as further captions; how many each got."""
+    options, captions = job.source.options, results.connected_captions(job.corpus, job.mined)
+    added = {}
+    for file in job.source.files:
+        target = job.folder / f"{file.stem}_connected{file.suffix}"
+        name = options.get("name", job.source.name)
+        added[target.name] = write_connected(file, target, captions, name, options.get("columns") or {})
+    return added
+
+
+def _gallery_rows(job: Job, at_S: np.ndarray, size: int) -> Iterator[GalleryRow]:
+    """The surest connections, and a quarter as many of what is ambiguous, nearly accepted and suspected."""
+    mined, truth = job.mined, job.source.data.truth
+    order = np.argsort(-mined.p_K, kind="stable")
+    for verdict, count in ((CONNECTION, size), (AMBIGUOUS, size // 4), (NEGATIVE, size // 4)):
+        at = order[mined.verdict_K[order] == verdict][:count]
+        pairs = (
+            mined.candidates.record_K[at],
+            mined.candidates.text_K[at],
+            mined.candidates.similarity_K[at],
+            mined.p_K[at],
+        )
+        yield from _rows(job, truth, results.WORDS[verdict], *pairs)
+    own = at_S[: size // 4]
+    pairs = (job.corpus.own_record_P[own], job.corpus.own_text_P[own], mined.own_similarity_P[own], mined.own_p_P[own])
+    yield from _rows(job, truth, "suspect", *pairs)
+
+
+def _rows(
+    job: Job,
+    truth: Any,
+    verdict: str,
+    record_L: np.ndarray,
+    text_L: np.ndarray,
+    similarity_L: np.ndarray,
+    p_L: np.ndarray,
+) -> Iterator[GalleryRow]:
+    table, row_L = job.corpus.table, job.corpus.text_row_T[text_L]
+    true_L = [None] * len(row_L) if truth is None else truth(record_L, row_L).tolist()
+    columns = (record_L, row_L, similarity_L, p_L)
+    for record, row, similarity, p, true in zip(*(column.tolist() for column in columns), true_L, strict=True):
+        yield gallery_row(table, record, row, p=p, verdict=verdict, similarity=similarity, true=true)
+
+
+def _text(summary: dict[str, Any]) -> str:
+    lines = [
+        "",
+        f"{summary['images']:,} images, {summary['distinct_captions']:,} distinct captions",
+        f"{summary['candidates']:,} candidates = {summary['connections']:,} connections"
+        f" + {summary['ambiguous']:,} ambiguous + {summary['negatives']:,} negatives",
+        f"{summary['images_with_connections']:,} images have a connection;"
+        f" {summary['suspected_false_positives']:,} of {summary['own_pairs']:,} annotated pairs are doubted",
+        "recall of the candidates against the exact search: "
+        + ", ".join(f"{name} {value:.1%}" for name, value in summary["recall_of_candidates"].items()),
+    ]
+    for name, words in (("against_truth", "truth function"), ("against_review", "labels")):
+        if name in summary:
+            shown = [
+                f"{key} {_percent(summary[name].get(key))}"
+                for key in ("precision", "recall", "coverage")
+                if key in summary[name]
+            ]
+            lines.append(f"against the {words} ({summary[name]['labelled']:,} candidates): " + ", ".join(shown))
+    return "\n".join([*lines, ""])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

@@ -1,0 +1,103 @@
+"""The annotation file with the connections as further captions, in the format it came in.
+
+Tested in tests/mining/test_annotate.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.data.annotations import CHUNK, annotated_rows
+from lavis_mafa.data.identity import clean_path, image_id
+
+Row = Mapping[str, Any]
+Rows = Iterator[Row]
+
+
+def write_connected(
+    source: Path, target: Path, captions_of: dict[int, list[str]], dataset: str, columns: Mapping[str, str | None]
+) -> int:
+    """Copy `source` to `target` with an image's connections after its first row, or in it where captions are lists.
+
+    captions_of: image_id → connected captions; images met are taken out, so that a further file does not repeat them.
+    dataset, columns: as the data set was read. Returns how many captions were added.
+    """
+    added = 0
+
+    def connected() -> Rows:
+        nonlocal added
+        for row, path, key, caption_column in annotated_rows(source, **columns):
+            captions = captions_of.pop(image_id(dataset, key if key is not None else clean_path(path)), [])
+            added += len(captions)
+            if isinstance(row[caption_column], list):
+                yield {**row, caption_column: [*row[caption_column], *captions]}
+                continue
+            yield row
+            yield from ({**row, caption_column: caption} for caption in captions)
+
+    with atomic_write(target) as file:
+        WRITERS[source.suffix.lower()](file, connected(), source)
+    return added
+
+
+def _json(file: BinaryIO, rows: Rows, source: Path) -> None:
+    separator = "[\n"
+    for row in rows:
+        file.write(f"{separator}{json.dumps(row, ensure_ascii=False)}".encode())
+        separator = ",\n"
+    file.write(b"\n]\n")
+
+
+def _json_lines(file: BinaryIO, rows: Rows, source: Path) -> None:
+    for row in rows:
+        file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
+
+
+def _delimited(delimiter: str) -> Callable[[BinaryIO, Rows, Path], None]:
+    def write(file: BinaryIO, rows: Rows, source: Path) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        writer: csv.DictWriter[str] | None = None
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(text, list(row), delimiter=delimiter, lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+        text.detach()
+
+    return write
+
+
+def _parquet(file: BinaryIO, rows: Rows, source: Path) -> None:
+    schema = pq.read_schema(source)
+    with pq.ParquetWriter(file, schema) as writer:
+        for chunk in _chunks(rows):
+            writer.write_table(pa.Table.from_pylist([dict(row) for row in chunk], schema=schema))
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[Sequence[Row]]:
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+WRITERS: Mapping[str, Callable[[BinaryIO, Rows, Path], None]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+    ".parquet": _parquet,
+}

@@ -1,0 +1,119 @@
+"""Candidate pairs: near in either direction, and not known to match.
+
+Words as in sentence-transformers' mine_hard_negatives. Tested in tests/mining/test_engine.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavis_mafa.mining.corpus import Corpus, packed, unpacked
+from lavis_mafa.mining.search import Known, Nearest, Vectors, nearest_items, recall_of_candidates, similarity_of_pairs
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Which pairs are put to Con-D.
+
+    range_max: the k of the k nearest, known positives not counted; range_min: skip that many of the nearest.
+    max_score: leave out pairs of a larger ITC similarity. relative_margin: leave out pairs whose similarity is above
+    (1 - margin) times that of the anchor's best own pair. index: backend of core/neighbors.py.
+    """
+
+    range_min: int = 0
+    range_max: int = 20
+    max_score: float | None = None
+    relative_margin: float | None = None
+    index: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.range_min < self.range_max:
+            raise ValueError(
+                f"range_min {self.range_min}, range_max {self.range_max}: needed is 0 <= range_min < range_max"
+            )
+        if self.relative_margin is not None and not 0 <= self.relative_margin <= 1:
+            raise ValueError(f"relative_margin is {self.relative_margin}: allowed is a number in [0, 1], or null")
+
+
+@dataclass(frozen=True)
+class CandidatePairs:
+    """K pairs, each once, sorted by record and text. Ranks count from 1; 0: not among the nearest in that direction."""
+
+    record_K: Ints
+    text_K: Ints
+    similarity_K: Floats
+    rank_of_text_K: NDArray[np.int32]  # among the texts of the image
+    rank_of_image_K: NDArray[np.int32]  # among the images of the text
+
+    def __len__(self) -> int:
+        return len(self.record_K)
+
+
+@dataclass(frozen=True)
+class Found:
+    candidates: CandidatePairs
+    own_similarity_P: Floats
+    recall: dict[str, float]  # of the exact top k, by direction, over a sample
+
+
+def find_candidates(
+    corpus: Corpus, images_NQD: Vectors, texts_TD: Vectors, settings: SearchSettings, folder: Path, key: str
+) -> Found:
+    """Search both directions over the whole set; `key` names the embeddings and settings in the cache `folder`."""
+    texts_T1D = texts_TD[:, None, :]
+    record_P, text_P = corpus.own_record_P, corpus.own_text_P
+    own_similarity_P = similarity_of_pairs(images_NQD, texts_T1D, record_P, text_P)
+    sides = {}
+    recall = {}
+    for name, anchors, items, anchor_P, item_P in (
+        ("texts", images_NQD, texts_T1D, record_P, text_P),
+        ("images", texts_T1D, images_NQD, text_P, record_P),
+    ):
+        known = Known.of(anchor_P, item_P, len(items))
+        near = nearest_items(anchors, items, settings.range_max, known, folder / f"{name}_{key}.npz", settings.index)
+        recall[name] = recall_of_candidates(anchors, items, near, known)
+        best_own_A = np.full(len(anchors), -np.inf, np.float32)
+        np.maximum.at(best_own_A, anchor_P, own_similarity_P)
+        sides[name] = _kept(near, best_own_A, settings)
+    return Found(_united(*sides["texts"], *sides["images"]), own_similarity_P, recall)
+
+
+def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings) -> tuple[Ints, Ints, Floats, NDArray[np.int32]]:
+    """Anchor, item, similarity and rank of the pairs that the settings let through."""
+    rank_Ak = np.broadcast_to(np.arange(1, near.item_Ak.shape[1] + 1, dtype=np.int32), near.item_Ak.shape)
+    kept = (near.item_Ak >= 0) & (rank_Ak > settings.range_min)
+    if settings.max_score is not None:
+        kept &= near.similarity_Ak <= settings.max_score
+    if settings.relative_margin is not None:
+        kept &= near.similarity_Ak <= (1 - settings.relative_margin) * best_own_A[:, None]
+    anchor = np.nonzero(kept)[0]
+    return anchor, near.item_Ak[kept].astype(np.int64), near.similarity_Ak[kept], rank_Ak[kept]
+
+
+def _united(
+    record_A: Ints,
+    text_A: Ints,
+    sim_A: Floats,
+    text_rank_A: Ints,
+    text_B: Ints,
+    record_B: Ints,
+    sim_B: Floats,
+    image_rank_B: Ints,
+) -> CandidatePairs:
+    """Pairs found by image and by text, each once; of two similarities the larger (an IVF search may miss one)."""
+    key_A, key_B = packed(record_A, text_A), packed(record_B, text_B)
+    key_K = np.union1d(key_A, key_B)
+    at_A, at_B = np.searchsorted(key_K, key_A), np.searchsorted(key_K, key_B)
+    similarity_K = np.full(len(key_K), -np.inf, np.float32)
+    rank_of_text_K, rank_of_image_K = np.zeros(len(key_K), np.int32), np.zeros(len(key_K), np.int32)
+    similarity_K[at_A] = sim_A
+    similarity_K[at_B] = np.maximum(similarity_K[at_B], sim_B)
+    rank_of_text_K[at_A], rank_of_image_K[at_B] = text_rank_A, image_rank_B
+    return CandidatePairs(*unpacked(key_K), similarity_K, rank_of_text_K, rank_of_image_K)

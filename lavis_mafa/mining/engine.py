@@ -1,0 +1,107 @@
+"""Missing connections of a data set: embed → search → score → judge. Tested in tests/mining/test_engine.py.
+
+Plain callables embed and score; everything between is here, streams, and goes on where it was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.core.pairs import judge
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.mining.candidates import CandidatePairs, SearchSettings, find_candidates
+from lavis_mafa.mining.corpus import Corpus, packed, unpacked
+from lavis_mafa.mining.resumable import filled
+from lavis_mafa.mining.scoring import Score, scored
+
+CODE = 1  # raised when the same input gives other embeddings, neighbours or scores
+PART = 2048  # images or captions embedded between two marks of progress
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The two models as plain callables, and what names them: hashes of weights and preprocessing.
+
+    embed_images: records (B,) → (B, Q, D) of unit length, Q = 1 but for BLIP-2; embed_texts: raw captions → (B, D).
+    score: records (K,), caption rows (K,) → P(match) (K,).
+    """
+
+    embed_images: Callable[[Ints], NDArray[Any]]
+    embed_texts: Callable[[Sequence[str]], NDArray[Any]]
+    score: Score
+    embedder_fingerprint: str
+    scorer_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Candidates with P(match) and verdict (core/pairs.py), own pairs with P(match); `recall`: see candidates.Found."""
+
+    candidates: CandidatePairs
+    p_K: Floats
+    verdict_K: NDArray[np.int64]
+    own_similarity_P: Floats
+    own_p_P: Floats
+    recall: dict[str, float]
+    store: ConnectionStore
+
+
+def mine(
+    corpus: Corpus, networks: Networks, search: SearchSettings, rule: MafaSettings, cache: Path, data_fingerprint: str
+) -> Mined:
+    """Mine the whole corpus; what `cache` keeps is named by a hash of all that it depends on."""
+    data = f"{corpus.table.fingerprint}:{data_fingerprint}"
+    embeddings = _hash(networks.embedder_fingerprint, data)
+    images_NQD, texts_TD = embedded(corpus, networks, cache, embeddings)
+    key = _hash(embeddings, sorted(asdict(search).items()))
+    found = find_candidates(corpus, images_NQD, texts_TD, search, cache, key)
+    scores = _hash(networks.scorer_fingerprint, data)
+    store = ConnectionStore(cache / f"scores_{scores}", scores)
+    pairs = found.candidates
+    p_K, own_p_P = _scores(corpus, pairs, store, networks.score)
+    verdict_K = judge(torch.from_numpy(p_K), rule.low, rule.high).numpy()
+    return Mined(pairs, p_K, verdict_K, found.own_similarity_P, own_p_P, found.recall, store)
+
+
+def _scores(corpus: Corpus, pairs: CandidatePairs, store: ConnectionStore, score: Score) -> tuple[Floats, Floats]:
+    """P(match) of candidates and of own pairs, in one pass over the images."""
+    key_K, key_P = packed(pairs.record_K, pairs.text_K), packed(corpus.own_record_P, corpus.own_text_P)
+    key_S = np.union1d(key_K, key_P)
+    record_S, text_S = unpacked(key_S)
+    p_S = scored(store, score, record_S, corpus.text_row_T[text_S], "pairs")
+    return p_S[np.searchsorted(key_S, key_K)], p_S[np.searchsorted(key_S, key_P)]
+
+
+def embedded(corpus: Corpus, networks: Networks, cache: Path, key: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Embeddings (N, Q, D) and (T, D), float16, memory-mapped."""
+    images_NQD = filled(
+        cache / f"images_{key}.npy",
+        corpus.n_images,
+        PART,
+        lambda start, stop: networks.embed_images(np.arange(start, stop)).astype(np.float16),
+        "images",
+    )
+    texts_TD = filled(
+        cache / f"captions_{key}.npy",
+        corpus.n_texts,
+        PART,
+        lambda start, stop: networks.embed_texts(corpus.texts(start, stop)).astype(np.float16),
+        "captions",
+    )
+    return images_NQD, texts_TD
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.blake2b(repr((CODE, *parts)).encode(), digest_size=12).hexdigest()

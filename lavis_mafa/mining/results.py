@@ -1,0 +1,133 @@
+"""What mining leaves: connections.parquet, suspects.csv, and the figures of summary.json. Symbols as in engine.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.data.dataset import TruthFunction
+from lavis_mafa.mining.corpus import Corpus
+from lavis_mafa.mining.engine import Mined
+from lavis_mafa.mining.review import Labelled
+
+WORDS = {CONNECTION: "connection", AMBIGUOUS: "ambiguous", NEGATIVE: "negative"}
+CHUNK = 65_536  # rows that are strings at a time
+
+Ints = NDArray[np.int64]
+
+
+def candidate_rows(corpus: Corpus, mined: Mined, at_L: Ints) -> pa.Table:
+    """The candidates at these places, as connections.parquet has them."""
+    pairs = mined.candidates
+    return corpus.rows(
+        pairs.record_K[at_L],
+        pairs.text_K[at_L],
+        similarity=mined.candidates.similarity_K[at_L],
+        rank_of_text=_rank(pairs.rank_of_text_K[at_L]),
+        rank_of_image=_rank(pairs.rank_of_image_K[at_L]),
+        p=mined.p_K[at_L],
+        verdict=pa.array([WORDS[verdict] for verdict in mined.verdict_K[at_L].tolist()], pa.string()),
+    )
+
+
+def _rank(rank_L: NDArray[np.int32]) -> pa.Array:
+    return pa.array(rank_L, mask=rank_L == 0)
+
+
+def write_connections(path: Path, corpus: Corpus, mined: Mined, fingerprint: str) -> None:
+    """All candidates with scores and verdicts; the file's metadata name data and networks."""
+    schema = candidate_rows(corpus, mined, np.empty(0, np.int64)).schema.with_metadata({"fingerprint": fingerprint})
+    with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for at in _chunks(np.arange(len(mined.p_K))):
+            writer.write_table(candidate_rows(corpus, mined, at).cast(schema))
+
+
+def _chunks(at_L: Ints) -> Iterator[Ints]:
+    for start in range(0, len(at_L), CHUNK):
+        yield at_L[start : start + CHUNK]
+
+
+def suspects(mined: Mined, rule: MafaSettings) -> Ints:
+    """Places of the own pairs that Con-D takes for negatives, the least likely first: suspected false positives."""
+    at_S = np.flatnonzero(mined.own_p_P < rule.low)
+    return at_S[np.argsort(mined.own_p_P[at_S], kind="stable")]
+
+
+def write_suspects(path: Path, corpus: Corpus, mined: Mined, at_S: Ints) -> None:
+    similarity, p = mined.own_similarity_P[at_S], mined.own_p_P[at_S]
+    table = corpus.rows(corpus.own_record_P[at_S], corpus.own_text_P[at_S], similarity=similarity, p=p)
+    with atomic_write(path) as file:
+        table.to_pandas().to_csv(file, index=False)
+
+
+def totals(corpus: Corpus, mined: Mined, rule: MafaSettings) -> dict[str, Any]:
+    """Counts that reconcile: candidates = connections + ambiguous + negatives."""
+    count = {word: int((mined.verdict_K == verdict).sum()) for verdict, word in WORDS.items()}
+    connected = mined.verdict_K == CONNECTION
+    return {
+        "images": corpus.n_images,
+        "captions": corpus.table.n_captions,
+        "distinct_captions": corpus.n_texts,
+        "candidates": len(mined.p_K),
+        "connections": count["connection"],
+        "ambiguous": count["ambiguous"],
+        "negatives": count["negative"],
+        "images_with_connections": len(np.unique(mined.candidates.record_K[connected])),
+        "own_pairs": len(mined.own_p_P),
+        "suspected_false_positives": len(suspects(mined, rule)),
+        "recall_of_candidates": mined.recall,
+    }
+
+
+def labelled_by_truth(corpus: Corpus, mined: Mined, truth: TruthFunction) -> Labelled:
+    """Every candidate with its truth."""
+    pairs = mined.candidates
+    true_K = truth(pairs.record_K, corpus.text_row_T[pairs.text_K])
+    return Labelled(np.arange(len(true_K)), true_K, np.ones(len(true_K)))
+
+
+def coverage(corpus: Corpus, mined: Mined, truth: TruthFunction, block: int = 256) -> float | None:
+    """True matches among the candidates over all true matches that are not annotated."""
+    matches = 0
+    for start in range(0, corpus.n_images, block):
+        records = np.arange(start, min(start + block, corpus.n_images))
+        matches += int(truth(records[:, None], corpus.text_row_T[None, :]).sum())
+    own = int(truth(corpus.own_record_P, corpus.text_row_T[corpus.own_text_P]).sum())
+    among = int(labelled_by_truth(corpus, mined, truth).true_L.sum())
+    return among / (matches - own) if matches > own else None
+
+
+def quality(mined: Mined, labelled: Labelled) -> dict[str, Any]:
+    """Precision and recall of the connections over the labelled candidates, weighted."""
+    connected_L = mined.verdict_K[labelled.at_L] == CONNECTION
+    weight_L, true_L = labelled.weight_L, labelled.true_L
+    hits = float(weight_L[connected_L & true_L].sum())
+    return {
+        "labelled": len(labelled.at_L),
+        "labelled_outside_the_candidates": labelled.outside,
+        "precision": _ratio(hits, float(weight_L[connected_L].sum())),
+        "recall": _ratio(hits, float(weight_L[true_L].sum())),
+    }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def connected_captions(corpus: Corpus, mined: Mined) -> dict[int, list[str]]:
+    """image_id → the captions connected with it, the surest first."""
+    at_L = np.flatnonzero(mined.verdict_K == CONNECTION)
+    frame: pd.DataFrame = candidate_rows(corpus, mined, at_L).select(["image_id", "caption", "p"]).to_pandas()
+    frame = frame.sort_values("p", ascending=False, kind="stable")
+    captions: dict[int, list[str]] = frame.groupby("image_id")["caption"].agg(list).to_dict()
+    return captions

@@ -1,0 +1,61 @@
+"""Arrays computed part by part on disk: killed at any point, they go on after the last whole part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lavis_mafa.core.artifacts import atomic_write
+
+Rows = NDArray[Any]
+
+
+def filled(path: Path, n: int, part: int, compute: Callable[[int, int], Rows], what: str) -> Rows:
+    """The array of n rows at `path`, memory-mapped; compute(start, stop) gives what it lacks, `part` rows a time.
+
+    Parts start at multiples of `part` in an unbroken run and in a resumed one, so that both give the same numbers.
+    The name of the file must say what the rows depend on.
+
+    Raises ValueError: rows that are not finite, or a damaged file.
+    """
+    if not path.exists():
+        partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
+        array, done = _reopened(partial, progress)
+        with tqdm(total=n, initial=done, desc=what, unit_scale=True) as bar:
+            for start in range(done, n, part):
+                rows = compute(start, min(start + part, n))
+                if not np.isfinite(rows).all():
+                    raise ValueError(
+                        f"{what} {start} to {start + len(rows)} are not finite: check the weights, or take float32"
+                    )
+                if array is None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    progress.unlink(missing_ok=True)
+                    array = np.lib.format.open_memmap(partial, "w+", rows.dtype, (n, *rows.shape[1:]))
+                array[start : start + len(rows)] = rows
+                array.flush()
+                with atomic_write(progress) as file:
+                    file.write(str(start + len(rows)).encode())
+                bar.update(len(rows))
+        os.replace(partial, path)
+        progress.unlink(missing_ok=True)
+    return _mapped(path, "r")
+
+
+def _reopened(partial: Path, progress: Path) -> tuple[Rows | None, int]:
+    if not (partial.exists() and progress.exists()):
+        return None, 0
+    return _mapped(partial, "r+"), int(progress.read_text())
+
+
+def _mapped(path: Path, mode: Any) -> Rows:
+    try:
+        return np.load(path, mmap_mode=mode)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and it is computed anew") from None

@@ -1,0 +1,118 @@
+"""review.csv: pairs for people to label, and what their labels say. Tested in tests/mining/test_review.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.data.identity import clean_path, text_id
+from lavis_mafa.mining.candidates import CandidatePairs
+from lavis_mafa.mining.corpus import Corpus, packed
+
+BINS = 10  # strata: equal steps of P(match)
+LABELS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled candidates: at_L their places, true_L, weight_L how many candidates each stands for."""
+
+    at_L: Ints
+    true_L: NDArray[np.bool_]
+    weight_L: NDArray[np.float64]
+    outside: int = 0  # labelled pairs that are no candidates
+
+
+def sample_for_review(p_K: Floats, size: int, seed: int) -> tuple[Ints, NDArray[np.float64]]:
+    """Places of up to `size` pairs, the same number from each stratum of P(match), and how many pairs each stands for."""
+    rng = np.random.default_rng(seed)
+    stratum_K = np.minimum((p_K * BINS).astype(int), BINS - 1)
+    chosen, weight = [], []
+    strata = sorted((np.flatnonzero(stratum_K == b) for b in range(BINS)), key=len)
+    left, open_strata = size, sum(len(members) > 0 for members in strata)
+    for members in strata:  # the smallest first: what they cannot give goes to the larger ones
+        if not len(members):
+            continue
+        count = min(len(members), left // open_strata)
+        left, open_strata = left - count, open_strata - 1
+        if count:
+            chosen.append(np.sort(rng.permutation(members)[:count]))
+            weight.append(np.full(count, len(members) / count))
+    if not chosen:
+        return np.empty(0, np.int64), np.empty(0)
+    at = np.concatenate(chosen).astype(np.int64)
+    order = rng.permutation(len(at))  # mixed: a labeller should not guess from the place
+    return at[order], np.concatenate(weight)[order]
+
+
+def write_review(path: Path, frame: pd.DataFrame) -> None:
+    """`frame` with an empty column `label`, to be filled in with 1 (the caption holds) or 0."""
+    with atomic_write(path) as file:
+        frame.assign(label="").to_csv(file, index=False)
+
+
+def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
+    """Labels of candidates from a CSV with the columns image, caption, label and, if it is a sample, weight.
+
+    Raises ValueError, naming file and line: a missing column, a label that is not 0, 1 or empty, an unknown image.
+    """
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = {"image", "caption", "label"} - set(frame.columns)
+    if missing:
+        raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}: needed are image, caption, label")
+    label = _column(path, frame["label"].str.strip(), "label", LABELS.get, "0, 1 or nothing")
+    record_of = {image: record for record, image in enumerate(corpus.table.images.to_pylist())}
+    record = _column(path, frame["image"].map(clean_path), "image", record_of.get, "an image of the data set")
+    weight = pd.to_numeric(frame["weight"]).to_numpy(float) if "weight" in frame else np.ones(len(frame))
+    text_ids = corpus.table.text_id[corpus.text_row_T]
+    order = np.argsort(text_ids)
+    wanted = frame["caption"].map(text_id).to_numpy(np.int64)
+    at = np.searchsorted(text_ids, wanted, sorter=order).clip(max=len(order) - 1)
+    text = np.where(text_ids[order[at]] == wanted, order[at], -1)
+    said = ~np.isnan(label)
+    key_K = packed(pairs.record_K, pairs.text_K)
+    key_L = packed(record[said].astype(np.int64), np.maximum(text[said], 0))
+    at_L = np.searchsorted(key_K, key_L).clip(max=max(len(key_K) - 1, 0))
+    inside = (key_K[at_L] == key_L) & (text[said] >= 0) if len(key_K) else np.zeros(len(key_L), bool)
+    return Labelled(at_L[inside], label[said][inside] == 1, weight[said][inside], int((~inside).sum()))
+
+
+def _column(
+    path: Path, values: pd.Series[str], name: str, read: Callable[[str], float | None], allowed: str
+) -> NDArray[np.float64]:
+    found = [read(value) for value in values]
+    for line, (value, got) in enumerate(zip(values, found, strict=True), 2):
+        if got is None:
+            raise ValueError(f"{path}, line {line}: {name} is {value!r:.80}; allowed is {allowed}")
+    return np.array(found, dtype=np.float64)
+
+
+def has_labels(path: Path) -> bool:
+    """Whether somebody has labelled: then the file is theirs, and is not written again."""
+    if not path.exists():
+        return False
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return "label" not in frame or bool(frame["label"].str.strip().ne("").any())
+
+
+def precision_recall(p_L: Floats, labelled: Labelled) -> pd.DataFrame:
+    """Precision and recall over the candidates for every threshold: pairs above it count as connections.
+
+    Weighted, so that a stratified sample speaks for all candidates; columns threshold, precision, recall.
+    """
+    order = np.argsort(-p_L, kind="stable")
+    true = (labelled.weight_L * labelled.true_L)[order].cumsum()
+    taken = labelled.weight_L[order].cumsum()
+    last = np.append(np.diff(p_L[order]) != 0, True)  # of equal scores all are in
+    total = max(true[-1], 1e-12) if len(true) else 1.0
+    frame = {"threshold": p_L[order][last], "precision": (true / taken)[last], "recall": (true / total)[last]}
+    return pd.DataFrame(frame)

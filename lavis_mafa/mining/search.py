@@ -1,0 +1,179 @@
+"""The k nearest items of every anchor; an item may be several vectors and counts by the best of them (BLIP-2).
+
+Symbols: A anchors of P vectors, B items of Q vectors, D embedding. Tested in tests/mining/test_search.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.core.neighbors import NeighborIndex, float32
+
+SHARD = 1 << 18  # vectors indexed at a time: 268 MB of 256 dimensions, up to twice that while FAISS builds
+CHUNK = 4096  # query vectors searched at a time
+EXACT_BLOCK = 8192  # vectors compared at a time by the exact check
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Vectors = NDArray[Any]  # (A, P, D) float16 or float32, a memory map
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pairs that are no candidates: sorted keys anchor · B + item."""
+
+    key_K: Ints
+    items: int
+
+    @classmethod
+    def of(cls, anchor_K: Ints, item_K: Ints, items: int) -> Known:
+        return cls(np.sort(anchor_K * items + item_K), items)
+
+    def most(self, start: int, stop: int) -> int:
+        """The largest number of known items among the anchors start … stop."""
+        low, high = np.searchsorted(self.key_K, [start * self.items, stop * self.items])
+        return int(np.bincount(self.key_K[low:high] // self.items - start, minlength=1).max())
+
+    def mask(self, anchor_A: Ints, item_An: Ints) -> NDArray[np.bool_]:
+        if not len(self.key_K):
+            return np.zeros(item_An.shape, np.bool_)
+        key_An = anchor_A[:, None] * self.items + item_An
+        at = np.searchsorted(self.key_K, key_An).clip(max=len(self.key_K) - 1)
+        found: NDArray[np.bool_] = (self.key_K[at] == key_An) & (item_An >= 0)
+        return found
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """item_Ak (A, k) by falling similarity_Ak; -1 and -inf where an anchor has fewer."""
+
+    item_Ak: NDArray[np.int32]
+    similarity_Ak: Floats
+
+
+def nearest_items(
+    anchors_APD: Vectors,
+    items_BQD: Vectors,
+    k: int,
+    known: Known,
+    path: Path,
+    backend: str = "auto",
+    shard: int = SHARD,
+) -> Nearest:
+    """The k items most similar to each anchor, known ones left out: similarity is the maximum over both sides' vectors.
+
+    Exact where the index is (flat, torch): a search that finds too few distinct items is repeated with twice the depth.
+    Works shard by shard of the items and keeps the best so far at `path`, from where a killed search goes on.
+    """
+    (n_anchors, width, dim), (n_items, depth, _) = anchors_APD.shape, items_BQD.shape
+    best, done = _reopened(path, n_anchors, min(k, n_items))
+    per_shard, per_chunk = max(1, shard // depth), max(1, CHUNK // width)
+    for start in range(done, n_items, per_shard):
+        stop = min(start + per_shard, n_items)
+        index = NeighborIndex(items_BQD[start:stop].reshape(-1, dim), backend=backend)
+        for low in tqdm(range(0, n_anchors, per_chunk), desc=f"neighbours {path.stem.split('_')[0]}", leave=False):
+            rows = np.arange(low, min(low + per_chunk, n_anchors))
+            wanted = k + known.most(low, low + len(rows))
+            item, similarity = _search(index, float32(anchors_APD[low : low + len(rows)]), depth, wanted)
+            item = np.where(item >= 0, item + start, -1)
+            similarity[known.mask(rows, item)] = -np.inf
+            _merge(best, rows, item, similarity)
+        _save(path, best, stop)
+    return best
+
+
+def _search(index: NeighborIndex, anchors_aPD: Floats, depth: int, wanted: int) -> tuple[Ints, Floats]:
+    """At least `wanted` distinct items an anchor, where the index has them."""
+    n_anchors, width, dim = anchors_aPD.shape
+    fetch = min(wanted, index.n)
+    while True:
+        vector, similarity = index.search(anchors_aPD.reshape(-1, dim), fetch)
+        item = np.where(vector >= 0, vector // depth, -1).reshape(n_anchors, -1)
+        item, similarity = _distinct(item, similarity.reshape(n_anchors, -1))
+        short = (item >= 0).sum(axis=1) < min(wanted, index.n // depth)
+        exhausted = (
+            (vector < 0).any(axis=1).reshape(n_anchors, width).all(axis=1)
+        )  # IVF has no more in the cells it probes
+        if fetch == index.n or not (short & ~exhausted).any():
+            return item, similarity
+        fetch = min(2 * fetch, index.n)
+
+
+def _distinct(item_An: Ints, similarity_An: Floats) -> tuple[Ints, Floats]:
+    """Each item of a row once, with its largest similarity; the other places become -1 and -inf."""
+    order = np.lexsort((-similarity_An, item_An), axis=1)
+    item, similarity = np.take_along_axis(item_An, order, 1), np.take_along_axis(similarity_An, order, 1)
+    repeated = np.zeros(item.shape, np.bool_)
+    repeated[:, 1:] = item[:, 1:] == item[:, :-1]
+    repeated |= item < 0
+    return np.where(repeated, -1, item), np.where(repeated, -np.inf, similarity).astype(np.float32)
+
+
+def _merge(best: Nearest, rows: Ints, item_an: Ints, similarity_an: Floats) -> None:
+    """The best k of what a row has and of what was found now; ties go to the lower item."""
+    item = np.concatenate([best.item_Ak[rows], item_an], axis=1)
+    similarity = np.concatenate([best.similarity_Ak[rows], similarity_an], axis=1)
+    order = np.lexsort((item, -similarity), axis=1)[:, : best.item_Ak.shape[1]]
+    similarity = np.take_along_axis(similarity, order, 1)
+    best.item_Ak[rows] = np.where(np.isfinite(similarity), np.take_along_axis(item, order, 1), -1)
+    best.similarity_Ak[rows] = similarity
+
+
+def _reopened(path: Path, n_anchors: int, k: int) -> tuple[Nearest, int]:
+    if not path.exists():
+        return Nearest(np.full((n_anchors, k), -1, np.int32), np.full((n_anchors, k), -np.inf, np.float32)), 0
+    with np.load(path) as saved:
+        return Nearest(saved["item"], saved["similarity"]), int(saved["done"])
+
+
+def _save(path: Path, best: Nearest, done: int) -> None:
+    with atomic_write(path) as file:
+        np.savez(file, item=best.item_Ak, similarity=best.similarity_Ak, done=done)
+
+
+def recall_of_candidates(
+    anchors_APD: Vectors, items_BQD: Vectors, found: Nearest, known: Known, sample: int = 256, seed: int = 0
+) -> float:
+    """Share of the exact top k that the search found, over a sample of the anchors (all pairs compared, in float32).
+
+    A found item counts if its exact similarity reaches that of the exact k-th: of items that tie any may be listed.
+    """
+    anchors = np.sort(np.random.default_rng(seed).permutation(len(anchors_APD))[:sample])
+    exact_AB = _exact(float32(anchors_APD[anchors]), items_BQD)
+    exact_AB[known.mask(anchors, np.broadcast_to(np.arange(len(items_BQD)), exact_AB.shape))] = -np.inf
+    item = found.item_Ak[anchors].astype(np.int64)
+    k = item.shape[1]
+    kth_A = np.partition(exact_AB, -k, axis=1)[:, -k:].min(axis=1, keepdims=True)
+    possible = np.minimum(np.isfinite(exact_AB).sum(axis=1), k)
+    kth_A = np.where(np.isfinite(kth_A), kth_A, -2.0)
+    hit = (np.take_along_axis(exact_AB, item.clip(min=0), 1) >= kth_A - 1e-6) & (item >= 0)
+    return float(hit.sum() / possible.sum()) if possible.any() else 1.0
+
+
+def _exact(anchors_aPD: Floats, items_BQD: Vectors) -> Floats:
+    """Similarity (a, B) of every anchor with every item."""
+    block = max(1, EXACT_BLOCK // items_BQD.shape[1])
+    parts = []
+    for low in range(0, len(items_BQD), block):
+        items = float32(items_BQD[low : low + block])
+        parts.append(np.einsum("apd,bqd->abpq", anchors_aPD, items, optimize=True).max(axis=(2, 3)))
+    return np.concatenate(parts, axis=1)
+
+
+def similarity_of_pairs(
+    anchors_APD: Vectors, items_BQD: Vectors, anchor_K: Ints, item_K: Ints, block: int = 4096
+) -> Floats:
+    """(K,) exact similarity of pairs."""
+    parts = [np.empty(0, np.float32)]
+    for low in range(0, len(anchor_K), block):
+        part = slice(low, low + block)
+        anchors, items = float32(anchors_APD[anchor_K[part]]), float32(items_BQD[item_K[part]])
+        parts.append(np.einsum("kpd,kqd->kpq", anchors, items).max(axis=(1, 2)))
+    return np.concatenate(parts)

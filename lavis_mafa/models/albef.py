@@ -1,0 +1,178 @@
+"""`mafa_albef`: ALBEF pre-training with MAFA; LAVIS' `albef_pretrain` less its momentum copies and queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lavis.common.registry import registry
+from lavis.models.albef_models.albef_pretrain import AlbefPretrain
+from lavis.models.base_model import BaseModel
+from lavis.models.blip2_models.blip2 import disabled_train
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.models.albef_parts import adapt_albef, build_text_encoder, build_visual_encoder
+from lavis_mafa.models.attention import fuse_attention, images_of_pairs
+from lavis_mafa.models.base import Encoded, MafaForward
+from lavis_mafa.models.pretrained import load_from_config
+from lavis_mafa.models.text import load_tokenizer, tokenize
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
+# ITC on the rank's own batch, one-hot where S-ITC is off
+ALBEF_SETTINGS = {"itc_gather": False, "label_smoothing": 0.0}
+
+
+@dataclass
+class AlbefState:
+    """What ITM and MLM need of an encoded batch."""
+
+    image_embeds: Tensor  # (B, L, V)
+    text_embeds: Tensor  # (B, T, E), after the text half of BERT
+    tokens: Any  # input_ids, attention_mask (B, T)
+
+
+@registry.register_model("mafa_albef")
+class MafaAlbef(MafaForward, AlbefPretrain):
+    """ALBEF with MAFA in its losses: ITC on the local batch, ITM and MLM; no momentum encoder, no queue.
+
+    Beyond LAVIS' keys the model config takes `vocab`, `bert`, `text_encoder` (widths), `vit_model` (any tower of
+    models/towers.py), `vit_weights`, `freeze_vit`, `load_pretrained` and `mafa` (core/settings.py).
+    """
+
+    PRETRAINED_MODEL_CONFIG_DICT = {name: str(CONFIGS / f"mafa_albef_{name}.yaml") for name in ("base", "scenes")}
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        *,
+        mafa: MafaSettings | None = None,
+        freeze_vit: bool = False,
+        embed_dim: int = 256,
+        mlm_mask_prob: float = 0.5,
+        temp: float = 0.07,
+        max_txt_len: int = 25,
+    ) -> None:
+        BaseModel.__init__(self)  # AlbefPretrain's own would make the momentum copies and the queue
+        self.tokenizer, self.max_txt_len, self.mlm_probability = tokenizer, max_txt_len, mlm_mask_prob
+        self.visual_encoder, self.text_encoder = image_encoder, text_encoder
+        self.vision_proj = nn.Linear(image_encoder.num_features, embed_dim)
+        self.text_proj = nn.Linear(text_encoder.config.hidden_size, embed_dim)
+        self.itm_head = nn.Linear(text_encoder.config.hidden_size, 2)
+        self.temp = nn.Parameter(temp * torch.ones([]))
+        fuse_attention(self.text_encoder)
+        self.mafa = mafa or MafaSettings(**ALBEF_SETTINGS)
+        self.miner = ConnectionMiner(self.mafa)
+        self.tower_is_frozen, self.tower_has_weights = freeze_vit, False
+        if freeze_vit:
+            self.visual_encoder.requires_grad_(False).eval()
+            self.visual_encoder.train = disabled_train.__get__(self.visual_encoder)
+
+    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
+        """Tower tokens (B, L, V), the sample's cached ones or computed; without gradient where the tower is frozen."""
+        if "image_tokens" in samples:
+            return samples["image_tokens"].float()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
+            return self.visual_encoder(samples["image"])
+
+    def encode_image(self, tokens_BLV: Tensor) -> tuple[Tensor, Tensor]:
+        """Tower tokens → (image_embeds (B, L, V), image_feat (B, 1, D) of unit length: the class token's, or the mean's)."""
+        net = getattr(self.visual_encoder, "net", self.visual_encoder)
+        has_class_token = hasattr(net, "cls_token") or hasattr(net, "class_token")
+        summary_BV = tokens_BLV[:, 0] if has_class_token else tokens_BLV.mean(dim=1)
+        return tokens_BLV, F.normalize(self.vision_proj(summary_BV).float(), dim=-1)[:, None]
+
+    def text_embeds(self, tokens: Any) -> Tensor:
+        """Tokens (B, T) → states (B, T, E) after the text half of BERT."""
+        mask = tokens.attention_mask
+        return self.text_encoder.bert(tokens.input_ids, mask, return_dict=True, mode="text").last_hidden_state
+
+    def text_feat(self, text_embeds: Tensor) -> Tensor:
+        return F.normalize(self.text_proj(text_embeds[:, 0]).float(), dim=-1)
+
+    def encode_text(self, tokens: Any) -> Tensor:
+        """Tokens (B, T) → text_feat (B, D) of unit length."""
+        return self.text_feat(self.text_embeds(tokens))
+
+    def tokenize(self, texts: list[str]) -> Any:
+        return tokenize(self.tokenizer, list(texts), self.max_txt_len, self.device)
+
+    def pair_state(self, tokens_NLV: Tensor, tokens: Any) -> AlbefState:
+        """What `match_logits` needs of images, given as tower tokens (N, L, V), and texts, given as tokens (C, T)."""
+        return AlbefState(tokens_NLV, self.text_embeds(tokens), tokens)
+
+    def encode(self, samples: Mapping[str, Any]) -> Encoded:
+        with torch.no_grad():
+            self.temp.clamp_(0.001, 0.5)
+        image_embeds, image_feat = self.encode_image(self.vision_tokens(samples))
+        if self.tower_is_frozen and isinstance(samples, dict):
+            samples.setdefault("image_tokens", image_embeds.detach())  # a Con-D on the same frozen tower reads them
+        state = self.pair_state(image_embeds, self.tokenize(samples["text_input"]))
+        return Encoded(image_feat, self.text_feat(state.text_embeds), state)
+
+    def match_logits(self, state: AlbefState, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """ITM head on the fusion half's [CLS] (ALBEF, section 3.2), (K, 2); the text half is run once a text."""
+        with images_of_pairs(self.text_encoder, image_K):
+            output = self.text_encoder.bert(
+                encoder_embeds=state.text_embeds[text_K],
+                attention_mask=state.tokens.attention_mask[text_K],
+                encoder_hidden_states=state.image_embeds,
+                return_dict=True,
+                mode="fusion",
+            )
+        return self.itm_head(output.last_hidden_state[:, 0]).float()
+
+    def text_loss(self, state: AlbefState, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
+        """Masked language modelling (ALBEF, eq. 3), every pair under its own mask; the head sees masked tokens only."""
+        ids = state.tokens.input_ids[text_K].cpu()  # LAVIS draws its masks on the CPU
+        chances = torch.full(ids.shape, self.mlm_probability)
+        ids, labels = self.mask(
+            ids, self.text_encoder.config.vocab_size, ids.device, targets=ids.clone(), probability_matrix=chances
+        )
+        ids, labels = ids.to(text_K.device), labels.to(text_K.device)
+        with images_of_pairs(self.text_encoder, image_K):
+            hidden = self.text_encoder.bert(
+                ids,
+                attention_mask=state.tokens.attention_mask[text_K],
+                encoder_hidden_states=state.image_embeds,
+                return_dict=True,
+            ).last_hidden_state
+        masked = labels != -100
+        logits = self.text_encoder.cls(hidden[masked]).float()
+        # where no token is masked the loss is 0; a plain mean would be NaN
+        return {"loss_mlm": F.cross_entropy(logits, labels[masked], reduction="sum") / max(len(logits), 1)}
+
+    @classmethod
+    def from_config(cls, cfg: Any, may_miss: tuple[str, ...] = ()) -> MafaAlbef:
+        """Build and load. `may_miss`: prefixes that the checkpoint may lack (Con-D needs no MLM head)."""
+        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        # what a checkpoint will give is not fetched from elsewhere first
+        starts = not (plain.get("load_finetuned", False) or plain.get("load_pretrained", True))
+        frozen = bool(plain.get("freeze_vit", False))
+        vit_weights = plain.get("vit_weights") if starts or frozen else None
+        bert = plain.get("bert") if starts else None
+        tower = build_visual_encoder(plain, vit_weights)
+        tokenizer = load_tokenizer(plain.get("vocab", "bert-base-uncased"))
+        model = cls(
+            tower,
+            build_text_encoder(plain, tower.num_features, len(tokenizer), bert),
+            tokenizer,
+            mafa=MafaSettings.from_dict({**ALBEF_SETTINGS, **(plain.get("mafa") or {})}),
+            freeze_vit=frozen,
+            embed_dim=plain.get("embed_dim", 256),
+            mlm_mask_prob=plain.get("mlm_mask_prob", 0.5),
+            temp=plain.get("temp", 0.07),
+            max_txt_len=plain.get("max_txt_len", 25),
+        )
+        model.tower_has_weights = frozen and vit_weights is not None
+        model.part_files = {"visual_encoder": vit_weights, "text_encoder": bert}
+        load_from_config(model, plain, adapt=adapt_albef, may_miss=may_miss)
+        return model

@@ -1,0 +1,83 @@
+"""The two encoders of an ALBEF, and the key layouts of published weights. Tested in tests/models/test_albef_weights.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from lavis.common.utils import get_abs_path
+from lavis.models.med import BertConfig, BertForMaskedLM
+from lavis.models.vit import VisionTransformerEncoder, interpolate_pos_embed
+from torch import Tensor, nn
+
+from lavis_mafa.models.pretrained import weights_file
+from lavis_mafa.models.towers import build_tower
+from lavis_mafa.models.weights import fit_state, read_state_dict
+
+MOMENTUM = ("visual_encoder_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.", "image_queue", "text_queue")
+QUEUES = ("idx_queue", "queue_ptr", "ptr_queue")
+
+
+def build_visual_encoder(cfg: Mapping[str, Any], weights: str | None) -> nn.Module:
+    """`vit_model` of models/towers.py, or without one LAVIS' ViT of `vit_type`, from a DeiT file, positions interpolated.
+
+    Raises:
+        ValueError: weights that are missing or of another network, key by key.
+    """
+    if cfg.get("vit_model"):
+        return build_tower(cfg["vit_model"], cfg["image_size"], weights)
+    tower = VisionTransformerEncoder.from_config(cfg)
+    if weights is not None:
+        content = read_state_dict(weights_file(weights))
+        state = {key: value for key, value in content.items() if not key.startswith("head")}
+        fit_state(tower, _with_positions(state, "pos_embed", tower), weights)
+    return tower
+
+
+def build_text_encoder(cfg: Mapping[str, Any], encoder_width: int, vocab_size: int, bert: str | None) -> nn.Module:
+    """BERT with a fusion half: LAVIS' med_config_albef.json with the widths of `text_encoder`; from `bert`, if given.
+
+    Raises:
+        ValueError: `bert` is neither a local folder nor a name that can be fetched.
+    """
+    with open(get_abs_path("configs/models/med_config_albef.json")) as file:
+        values = {**json.load(file), "encoder_width": encoder_width, "vocab_size": vocab_size}
+    config = BertConfig(**{**values, **(cfg.get("text_encoder") or {})})
+    if bert is None:
+        return BertForMaskedLM(config)
+    try:
+        return BertForMaskedLM.from_pretrained(bert, config=config)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"model.bert: {bert!r} is no BERT of these widths that can be had here ({error}); set it to a local folder "
+            "with its weights, to null to start untrained, or set model.load_pretrained: true and model.pretrained"
+        ) from error
+
+
+def adapt_albef(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of an official ALBEF, GRIT-VLP or MAFA file, or of LAVIS' ALBEF models, under `mafa_albef`'s keys.
+
+    Momentum copies and queues are dropped, a retrieval model's `text_encoder.X` becomes `text_encoder.bert.X`, and
+    positions are interpolated to the model's resolution.
+    """
+    kept = {key: value for key, value in state.items() if not key.startswith(MOMENTUM + QUEUES)}
+    renamed = {_with_bert(key): value for key, value in kept.items()}
+    logging.info(
+        "ALBEF layout: %d momentum and queue tensors dropped, %d keys given `bert.`",
+        len(state) - len(kept),
+        sum(key not in kept for key in renamed),
+    )
+    return _with_positions(renamed, "visual_encoder.pos_embed", model.visual_encoder)
+
+
+def _with_bert(key: str) -> str:
+    head, _, rest = key.partition(".")
+    return f"{head}.bert.{rest}" if head == "text_encoder" and not rest.startswith(("bert.", "cls.")) else key
+
+
+def _with_positions(state: dict[str, Tensor], key: str, tower: nn.Module) -> dict[str, Tensor]:
+    if key not in state or not hasattr(tower, "patch_embed"):
+        return state
+    return {**state, key: interpolate_pos_embed(state[key], tower)}

@@ -1,0 +1,81 @@
+"""LAVIS' own networks by their from_config, strictly: LAVIS loads what fits and goes on with random weights for the rest.
+
+Tested in tests/models/test_con_d.py.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+from lavis.models.base_model import BaseModel
+from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
+from lavis.models.blip_models.blip import BlipBase
+from torch import nn
+from transformers import BertTokenizer
+
+from lavis_mafa.models.text import load_tokenizer
+
+Loader = Callable[..., Any]
+
+
+def build_strictly(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
+    """`model_cls` with the weights and, as `vocab`, the local tokenizer that `cfg` names.
+
+    Raises:
+        ValueError: a checkpoint that cannot be read, or that fits in part, naming the keys.
+    """
+    gaps: list[str] = []
+    members: dict[str, Any] = {
+        name: _telling(getattr(model_cls, name), gaps, section) for name in ("load_checkpoint", "load_from_pretrained")
+    }
+    if cfg.get("vocab"):
+        members["init_tokenizer"] = lambda self: _local_tokenizer(model_cls, cfg.vocab)
+    model: BaseModel = type(model_cls.__name__, (model_cls,), members).from_config(cfg)
+    if gaps:
+        lacking = f"{len(gaps)} weights of {model_cls.__name__}: {', '.join(gaps[:8])}"
+        raise ValueError(f"{section}: the checkpoint lacks {lacking}; choose the arch and model_type it was made with")
+    return model
+
+
+def _telling(lavis_loader: Loader, gaps: list[str], section: str) -> Loader:
+    """LAVIS' loader, which notes the keys it went without and says what is wrong with a file."""
+
+    def load(self: BaseModel, url_or_filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            result = lavis_loader(self, url_or_filename, *args, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{section}: {url_or_filename} is torn, or holds Python objects beside tensors, which could run code; "
+                "re-save its state_dict in an environment that you trust"
+            ) from error
+        except (RuntimeError, KeyError, OSError, EOFError) as error:
+            raise ValueError(f"{section}: {url_or_filename} is no checkpoint of {type(self).__name__}: {error}") from error
+        gaps.extend(key for key in result.missing_keys if _matters(self, key))
+        return result
+
+    return load
+
+
+def _matters(model: BaseModel, key: str) -> bool:
+    """Momentum copies, queues and positions serve no score; a frozen BLIP-2 tower comes from its own file."""
+    part = key.split(".")[0]
+    if part.endswith("_m") or "queue" in part or key.endswith("position_ids"):
+        return False
+    return not (part == "visual_encoder" and isinstance(model, Blip2Qformer) and _is_frozen(model.visual_encoder))
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _local_tokenizer(model_cls: type[BaseModel], vocab: str) -> BertTokenizer:
+    """The tokens that LAVIS appends to BERT's: none for ALBEF, [DEC] for BLIP-2, [DEC] and [ENC] for BLIP."""
+    tokenizer = load_tokenizer(vocab)
+    if issubclass(model_cls, (Blip2Qformer, BlipBase)):
+        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    if issubclass(model_cls, BlipBase):
+        tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+        tokenizer.enc_token_id = tokenizer.additional_special_tokens_ids[0]
+    return tokenizer

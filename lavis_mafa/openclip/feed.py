@@ -1,0 +1,148 @@
+"""CSV data of open_clip's training in planned batches, with the identity of every pair.
+
+open_clip's loop iterates over (images, texts) and calls the loss with features alone; `Feed` remembers which rows it
+handed out last, so that the loss can ask. Tested in tests/openclip/test_train.py and test_ranks.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lavis_mafa.core.embeddings import EmbeddingStore
+from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.data.identity import clean_path, image_id, text_id
+
+
+def pair_ids(images: Sequence[object], captions: Sequence[object]) -> Tensor:
+    """(N, 2) int64: image_id and text_id of each row, from the path of its image and its caption."""
+    image_N = [image_id("csv", clean_path(str(image))) for image in images]
+    return torch.tensor([image_N, [text_id(str(caption)) for caption in captions]]).T
+
+
+class _Indexed(Dataset[tuple[Any, ...]]):
+    """The rows of open_clip's data set with their number."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> tuple[Any, ...]:
+        return (*self.dataset[row], row)
+
+
+class Feed:
+    """The training loader that open_clip's loop sees: epochs of planned batches (images, texts) of one rank.
+
+    dataset: open_clip_train's CsvDataset. ids_N2: pair_ids of its rows. planner: batch, ranks, sampling. folder: of
+    plans and embeddings, shared by all ranks. dim: D of the features. accum_freq: batches the loss sees at a time.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        ids_N2: Tensor,
+        planner: GritPlanner,
+        folder: Path,
+        dim: int,
+        rank: int,
+        accum_freq: int = 1,
+        workers: int = 0,
+    ) -> None:
+        self.dataset, self.ids_N2, self.planner = dataset, ids_N2, planner
+        self.folder, self.rank, self.workers = folder, rank, workers
+        self.num_samples = len(dataset)
+        self.num_batches = self.num_samples // (planner.batch_size * planner.world)
+        self.epoch = -1
+        self._plan: Plan | None = None
+        self._last: deque[Tensor] = deque(maxlen=accum_freq)
+        self._unseen = False  # a batch was handed out whose features are not kept yet
+        store = folder / "embeddings", self.num_samples, dim, planner.fingerprint, rank, planner.world
+        self._store = EmbeddingStore(*store) if planner.sampling == "grit" else None
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def set_value(self, epoch: int) -> None:
+        """Plans the epoch; open_clip's DataInfo.set_epoch calls this before it iterates."""
+        self.epoch = epoch
+        self._barrier()  # every rank's embeddings of the epoch before are on disk
+        path = self.folder / f"plan_{epoch}.npz"
+        if self.rank == 0 and not path.exists():  # a resumed run follows the plan it had
+            self._make_plan(epoch).save(path)
+        self._barrier()
+        self._plan = Plan.load(path, epoch=epoch, **self._expected())
+        if self._store is not None:
+            self._store.begin_epoch(epoch, self.num_batches * self.planner.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self._plan is not None, "set_value comes first"
+        self._last.clear()
+        loader = DataLoader(
+            _Indexed(self.dataset),
+            batch_sampler=PlannedBatchSampler(self._plan, self.rank),
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        for images, texts, row_B in loader:
+            self._last.append(row_B)
+            self._unseen = True
+            yield images, texts
+        if self._store is not None:
+            self._store.commit()
+
+    def rows(self, n: int) -> Tensor:
+        """(n,) rows of the batch, or of the accumulated batches, that the loss is called with."""
+        row_n = torch.cat(list(self._last))
+        assert len(row_n) == n, f"{len(row_n)} rows were handed out, {n} features came back"
+        return row_n
+
+    def keep(self, row_n: Tensor, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
+        """Stores the features that the next epoch is planned from, once for each batch (accumulation calls again)."""
+        if self._store is not None and self._unseen:
+            self._store.write(row_n, image_features_nD, text_features_nD)
+        self._unseen = False
+
+    def _make_plan(self, epoch: int) -> Plan:
+        lead = embeddings = None
+        if epoch > 0:
+            lead = Plan.load(self.folder / f"plan_{epoch - 1}.npz", epoch=epoch - 1, **self._expected()).untrained
+            embeddings = self._store.gather(epoch - 1) if self._store is not None else None
+        plan = self.planner.plan(epoch, embeddings, self.num_samples, lead, self.ids_N2[:, 0].numpy())
+        images = plan.stats["distinct_images"]
+        logging.info("Epoch %d: %s batches of %.1f distinct images", epoch, plan.sampling, images)
+        return plan
+
+    def _expected(self) -> dict[str, Any]:
+        planner = self.planner
+        return {
+            "n_records": self.num_samples,
+            "batch_size": planner.batch_size,
+            "world": planner.world,
+            "fingerprint": planner.fingerprint,
+        }
+
+    def _barrier(self) -> None:
+        if self.planner.world > 1:
+            dist.barrier()
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of plain values and arrays, for the headers of plans and embeddings."""
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""Guides tell false negatives from negatives for a dual encoder. Tested in tests/openclip/test_guide.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.core.miner import ConnectionMiner, PairScorer
+from lavis_mafa.core.pairs import known_positives, own_positives
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.openclip.masks import PairMasks
+
+ACTIONS = ("drop", "connect")
+
+
+@dataclass(frozen=True)
+class BiEncoderGuide:
+    """Another pair of encoders as judge (GISTEmbed, arXiv 2402.16829, section 3).
+
+    A pair whose guide similarity exceeds that of its anchor's own pair by `margin` (cosine; below 0 for a stricter
+    guide) is no negative: it is dropped, or connected as a positive.
+
+    Raises ValueError for an unknown action or a margin outside [-2, 2].
+    """
+
+    margin: float = 0.0
+    action: str = "drop"
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise ValueError(f"action is {self.action!r}: allowed is {' or '.join(ACTIONS)}")
+        if not -2 <= self.margin <= 2:
+            raise ValueError(f"margin is {self.margin!r}: allowed is a difference of cosines, in [-2, 2]")
+
+    def exceeds(self, anchor_RG: Tensor, partner_WG: Tensor, own_R: Tensor) -> Tensor:
+        """(R, W) bool: the guide finds partner w closer to anchor r, by the margin, than r's own partner (own_R)."""
+        return anchor_RG @ partner_WG.T > own_R[:, None] + self.margin
+
+    def masks(self, guide_image_features_BG: Tensor, guide_text_features_BG: Tensor) -> PairMasks:
+        """The verdicts on a rank's own batch, from guide features (B, G) of any length."""
+        image_BG, text_BG = unit_length(guide_image_features_BG), unit_length(guide_text_features_BG)
+        own_B = (image_BG * text_BG).sum(dim=1)
+        found = self.exceeds(image_BG, text_BG, own_B), self.exceeds(text_BG, image_BG, own_B)
+        found_2BB = torch.stack(found) & ~own_positives(len(own_B), len(own_B), device=own_B.device)
+        none_2BB = torch.zeros_like(found_2BB)
+        return PairMasks(found_2BB, none_2BB) if self.action == "connect" else PairMasks(none_2BB, found_2BB)
+
+
+def unit_length(features_BG: Tensor) -> Tensor:
+    """Features (B, G) in float32, each of length 1."""
+    return F.normalize(features_BG.float(), dim=1)
+
+
+class OpenClipEncoder:
+    """A frozen open_clip model whose features a BiEncoderGuide reads.
+
+    model: what open_clip.create_model gives, with its pretrained weights. It sees the batch as it is handed in: images
+    in its own preprocessing, texts from its own tokenizer.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model: Any = model.eval().requires_grad_(False)
+
+    def __call__(self, images_B3HW: Tensor, texts_BT: Tensor) -> dict[str, Tensor]:
+        """{"guide_image_features", "guide_text_features"}: (B, G) of unit length, keywords of the losses."""
+        return {"guide_image_features": self.image(images_B3HW), "guide_text_features": self.text(texts_BT)}
+
+    @torch.no_grad()
+    def image(self, images_B3HW: Tensor) -> Tensor:
+        """(B, G) of unit length."""
+        features: Tensor = self.model.encode_image(images_B3HW, normalize=True)
+        return features
+
+    @torch.no_grad()
+    def text(self, texts_BT: Tensor) -> Tensor:
+        """(B, G) of unit length."""
+        features: Tensor = self.model.encode_text(texts_BT, normalize=True)
+        return features
+
+
+@dataclass(frozen=True)
+class _FunctionScorer:
+    score: Callable[[Mapping[str, Any], Tensor, Tensor], Tensor]
+    fingerprint: str = "function"
+
+
+class ItmGuide:
+    """MAFA's connection mining for a dual encoder: a frozen ITM network scores the hardest pairs of a batch.
+
+    scorer: a PairScorer (any Con-D), or a function (batch, image_K, text_K) → P(match) (K,).
+    settings: bounds and action; `store` keeps scores between epochs (a function's may not be stored).
+    """
+
+    def __init__(
+        self,
+        scorer: PairScorer | Callable[[Mapping[str, Any], Tensor, Tensor], Tensor],
+        settings: MafaSettings | None = None,
+        store: ConnectionStore | None = None,
+    ) -> None:
+        if not hasattr(scorer, "score") and store is not None:
+            raise ValueError("a store needs a PairScorer: a function has no fingerprint that its scores belong to")
+        asked: Any = scorer if hasattr(scorer, "score") else _FunctionScorer(scorer)
+        self.settings = settings or MafaSettings()
+        if self.settings.negatives != "hardest":
+            raise ValueError(f"negatives is {self.settings.negatives!r}: an ITM guide looks at the hardest pairs alone")
+        self.miner = ConnectionMiner(self.settings, asked, store)
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Any], image_features_BD: Tensor, text_features_BD: Tensor) -> PairMasks:
+        """The verdicts on a rank's batch: collated samples (with image_id and text_id, siblings are no candidates)."""
+        B, device = len(image_features_BD), image_features_BD.device
+        known_BB = own_positives(B, B, device=device)
+        if "image_id" in batch and "text_id" in batch:
+            known_BB = known_positives(batch["image_id"].to(device), batch["text_id"].to(device))
+        sim_BB = image_features_BD.float() @ text_features_BD.float().T
+        mined = self.miner.mine(batch, sim_BB, sim_BB.T, known_BB)
+        return PairMasks.of_mined(mined, self.settings, B)

@@ -1,0 +1,203 @@
+"""open_clip's losses with MAFA: S-ITC, known positives, connections, dropped pairs.
+
+Tested in tests/openclip/test_loss.py and, on 2 and 4 ranks, in test_ranks.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip import loss as open_clip_loss
+from torch import Tensor
+
+from lavis_mafa.core.losses import itc_loss, itc_targets, smooth_own_columns
+from lavis_mafa.openclip.guide import BiEncoderGuide, unit_length
+from lavis_mafa.openclip.masks import PairMasks, Step, gather_rows
+
+
+class _Managed:
+    """What both losses share: the settings, and a step's facts from the keywords of a call."""
+
+    rank: int
+    world_size: int
+    alpha: float
+    connections: Tensor | None
+    guide: BiEncoderGuide | None
+
+    def _configure(self, alpha: float, connections: Tensor | None, guide: BiEncoderGuide | None) -> None:
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha!r}: allowed is a number in [0, 1], 0 for no S-ITC")
+        if connections is not None and (connections.dim() != 2 or connections.shape[1] != 2):
+            raise ValueError(f"connections has shape {tuple(connections.shape)}: give (P, 2) ids, image and text a row")
+        self.alpha, self.connections, self.guide = alpha, connections, guide
+
+    def _step(
+        self,
+        features_BD: Tensor,
+        image_id: Tensor | None,
+        text_id: Tensor | None,
+        pairs: PairMasks | None,
+        guide_image_features: Tensor | None,
+        guide_text_features: Tensor | None,
+    ) -> Step | None:
+        """None where there is nothing to manage."""
+        if (image_id is None) != (text_id is None):
+            raise ValueError("image_id and text_id come together: hand in both, or neither")
+        if (guide_image_features is None) != (guide_text_features is None):
+            raise ValueError("guide_image_features and guide_text_features come together: hand in both, or neither")
+        if self.connections is not None and image_id is None:
+            raise ValueError("connections are found by id: hand in image_id and text_id with the features")
+        if self.guide is not None and guide_image_features is None:
+            raise ValueError("the guide needs guide_image_features and guide_text_features of the batch")
+        ids = features = None
+        if image_id is not None and text_id is not None:
+            ids = image_id.to(features_BD.device), text_id.to(features_BD.device)
+        if self.guide is not None and guide_image_features is not None and guide_text_features is not None:
+            features = unit_length(guide_image_features), unit_length(guide_text_features)
+        if not (self.alpha or ids or pairs or features):
+            return None
+        if self.connections is not None:
+            self.connections = self.connections.to(features_BD.device)  # moved once
+        where = len(features_BD), self.rank, self.world_size, features_BD.device
+        return Step(*where, ids, self.connections, pairs, self.guide, features)
+
+
+class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
+    """open_clip.ClipLoss that manages false negatives (MAFA, arXiv 2312.06112). With nothing to manage it is ClipLoss.
+
+    Beyond ClipLoss' own arguments (all of them, in their order):
+        alpha: S-ITC smoothing over the rank's own columns; set the attribute between epochs (MAFA: 0, then 0.5).
+        connections: (P, 2) int64, image_id and text_id of pairs that are known to match.
+        guide: finds false negatives by the similarities of another pair of encoders.
+
+    Raises ValueError for an alpha outside [0, 1], connections of another shape, or Horovod.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.0,
+        connections: Tensor | None = None,
+        guide: BiEncoderGuide | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._configure(alpha, connections, guide)
+        if getattr(self, "use_horovod", False):
+            raise ValueError("MafaClipLoss gathers by torch.distributed: leave out use_horovod")
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor | None = None,
+        output_dict: bool = False,
+        *,
+        image_id: Tensor | None = None,
+        text_id: Tensor | None = None,
+        pairs: PairMasks | None = None,
+        guide_image_features: Tensor | None = None,
+        guide_text_features: Tensor | None = None,
+    ) -> Any:
+        """The loss, a scalar, or with output_dict {"contrastive_loss": loss}.
+
+        image_features, text_features: (B, D) of unit length. image_id, text_id: (B,) int64; pairs of one image or one
+        caption are positives. pairs: what a guide or a miner said of this rank's batch. guide_image_features,
+        guide_text_features: (B, G), read by the guide. All keywords may travel in the model's output dictionary.
+
+        Raises ValueError where ids or guide features are missing that a setting needs.
+        """
+        step = self._step(image_features, image_id, text_id, pairs, guide_image_features, guide_text_features)
+        if step is None:
+            return super().forward(
+                image_features, text_features, logit_scale, logit_bias=logit_bias, output_dict=output_dict
+            )
+        # a bias common to all logits moves no softmax, so it is left out here
+        logits_2RW = self.get_logits(image_features, text_features, logit_scale)
+        target_2RW, dropped_2RW = self._targets(step)
+        loss = itc_loss(*(_without(*both) for both in zip(logits_2RW, dropped_2RW, strict=True)), *target_2RW)
+        return {"contrastive_loss": loss} if output_dict else loss
+
+    def _targets(self, step: Step) -> tuple[list[Tensor], list[Tensor]]:
+        """Targets and dropped pairs of each direction, (R, W): R is B, or W where each rank computes the whole loss."""
+        positive_2BW, dropped_2BW = step.by_anchor()
+        own_col_B = torch.arange(step.first_col, step.first_col + step.B, device=step.device)
+        targets = []
+        for positive_BW, dropped_BW in zip(positive_2BW, dropped_2BW, strict=True):
+            target_BW = itc_targets(own_col_B, positive_BW, torch.zeros_like(positive_BW))
+            target_BW = smooth_own_columns(target_BW, self.alpha, step.first_col, step.B).masked_fill(dropped_BW, 0.0)
+            targets.append(target_BW / target_BW.sum(dim=1, keepdim=True))  # what a dropped pair had goes to the others
+        world = 1 if self.local_loss else step.world
+        return (
+            [gather_rows(target_BW, world) for target_BW in targets],
+            [gather_rows(dropped_BW.byte(), world).bool() for dropped_BW in dropped_2BW],
+        )
+
+
+class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
+    """open_clip's SigLipLoss that manages false negatives. With nothing to manage it is SigLipLoss.
+
+    A positive (own, known, connected) gets label +1, a dropped pair has no loss, α mixes the 0/1 target into
+    (1-α)·y + α/B over the rank's own columns, as S-ITC does. Arguments beyond SigLipLoss' own: see MafaClipLoss.
+    Where there is something to manage, texts of other ranks come by one all_gather, whatever dist_impl says.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.0,
+        connections: Tensor | None = None,
+        guide: BiEncoderGuide | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._configure(alpha, connections, guide)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor,
+        output_dict: bool = False,
+        *,
+        image_id: Tensor | None = None,
+        text_id: Tensor | None = None,
+        pairs: PairMasks | None = None,
+        guide_image_features: Tensor | None = None,
+        guide_text_features: Tensor | None = None,
+    ) -> Any:
+        """The loss, a scalar, or with output_dict {"contrastive_loss": loss}. Keywords and errors: see MafaClipLoss."""
+        step = self._step(image_features, image_id, text_id, pairs, guide_image_features, guide_text_features)
+        if step is None:
+            return super().forward(image_features, text_features, logit_scale, logit_bias, output_dict=output_dict)
+        positive_BW, dropped_BW = step.by_pair()
+        target_BW = smooth_own_columns(positive_BW.float(), self.alpha, step.first_col, step.B)
+        loss: Any = 0.0
+        columns = zip(
+            self._texts_of_all_ranks(text_features),
+            target_BW.split(step.B, dim=1),
+            dropped_BW.split(step.B, dim=1),
+            strict=True,
+        )
+        for text_BD, target_BB, dropped_BB in columns:  # rank by rank, so that no (B, W) logits are held
+            logits_BB = self.get_logits(image_features, text_BD, logit_scale, logit_bias).float()
+            loss_BB = F.binary_cross_entropy_with_logits(logits_BB, target_BB, reduction="none")
+            loss = loss + loss_BB.masked_fill(dropped_BB, 0.0).sum() / step.B
+        return {"contrastive_loss": loss} if output_dict else loss
+
+    def _texts_of_all_ranks(self, text_BD: Tensor) -> tuple[Tensor, ...]:
+        if self.world_size == 1:
+            return (text_BD,)
+        from torch.distributed.nn.functional import all_gather
+
+        return tuple(all_gather(text_BD))  # with gradient
+
+
+def _without(logits_RW: Tensor, dropped_RW: Tensor) -> Tensor:
+    """Logits in float32; a dropped pair has no part in its row's softmax."""
+    # not -inf: a target of 0 times the logarithm of 0 would be NaN
+    return logits_RW.float().masked_fill(dropped_RW, torch.finfo(torch.float32).min)

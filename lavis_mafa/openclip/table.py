@@ -1,0 +1,77 @@
+"""Guide features of every row of the data, computed once before training. Tested in tests/openclip/test_train.py."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.openclip.feed import fingerprint
+from lavis_mafa.openclip.guide import OpenClipEncoder
+
+BATCH = 64
+
+
+class GuideTable:
+    """The features of a frozen open_clip model for each image and each caption, float16 on disk, memory-mapped.
+
+    The guide sees every image unaugmented, in its own preprocessing, and tokens of its own tokenizer; so training pays
+    nothing for it. `rows` gives what a loss with a BiEncoderGuide asks for.
+    """
+
+    def __init__(self, image_file: Path, text_file: Path) -> None:
+        self.image_NG, self.text_NG = np.load(image_file, mmap_mode="r"), np.load(text_file, mmap_mode="r")
+
+    def rows(self, row_n: Tensor, device: torch.device) -> dict[str, Tensor]:
+        """{"guide_image_features", "guide_text_features"}: (n, G) float32 of these rows."""
+        tables = {"guide_image_features": self.image_NG, "guide_text_features": self.text_NG}
+        return {name: torch.from_numpy(table[row_n.numpy()]).float().to(device) for name, table in tables.items()}
+
+
+def guide_table(
+    model: str, pretrained: str, dataset: Any, folder: Path, rank: int, world: int, device: Any
+) -> GuideTable:
+    """The table in `folder`, computed by rank 0 where it is not there yet; dataset: open_clip_train's CsvDataset."""
+    name = fingerprint(model, pretrained, dataset.images, dataset.captions)
+    image_file, text_file = folder / f"guide_image_{name}.npy", folder / f"guide_text_{name}.npy"
+    if rank == 0 and not text_file.exists():
+        logging.info("Guide features of %d pairs by %s (%s)", len(dataset), model, pretrained)
+        net, _, preprocess = open_clip.create_model_and_transforms(model, pretrained, device=device)
+        encode, tokenizer = OpenClipEncoder(net), open_clip.get_tokenizer(model)
+        images = DataLoader(_Images(dataset.images, preprocess), batch_size=BATCH)
+        _save(image_file, (encode.image(batch.to(device)) for batch in images))
+        captions = [str(caption) for caption in dataset.captions]
+        batches = (tokenizer(captions[low : low + BATCH]) for low in range(0, len(captions), BATCH))
+        _save(text_file, (encode.text(batch.to(device)) for batch in batches))
+    if world > 1:
+        dist.barrier()
+    return GuideTable(image_file, text_file)
+
+
+class _Images(Dataset[Tensor]):
+    def __init__(self, paths: list[str], preprocess: Any) -> None:
+        self.paths, self.preprocess = paths, preprocess
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Tensor:
+        with Image.open(str(self.paths[row])) as image:
+            prepared: Tensor = self.preprocess(image)
+        return prepared
+
+
+def _save(path: Path, parts: Iterable[Tensor]) -> None:
+    features = torch.cat([part.half().cpu() for part in parts]).numpy()
+    with atomic_write(path) as file:
+        np.save(file, features)

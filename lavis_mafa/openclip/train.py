@@ -1,0 +1,182 @@
+"""open_clip's own training with MAFA: `python -m lavis_mafa.openclip.train`, on CSV data.
+
+All arguments of open_clip_train are open_clip's; ours begin with --mafa. Nothing of open_clip is copied or changed on
+disk: while it runs, its `get_data` and `create_loss` are ours. Tested in tests/openclip/test_train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pandas as pd
+import torch
+
+from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.openclip.feed import Feed, fingerprint, pair_ids
+from lavis_mafa.openclip.guide import ACTIONS, BiEncoderGuide
+from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
+from lavis_mafa.openclip.table import GuideTable, guide_table
+
+
+def parser() -> argparse.ArgumentParser:
+    """Our own arguments; the others are open_clip_train's."""
+    ours = argparse.ArgumentParser(prog="lavis_mafa.openclip.train", add_help=False, allow_abbrev=False)
+    add = ours.add_argument_group("MAFA").add_argument
+    add("--mafa-alpha", type=float, default=0.5, help="S-ITC smoothing")
+    add("--mafa-alpha-from-epoch", type=int, default=1, help="first epoch with S-ITC; epoch 0 is random")
+    add("--mafa-sampling", choices=("grit", "random"), default="grit", help="batches of look-alikes, or random ones")
+    add("--mafa-search-space", default="all", help="rows a chain of look-alikes may choose from, or all")
+    add("--mafa-siblings", choices=("apart", "free"), default="apart", help="may a batch hold two rows of one image?")
+    add("--mafa-known-positives", choices=("on", "off"), default="on", help="equal images and captions are positives")
+    add("--mafa-connections", help="file like --train-data with further pairs that match")
+    add("--mafa-guide", help="open_clip model whose features tell false negatives")
+    add("--mafa-guide-pretrained", help="its pretrained tag or local file")
+    add("--mafa-guide-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
+    add("--mafa-guide-action", choices=ACTIONS, default="drop", help="what becomes of such a pair")
+    return ours
+
+
+class Training:
+    """What takes the place of open_clip_train's `get_data` and `create_loss` in one run."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.feed: Feed | None = None
+        self.table: GuideTable | None = None
+        self.guide = None
+        if options.mafa_guide:
+            if not options.mafa_guide_pretrained:
+                raise ValueError("--mafa-guide needs --mafa-guide-pretrained: a guide without weights tells nothing")
+            self.guide = BiEncoderGuide(options.mafa_guide_margin, options.mafa_guide_action)
+
+    def get_data(self, args: Any, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
+        """open_clip's data with the training loader replaced by our feed."""
+        from open_clip_train import data as open_clip_data
+
+        data: dict[str, Any] = open_clip_data.get_data(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
+        if "train" not in data:
+            return data
+        dataset = data["train"].dataloader.dataset
+        if not (hasattr(dataset, "images") and hasattr(dataset, "captions")):
+            raise ValueError("lavis_mafa.openclip.train plans batches by row: give CSV data (--dataset-type csv)")
+        folder = Path(args.logs) / args.name / "mafa"
+        ids_N2 = pair_ids(dataset.images, dataset.captions)
+        ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
+        self.feed = Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks)
+        if self.guide:
+            where = folder, args.rank, args.world_size, args.device
+            self.table = guide_table(self.options.mafa_guide, self.options.mafa_guide_pretrained, dataset, *where)
+        data["train"] = open_clip_data.DataInfo(dataloader=self.feed, shared_epoch=self.feed)
+        return data
+
+    def create_loss(self, args: Any) -> HandedLoss:
+        """The managed loss that the arguments ask for, and what it needs of each batch."""
+        if args.distill or "coca" in args.model.lower():
+            raise ValueError("ClipLoss and SigLipLoss alone have a managed form: leave out distillation, take no CoCa")
+        if getattr(args, "horovod", False):
+            raise ValueError("the ranks speak by torch.distributed: start with torchrun, leave out --horovod")
+        assert self.feed is not None, "open_clip asks for the data first"
+        if self.options.mafa_sampling == "random" and self.options.mafa_alpha > 0:
+            logging.warning(
+                "S-ITC without hard batches hurts (MAFA, Table 5): give --mafa-alpha 0 with random sampling"
+            )
+        ours: dict[str, Any] = {"connections": self._connections(args), "guide": self.guide}
+        if args.siglip:
+            ranks = {"rank": args.rank, "world_size": args.world_size, "dist_impl": args.loss_dist_impl}
+            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.table, self.options)
+        loss = MafaClipLoss(
+            local_loss=args.local_loss,
+            gather_with_grad=args.gather_with_grad,
+            cache_labels=True,
+            rank=args.rank,
+            world_size=args.world_size,
+            **ours,
+        )
+        return HandedLoss(loss, self.feed, self.table, self.options)
+
+    def _planner(self, args: Any, ids_N2: torch.Tensor) -> GritPlanner:
+        space, options = self.options.mafa_search_space, self.options
+        run = ids_N2.numpy(), args.model, args.seed, space, options.mafa_sampling, options.mafa_siblings
+        return GritPlanner(
+            batch_size=args.batch_size,
+            world=args.world_size,
+            search_space=int(space) if space.isdigit() else space,
+            seed=args.seed,
+            sampling=options.mafa_sampling,
+            siblings=options.mafa_siblings,
+            fingerprint=fingerprint(*run),
+        )
+
+    def _connections(self, args: Any) -> torch.Tensor | None:
+        path = self.options.mafa_connections
+        if path is None:
+            return None
+        table = pd.read_csv(path, sep=args.csv_separator)
+        return pair_ids(table[args.csv_img_key].tolist(), table[args.csv_caption_key].tolist())
+
+
+class HandedLoss:
+    """Calls a managed loss with what open_clip's loop does not know: ids, guide features, the epoch's α."""
+
+    def __init__(self, loss: Any, feed: Feed, table: GuideTable | None, options: argparse.Namespace) -> None:
+        self.loss, self.feed, self.table, self.options = loss, feed, table, options
+
+    def __call__(self, image_features: torch.Tensor, text_features: torch.Tensor, **rest: Any) -> Any:
+        row_n = self.feed.rows(len(image_features))
+        self.feed.keep(row_n, image_features, text_features)
+        on = self.feed.epoch >= self.options.mafa_alpha_from_epoch
+        self.loss.alpha = self.options.mafa_alpha if on else 0.0
+        if self.options.mafa_known_positives == "on" or self.loss.connections is not None:
+            rest["image_id"], rest["text_id"] = self.feed.ids_N2[row_n].unbind(dim=1)
+        if self.table is not None:
+            rest |= self.table.rows(row_n, image_features.device)
+        return self.loss(image_features, text_features, **rest)
+
+
+@contextmanager
+def replaced(module: Any, **functions: Any) -> Iterator[None]:
+    """The module's functions are ours while this lasts."""
+    missing = [name for name in functions if not hasattr(module, name)]
+    if missing:
+        raise ValueError(
+            f"{module.__name__} of open_clip {open_clip.__version__} has no {' or '.join(missing)} to stand in for; "
+            "use MafaClipLoss in your own loop"
+        )
+    before = {name: getattr(module, name) for name in functions}
+    for name, function in functions.items():
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(module, name, function)
+
+
+def main(argv: Sequence[str]) -> Any:
+    """Runs open_clip_train.main with our arguments taken out; returns what it returns."""
+    from open_clip_train import main as open_clip_main
+
+    if "--help" in argv or "-h" in argv:
+        parser().print_help()
+    options, theirs = parser().parse_known_args(argv)
+    training = Training(options)
+    with replaced(open_clip_main, get_data=training.get_data, create_loss=training.create_loss):
+        return open_clip_main.main(theirs)
+
+
+def _dim(model: str) -> int:
+    config = open_clip.get_model_config(model.replace("/", "-"))
+    if config is None:
+        raise ValueError(f"--model {model}: give one of open_clip.list_models(), whose feature width is known")
+    return int(config["embed_dim"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""A folder to look at: pairs of image and caption with their scores, to sort, filter and search. No network, no server.
+
+index.html shows a page of cards at a time from data.js, so that ten thousand pairs open as quickly as ten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+THUMBNAIL = 320  # px, the longer side
+SMALL = 96  # px: images below are rendered ones, which JPEG and smoothing would smear
+VERDICTS = ("connection", "ambiguous", "negative", "suspect")
+# Captions may hold HTML: the template escapes, and the page's script writes them as text alone.
+PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+OpenImage = Callable[[int], Image.Image]  # record → image
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """The image of `record` and `caption` (row `text_row`), with what Con-D says of them.
+
+    verdict: one of VERDICTS; a suspect is an annotated pair that Con-D doubts. caption_record: the record that the
+    caption was annotated with, None if it is this one. similarity: of ITC, None if not known. path, image_id: as
+    annotated. true: whether they do match, None where that is not known.
+    """
+
+    record: int
+    text_row: int
+    caption: str
+    own_captions: Sequence[str]
+    caption_record: int | None
+    p: float
+    verdict: str = "connection"
+    similarity: float | None = None
+    path: str = ""
+    image_id: str = ""
+    true: bool | None = None
+
+
+def write_gallery(
+    folder: str | Path, rows: Iterable[GalleryRow], open_image: OpenImage, title: str = "Connections"
+) -> Path:
+    """Writes the folder anew and returns its index.html; rows are shown in the order given until a visitor sorts them.
+
+    An address names a view: index.html#q=red+cube&verdict=ambiguous&sort=-similarity&page=2.
+    """
+    folder, rows = Path(folder), list(rows)
+    new, old = (folder.with_name(f"{folder.name}.{part}.{os.getpid()}") for part in ("new", "old"))
+    try:
+        (new / "images").mkdir(parents=True)
+        images = {record: _thumbnail(open_image(record), new, record) for record in _records(rows)}
+        data = {"images": images, "rows": [_plain(row) for row in rows]}
+        # ASCII alone: a caption may hold characters that end a line in JavaScript
+        (new / "data.js").write_text(f"window.gallery = {json.dumps(data)};\n", encoding="ascii")
+        counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+        html = PAGES.get_template("gallery.html.j2").render(
+            title=title,
+            n=len(rows),
+            counts={verdict: count for verdict, count in counts.items() if count},
+            n_true=sum(row.true is True for row in rows if row.verdict == "connection"),
+            n_known=sum(row.true is not None for row in rows if row.verdict == "connection"),
+            has_similarity=any(row.similarity is not None for row in rows),
+        )
+        (new / "index.html").write_text(html, encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return folder / "index.html"
+
+
+def _records(rows: Sequence[GalleryRow]) -> list[int]:
+    shown = {row.record for row in rows} | {row.caption_record for row in rows if row.caption_record is not None}
+    return sorted(shown)
+
+
+def _thumbnail(image: Image.Image, folder: Path, record: int) -> str:
+    """Writes a thumbnail and returns its address below the folder."""
+    kind = "png" if max(image.size) < SMALL else "jpg"
+    address = f"images/{record}.{kind}"
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(folder / address, quality=85)
+    return address
+
+
+def _plain(row: GalleryRow) -> dict[str, Any]:
+    """A row without what is not known; scores with as many digits as anybody sorts by."""
+    values = {name: value for name, value in asdict(row).items() if value not in (None, "")}
+    return values | {name: round(values[name], 6) for name in ("p", "similarity") if name in values}

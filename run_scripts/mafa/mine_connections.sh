@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Find the missing connections of an image-text data set, and show them. Without arguments: of the embedded scenes.
+#   bash run_scripts/mafa/mine_connections.sh
+#   bash run_scripts/mafa/mine_connections.sh --options run.range_max=10 run.output_dir=/tmp/try
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+cd "$LAVIS_MAFA_ROOT"
+case " $* " in *" --cfg-path"*) ;; *) set -- --cfg-path projects/mafa/mine/mine_scenes.yaml "$@" ;; esac
+exec "$PYTHON_BIN" -m lavis_mafa.mine "$@"

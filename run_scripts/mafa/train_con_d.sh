@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Train a Con-D, the matching network that tells connections from negatives: random batches, annotated pairs alone.
+#   bash run_scripts/mafa/train_con_d.sh                     on the embedded scenes
+#   bash run_scripts/mafa/train_con_d.sh --cfg-path projects/mafa/blip2/train_con_d_flickr8k.yaml
+source "$(dirname "${BASH_SOURCE[0]}")/train.sh"
+train projects/mafa/blip2/train_con_d_scenes.yaml "$@"

@@ -1,0 +1,87 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lavis_mafa.core.file_scorer import FileScorer
+from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.core.pairs import judge
+from lavis_mafa.core.settings import MafaSettings
+
+WORDS = {1: "connection", 0: "ambiguous", -1: "negative"}
+
+
+def write(path, image_id_K, text_id_K, p_K):
+    verdict = [WORDS[v] for v in judge(torch.as_tensor(p_K), 0.5, 0.8).tolist()]
+    frame = pd.DataFrame({"image_id": image_id_K, "text_id": text_id_K, "p": p_K, "verdict": verdict})
+    frame.to_parquet(path)
+    return path
+
+
+def batch(size, seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "index": torch.arange(size),
+        "text_row": torch.arange(size),
+        "image_id": torch.from_numpy(rng.permutation(2**62 + np.arange(size))),
+        "text_id": torch.from_numpy(rng.permutation(2**61 + np.arange(size))),
+    }
+
+
+class Online:
+    """A Con-D whose P(match) is a matrix."""
+
+    fingerprint = "online"
+
+    def __init__(self, p_BB):
+        self.p_BB = p_BB
+
+    def score(self, batch, image_K, text_K):
+        return self.p_BB[image_K, text_K]
+
+
+@pytest.mark.parametrize("settings", [{}, {"action": "drop"}, {"verify_spare": True}, {"pairs_once": False}])
+@pytest.mark.parametrize("seed", range(4))
+def test_mined_verdicts_settle_a_batch_as_con_d_does_online(tmp_path, settings, seed):
+    B, generator = 12, torch.Generator().manual_seed(seed)
+    samples, p_BB = batch(B, seed), torch.rand(B, B, generator=generator)
+    sims = torch.rand(2, B, B, generator=generator)
+    image, text = (grid.ravel() for grid in torch.meshgrid(torch.arange(B), torch.arange(B), indexing="ij"))
+    path = write(
+        tmp_path / "c.parquet",
+        samples["image_id"][image].numpy(),
+        samples["text_id"][text].numpy(),
+        p_BB.ravel().numpy(),
+    )
+    rule, known = MafaSettings.from_dict(settings), torch.eye(B, dtype=torch.bool)
+    online = ConnectionMiner(rule, Online(p_BB)).mine(samples, *sims, known)
+    offline = ConnectionMiner(rule, FileScorer.read(path)).mine(samples, *sims, known)
+    assert offline.counts == online.counts and online.counts["connections"] > 0
+    for name in ("image_K", "text_K", "label_K", "from_text_K"):
+        assert torch.equal(getattr(offline.settled, name), getattr(online.settled, name))
+
+
+def test_pairs_that_are_absent_are_negatives_even_if_both_ids_are_there(tmp_path):
+    scorer = FileScorer.read(write(tmp_path / "c.parquet", [5, 9, 9], [70, 30, 70], np.float32([0.9, 0.6, 0.2])))
+    samples = {"image_id": torch.tensor([5, 9, 1]), "text_id": torch.tensor([30, 70, 99])}
+    image, text = (grid.ravel() for grid in torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"))
+    expected = [[0, 0.9, 0], [0.6, 0, 0], [0, 0, 0]]
+    torch.testing.assert_close(scorer.score(samples, image, text).reshape(3, 3), torch.tensor(expected))
+    assert scorer.covers(np.array([9, 2])) and not scorer.covers(np.array([2, 3]))
+
+
+def test_a_file_without_connections_makes_everything_a_negative(tmp_path):
+    scorer = FileScorer.read(write(tmp_path / "c.parquet", [5], [70], np.float32([0.1])))
+    samples = {"image_id": torch.tensor([5]), "text_id": torch.tensor([70])}
+    assert scorer.score(samples, torch.tensor([0]), torch.tensor([0])).tolist() == [0.0]
+
+
+def test_what_is_no_file_of_verdicts_is_told(tmp_path):
+    with pytest.raises(ValueError, match="no file of verdicts at"):
+        FileScorer.read(tmp_path / "none.parquet")
+    pd.DataFrame({"image_id": [1], "p": [0.5]}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="lacks the columns text_id, verdict"):
+        FileScorer.read(tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").write_bytes(b"no")
+    with pytest.raises(ValueError, match="no readable Parquet"):
+        FileScorer.read(tmp_path / "d.parquet")

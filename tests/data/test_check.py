@@ -1,0 +1,162 @@
+"""`python -m lavis_mafa.data check` on a data set that has everything wrong with it, and on one that is well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lavis_mafa.bad_images import name_bad_images
+from lavis_mafa.data.__main__ import main
+from lavis_mafa.data.annotations import read_annotations
+from lavis_mafa.data.dataset import PairDataset
+from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.records import RecordTable
+
+SCRIPTS = ["一只狗", "كلب أحمر", "собака", "ein Hündchen", "👩‍👩‍👧 🐕", "कुत्ता"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images that are well in every mode, and images that are not."""
+    root = tmp_path / "images"
+    root.mkdir()
+    Image.new("RGB", (9, 8), "red").save(root / "rgb.jpg")
+    Image.new("CMYK", (9, 8)).save(root / "cmyk.jpg")
+    Image.new("P", (9, 8)).save(root / "palette.png")
+    Image.fromarray(np.full((8, 9), 40_000, np.uint16)).save(root / "16bit.png")
+    frames = [Image.new("RGB", (9, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(root / "animated.gif", save_all=True, append_images=frames[1:])
+    (root / "empty.jpg").touch()
+    (root / "text.jpg").write_text("no image")
+    whole = (root / "rgb.jpg").read_bytes()
+    (root / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("L", (400, 300)).save(root / "bomb.png")
+    return tmp_path
+
+
+def config(folder: Path, annotation: Path, batch_size: int = 2) -> list[str]:
+    path = folder / "run.yaml"
+    path.write_text(
+        f"run: {{batch_size_train: {batch_size}}}\n"
+        f"datasets: {{image_text: {{images: {folder / 'images'}, annotations: {{train: {annotation}}}}}}}\n"
+    )
+    return ["check", "--cfg-path", str(path), "--output", str(folder / "out"), "--workers", "2"]
+
+
+def write(folder: Path, lines: list[object]) -> Path:
+    path = folder / "train.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def report(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "out" / "report.json").read_text())["train"]
+
+
+GOOD = [
+    {"image": "rgb.jpg", "caption": "a red page", "image_id": 7, "source": "us"},
+    {"image": "cmyk.jpg", "caption": ["black", "BLACK "], "image_id": "k"},
+    {"image": "palette.png", "caption": "word " * 2000},
+    {"image": "./16bit.png", "caption": SCRIPTS},
+    {"image": "animated.gif", "caption": "red, then blue"},
+]
+BAD = {  # line → kind, part of what is said
+    '{"image": "rgb.jpg", "caption": ': ("row", "broken JSON"),
+    '["rgb.jpg", "a caption"]': ("row", "must be an object"),
+    '{"image": "rgb.jpg", "caption": "  ", "image_id": 7}': ("row", "not empty"),
+    '{"image": "rgb.jpg", "image_id": 7}': ("row", "caption"),
+    '{"image": "rgb.jpg", "caption": ["a", null], "image_id": 7}': ("row", "not empty"),
+    '{"image": "cmyk.jpg", "caption": "two images", "image_id": 7}': ("id", "'7' stands for two images"),
+    '{"image": "no.jpg", "caption": "x"}': ("image", "no image file"),
+    '{"image": "empty.jpg", "caption": "x"}': ("image", "zero bytes"),
+    '{"image": "text.jpg", "caption": "x"}': ("image", "cannot be read"),
+    '{"image": "truncated.jpg", "caption": "x"}': ("image", "cannot be read"),
+    '{"image": "bomb.png", "caption": "x"}': ("image", "decompression bomb"),
+    '{"image": "../run.yaml", "caption": "x"}': ("image", "leads out of"),
+    '{"image": "/etc/hostname", "caption": "x"}': ("image", "leads out of"),
+}
+
+
+def test_every_fault_is_named_and_the_rest_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90_000)
+    bad = [line for pair in zip(BAD, [""] * len(BAD), strict=True) for line in pair]  # with empty lines between
+    assert main(config(folder, write(folder, [*GOOD, *bad]))) == 1
+    found = report(folder)
+    assert [(p["place"], p["kind"]) for p in sorted(found["problems"], key=lambda p: int(p["place"].split()[1]))] == [
+        (f"line {len(GOOD) + 1 + 2 * i}", kind) for i, (kind, _) in enumerate(BAD.values())
+    ]
+    by_place = {problem["place"]: problem["message"] for problem in found["problems"]}
+    for i, (_, part) in enumerate(BAD.values()):
+        assert part in by_place[f"line {len(GOOD) + 1 + 2 * i}"]
+    assert (found["rows"], found["kept_rows"], found["records"]) == (len(GOOD) + len(BAD), len(GOOD), len(GOOD))
+    assert found["modes"] == {"RGB": 1, "CMYK": 1, "P": 2, "I;16": 1}
+    assert sorted(found["notes"].values()) == [1, 1, 1]  # long, repeated, animated
+    printed = capsys.readouterr().out
+    assert "zero bytes" in printed and "problems with image: 7" in printed
+    assert (folder / "out" / "report.txt").read_text() in printed
+
+    cleaned = [json.loads(line) for line in (folder / "out" / "train_clean.jsonl").read_text().splitlines()]
+    assert cleaned == GOOD  # all columns, to the letter
+    table = RecordTable.from_rows(read_annotations(folder / "out" / "train_clean.jsonl"), dataset="x")
+    dataset = PairDataset(table, ImageFiles(str(folder / "images"), table.images), np.asarray, str, 0, augmented=False)
+    assert len([dataset[i] for i in range(len(dataset))]) == len(GOOD)
+
+
+def test_a_data_set_that_is_well(folder: Path) -> None:
+    assert main(config(folder, write(folder, GOOD))) == 0
+    assert report(folder)["problems"] == []
+    assert main(config(folder, write(folder, GOOD), batch_size=6)) == 1
+    assert [problem["kind"] for problem in report(folder)["problems"]] == ["batch"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.jsonl", "", "no rows"),
+        ("a.json", '[{"image": "rgb.jpg", "caption": "x"},\n {"image": ', "line 2"),
+        ("a.csv", "picture,caption\nrgb.jpg,x\n", "no image column"),
+        ("a.csv", b"image,caption\nrgb.jpg,\xff\xfe\n", "utf-8"),
+        ("a.xml", "<a/>", "unknown suffix"),
+        ("b.json", None, "no such annotation file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_problem(folder: Path, name: str, text: str | bytes | None, told: str) -> None:
+    if text is not None:
+        (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    assert main(config(folder, folder / name, batch_size=1)) == 1
+    first = report(folder)["problems"][0]
+    assert first["kind"] == "file" and told in first["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["datasets.image_text.images=/no/such"], "no folder at"),
+        (["datasets.image_text.annotations.train=${oc.env:LAVIS_MAFA_NOT_SET}/a.json"], "export LAVIS_MAFA_NOT_SET="),
+        (["datasets.scenes.seed=1"], "rendered"),
+        (["nonsense"], "key=value"),
+    ],
+)
+def test_a_wrong_command_is_told(
+    folder: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*config(folder, write(folder, GOOD)), "--options", *options]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_replaced_images_are_named_once(folder: Path) -> None:
+    table = RecordTable.from_rows(
+        read_annotations(write(folder, [*GOOD, '{"image": "empty.jpg", "caption": "x"}'])), "x"
+    )
+    opener = ImageFiles(str(folder / "images"), table.images)
+    for _ in range(2):  # as on a resume
+        dataset = PairDataset(table, opener, np.asarray, str, 0, augmented=False, on_bad_image="replace")
+        assert len([dataset[i] for i in range(len(dataset))]) == len(dataset) == 6  # nothing is lost
+        assert name_bad_images(dataset, folder, rank=1) == 1
+    assert (folder / "bad_images_rank1.txt").read_text() == "empty.jpg\n"

@@ -1,0 +1,103 @@
+"""The doctor tells a FAISS that can run from one that cannot, here a fake one, and says what blocks the main job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lavis_mafa import doctor
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = """
+import numpy as np
+__version__ = "9.9"
+def get_compile_options(): return "FAKE GPU"
+class IndexFlatIP:
+    def __init__(self, dim): pass
+    def add(self, rows): self.rows = rows
+    def search(self, rows, k): return None, np.argsort(-(rows @ self.rows.T), axis=1)[:, :k]
+class StandardGpuResources: pass
+"""
+NO_DRIVER = (
+    GOOD
+    + """
+def get_num_gpus(): return 1
+def index_cpu_to_gpu(*a): raise RuntimeError("CUDA driver version is insufficient")
+"""
+)
+ABORTS = (
+    GOOD
+    + """
+import os
+def get_num_gpus(): return 1
+def index_cpu_to_gpu(*a): os.abort()
+"""
+)
+WRONG = GOOD + "\nIndexFlatIP.search = lambda self, rows, k: (None, np.zeros((len(rows), k), int))\n"
+
+
+def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
+    for name, code in modules.items():
+        (folder / f"{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "blocks"),
+    [
+        (GOOD, "", False),
+        (
+            'raise RuntimeError("libcublas.so.12: cannot open")',
+            "cannot be imported here: RuntimeError: libcublas",
+            False,
+        ),
+        ("import time; time.sleep(60)", "cannot be imported here: it did not end within", True),
+        ("import os; os.abort()", "cannot be imported here: it died of signal 6", True),
+        (NO_DRIVER, "this FAISS GPU build cannot run here: RuntimeError: CUDA driver", False),
+        (ABORTS, "this FAISS GPU build cannot run here: it died of signal 6", True),
+        (WRONG, "cannot search here: AssertionError", False),
+    ],
+)
+def test_a_fake_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str, blocks: bool) -> None:
+    fake(tmp_path, monkeypatch, faiss=code)
+    findings = list(doctor.judge_faiss(doctor.probe(doctor.FAISS, timeout=3 if "sleep" in code else 100), True))
+    assert [told in finding.message and finding.blocks == blocks for finding in findings] == ([True] if told else [])
+    assert all("pip install faiss-cpu" in finding.remedy for finding in findings)
+
+
+def test_known_bad_versions() -> None:
+    well = {"salesforce-lavis": "1.0.2", "numpy": "1.26.4", "faiss-cpu": "1.15.1"}
+    told = {
+        "numpy 2": {**well, "numpy": "2.1.0"},
+        "faiss-cpu beside faiss-gpu": {**well, "faiss-gpu": "1.15.1"},
+        "LAVIS is not installed": {"numpy": "2.0.0", "faiss-cpu": "1.15.1"},
+        "no FAISS": {"salesforce-lavis": "1.0.2", "numpy": "1.26.4"},
+    }
+    for words, found in told.items():
+        (finding,) = doctor.judge_versions(found)
+        assert words in finding.message and finding.remedy
+        assert finding.blocks == (words in ("numpy 2", "LAVIS is not installed"))
+    assert not list(doctor.judge_versions(well))
+
+
+def test_the_command_says_what_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lavis that cannot be imported: exit code 1, as a subprocess ends with it."""
+    torch = "__version__ = '2'\nclass version: cuda = None\nclass cuda:\n    device_count = staticmethod(lambda: 0)\n"
+    fake(tmp_path, monkeypatch, faiss=GOOD, lavis='raise ImportError("no decord here")', torch=torch)
+    result = subprocess.run([sys.executable, "-m", "lavis_mafa.doctor"], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "ERROR: LAVIS and lavis_mafa cannot be registered: ImportError: no decord here" in result.stdout
+    assert "remedy: bash run_scripts/setup.sh" in result.stdout and "FAISS: 9.9 FAKE GPU" in result.stdout
+
+    monkeypatch.setattr(doctor, "probe", lambda code, timeout: doctor.Probe({"version": "1", "done": True}))
+    monkeypatch.setattr(doctor, "versions", lambda: {"salesforce-lavis": "1.0.2", "numpy": "1.26.4", "faiss-cpu": "1"})
+    assert doctor.main([]) == 0
+    assert "the main job can run" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "free_gb", lambda path: 0.1)
+    assert doctor.main([]) == 1

@@ -1,0 +1,284 @@
+"""Judged pairs: hand-made ones with every figure worked out by hand, bad files, the real file, and Con-D both ways."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils.data import Subset
+
+import lavis_mafa
+from lavis_mafa import judgments
+from lavis_mafa.data.annotations import read_annotations
+from lavis_mafa.data.dataset import RetrievalDataset
+from lavis_mafa.data.records import RecordTable
+from lavis_mafa.evaluation import encode_gallery, match_scores
+from lavis_mafa.judgments import con_d_scores, configured_con_d, evaluate_judgments, read_judged_pairs
+from tests.models.tiny import CAPTIONS, loud, tiny_blip2
+
+CPU = torch.device("cpu")
+SPLIT = ["c.jpg", "spare.jpg", "a.jpg", "b.jpg"]  # not the order of the judged pairs, and one more
+
+
+def row(image: str, caption: str, kind: str, **votes: Any) -> dict[str, Any]:
+    label = int(kind in ("false_negative", "original"))
+    return {"image": image, "caption": caption, "label": label, "kind": kind, **votes}
+
+
+ROWS = [
+    row("./a.jpg", "X", "false_negative", cf_yes=3, cf_no=0, expert=[3, 4, 4]),
+    row("b.jpg", "Y", "false_negative", cf_yes=2, cf_no=1),
+    row("a.jpg", "Y", "hard_true_negative", expert=[1, 2, 2]),
+    row("b.jpg", "X", "hard_true_negative", cf_yes=0, cf_no=3),
+    row("c.jpg", "X", "hard_true_negative", cf_yes=0, cf_no=3, expert=[1, 1, 3]),
+    row("c.jpg", "Z", "original", expert=[4, 4, 4]),
+    row("a.jpg", "Z", "true_negative", cf_yes=0, cf_no=3),
+]
+#                          aX   bY   aY   bX   cX   cZ   aZ
+COSINE = dict(zip(["ax", "by", "ay", "bx", "cx", "cz", "az"], [0.9, 0.4, 0.5, 0.1, 0.4, 0.2, 0.8], strict=True))
+MARGIN = dict(zip(COSINE, [2.0, 1.0, -1.0, -2.0, 1.5, 3.0, 4.0], strict=True))
+CON_D = dict(zip(COSINE, [0.3, 0.2, 0.9, 0.8, 0.1, 0.6, 0.4], strict=True))
+NO_PAIR = -9.0
+
+
+def split_of(images: list[str], vis_processor: Any) -> RetrievalDataset:
+    table = RecordTable.from_rows(pa.table({"image": images, "caption": [["a caption"] for _ in images]}), "tests")
+    return RetrievalDataset(table, lambda record: record, vis_processor, str.lower)
+
+
+class OneHot:
+    """An "image" is its record number, its view a single token that is 1 there."""
+
+    def __init__(self, transform: str = "the model's view") -> None:
+        self.transform = transform
+
+    def __call__(self, record: int) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor([record]), len(SPLIT)).float()
+
+
+class FakeModel:
+    """Gives the cosines and ITM margins of the tables above, and keeps what it was asked to encode."""
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+        self.texts: list[str] = []
+
+    def eval(self) -> None:
+        pass
+
+    def vision_tokens(self, batch: dict[str, Any]) -> torch.Tensor:
+        return batch["image_tokens"] if "image_tokens" in batch else batch["image"]
+
+    def encode_image(self, tokens_B1N: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+        names = names_of(tokens_B1N)
+        self.images += names
+        fits = torch.tensor([[COSINE.get(name + text, NO_PAIR) for text in "xyz"] for name in names])
+        return None, torch.stack([fits - 1, fits], 1), None  # the second query fits best
+
+    def tokenize(self, texts: list[str]) -> list[str]:
+        return texts
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        self.texts += texts
+        return torch.eye(3)[["xyz".index(text) for text in texts]]
+
+    def pair_state(self, tokens_B1N: torch.Tensor, texts: list[str]) -> Any:
+        return names_of(tokens_B1N), texts
+
+    def match_logits(self, state: Any, image_K: torch.Tensor, text_K: torch.Tensor) -> torch.Tensor:
+        names, texts = state
+        margin = [MARGIN[names[image] + texts[text]] for image, text in zip(image_K, text_K, strict=True)]
+        return torch.tensor([[-10 * m, -9 * m] for m in margin])  # the match logit alone orders them in reverse
+
+
+def names_of(tokens_B1N: torch.Tensor) -> list[str]:
+    return [SPLIT[record][0] for record in tokens_B1N.argmax(-1).flatten().tolist()]
+
+
+class FakeConD:
+    """Gives the P(match) of the table, and keeps how many images it was given under which name."""
+
+    def __init__(self, shares_tower: bool, transform: str) -> None:
+        self.shares_tower, self.vis_processor = shares_tower, OneHot(transform)
+        self.seen: list[tuple[str, int]] = []
+
+    def score(self, batch: dict[str, Any], image_K: torch.Tensor, text_K: torch.Tensor) -> torch.Tensor:
+        (view,) = batch.keys() & {"image", "image_tokens", "con_d_image"}
+        self.seen.append((view, len(batch[view])))
+        names, captions = names_of(batch[view]), batch["caption"]
+        assert captions == ["X", "Y", "Z"], "raw captions: Con-D has its own processor"
+        pairs = zip(image_K, text_K, strict=True)
+        return torch.tensor([CON_D[names[image] + captions[text].lower()] for image, text in pairs])
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[Any], Path]:
+    def write(rows: Any) -> Path:
+        (tmp_path / "judged.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
+        return tmp_path / "judged.json"
+
+    return write
+
+
+def figures(auc: float, ap: float, pairs: int, positives: int) -> Any:
+    return pytest.approx({"auc": auc, "ap": ap, "pairs": pairs, "positives": positives}, abs=1e-6)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_figures_equal_those_worked_out_by_hand(cached: bool, written: Any) -> None:
+    model, split, con_d = FakeModel(), split_of(SPLIT, OneHot()), FakeConD(True, "the model's view")
+    if cached:
+        split.tokens = np.eye(4, dtype=np.float16)[:, None]
+        split.open_image = None  # the tokens are there, so no image is opened
+    judged = read_judged_pairs(written(ROWS), split.table)
+    found = evaluate_judgments(model, split, judged, con_d, batch_size=2, workers=0, device=CPU)
+    assert found["all"] == {
+        "itc": figures(4.5 / 6, (1 + 2 / 4) / 2, 5, 2),  # bY and cX tie: half a win
+        "itm": figures(5 / 6, (1 + 2 / 3) / 2, 5, 2),
+        "con_d": figures(2 / 6, (1 / 3 + 2 / 4) / 2, 5, 2),
+    }
+    # aX against aY and bX: bY and cX have a vote against their label
+    best, worst = figures(1, 1, 3, 1), figures(0, 1 / 3, 3, 1)
+    assert found["unanimous"] == {"itc": best, "itm": best, "con_d": worst}
+    assert found["any_kind"]["itc"] == figures(6.5 / 12, (1 + 2 / 5 + 3 / 6) / 3, 7, 3)
+    assert found["any_kind_unanimous"]["itc"] == figures(4 / 6, (1 + 2 / 4) / 2, 5, 2)
+    assert (model.images, model.texts) == (["a", "b", "c"], ["x", "y", "z"]), "each judged one once, captions processed"
+    without = evaluate_judgments(model, split, judged, None, batch_size=2, workers=0, device=CPU)
+    assert list(without["all"]) == ["itc", "itm"]
+
+
+@pytest.mark.parametrize(
+    ("shares_tower", "transform", "view"),
+    [
+        (True, "the model's view", "image_tokens"),
+        (True, "another view", "con_d_image"),
+        (False, "the model's view", "con_d_image"),
+    ],
+)
+def test_con_d_sees_shared_tokens_or_its_own_view(
+    shares_tower: bool, transform: str, view: str, written: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judgments, "IMAGE_BLOCK", 2)
+    split, con_d = split_of(SPLIT, OneHot()), FakeConD(shares_tower, transform)
+    judged = read_judged_pairs(written(ROWS), split.table)
+    found = evaluate_judgments(FakeModel(), split, judged, con_d, batch_size=8, workers=0, device=CPU)
+    assert found["all"]["con_d"] == figures(2 / 6, (1 / 3 + 2 / 4) / 2, 5, 2)
+    assert con_d.seen == [(view, 2), (view, 1)], "every image once"
+
+
+class Noise:
+    """A view of 16 pixels for each record."""
+
+    transform = "noise"
+
+    def __call__(self, record: int) -> torch.Tensor:
+        return torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(record))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@torch.no_grad()
+def test_a_real_con_d_of_equal_weights_scores_as_the_model_does(shared: bool, written: Any) -> None:
+    from lavis_mafa.con_d import ItmScorer, share_tower
+
+    lavis_mafa.register()
+    model, split = loud(tiny_blip2(vit={"freeze_vit": True})), split_of(SPLIT, Noise())
+    texts = dict(zip("XYZ", CAPTIONS, strict=False))
+    judged = read_judged_pairs(written([{**each, "caption": texts[each["caption"]]} for each in ROWS]), split.table)
+    gallery = encode_gallery(model, Subset(split, judged.record_I.tolist()), 2, 0, CPU, judged.captions)
+    logits = match_scores(model, gallery, judged.pairs["image"].to_numpy(), judged.pairs["text"].to_numpy(), CPU)
+    con_d = ItmScorer(loud(tiny_blip2()), "any", Noise(), str.lower)
+    if shared:
+        share_tower(con_d, model)
+        split.open_image = None  # shared tokens serve
+    p_P = con_d_scores(con_d, split, judged, gallery, CPU)
+    assert con_d.shares_tower is shared and p_P.std() > 0.1
+    np.testing.assert_allclose(p_P, torch.from_numpy(logits).softmax(1)[:, 1], atol=1e-5)
+
+
+def bad(**changes: Any) -> list[Any]:
+    """The rows, the second one changed; a key set to ... is removed."""
+    changed = {key: value for key, value in {**ROWS[1], **changes}.items() if value is not ...}
+    return [ROWS[0], changed, *ROWS[2:]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([ROWS[0], ["a.jpg", "X"]], r"judged\.json, row 2: a row must be an object"),
+        (bad(caption=..., kind=...), r"judged\.json, row 2: lacks caption, kind"),
+        (bad(image=7), "row 2: 'image' must be a text"),
+        (bad(caption=" "), "row 2: 'caption' must be a text"),
+        (bad(label=2), "row 2: 'label' must be 1"),
+        (bad(cf_yes=..., cf_no=...), "row 2: lacks votes: give cf_yes"),
+        (bad(cf_yes=0, cf_no=0), "row 2: lacks votes"),
+        (bad(cf_no=None), "row 2: 'cf_yes' and 'cf_no' must be counts"),
+        (bad(cf_yes=-1), "row 2: 'cf_yes' and 'cf_no' must be counts"),
+        (bad(expert=[4, 5]), "row 2: 'expert' must be a list of grades"),
+        (bad(expert=4), "row 2: 'expert' must be a list of grades"),
+        (bad(image="elsewhere.jpg"), r"row 2: image 'elsewhere\.jpg' is not in the split"),
+        (ROWS[2:], r"judged\.json: needs pairs of kind false_negative"),
+        ([], "needs pairs of kind false_negative"),
+        ('[{"image": "a.jpg"', r"judged\.json: broken JSON at line 1"),
+        ({"a": 1}, r"judged\.json: broken JSON"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(rows: Any, message: str, written: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_judged_pairs(written(rows), split_of(SPLIT, OneHot()).table)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run\.judged_pairs: no file at .*none\.json"):
+        read_judged_pairs(tmp_path / "none.json", split_of(SPLIT, OneHot()).table)
+
+
+def test_a_choice_without_both_labels_is_left_out(written: Any) -> None:
+    rows = [each for each in ROWS if each not in (ROWS[0], ROWS[5])]  # no unanimous match is left
+    judged = read_judged_pairs(written(rows), split_of(SPLIT, OneHot()).table)
+    assert list(judged.selections()) == ["all", "any_kind"]
+
+
+def test_con_d_is_the_one_that_mined_else_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lavis_mafa.con_d import ItmScorer
+
+    lavis_mafa.register()
+    student = tiny_blip2(vit={"freeze_vit": True})
+    built = ItmScorer(tiny_blip2(), "any", OneHot(), str.lower)
+    monkeypatch.setattr(judgments, "build_con_d", lambda con_d, device: built)
+    named = OmegaConf.create({"arch": "mafa_blip2"})
+    assert configured_con_d(student, None, CPU) is None
+    assert configured_con_d(student, OmegaConf.create({"arch": "file", "path": "any"}), CPU) is None
+    assert configured_con_d(student, named, CPU) is built
+    assert built.shares_tower
+    student.miner.scorer = ItmScorer(tiny_blip2(), "mined", OneHot(), str.lower)
+    assert configured_con_d(student, named, CPU).fingerprint == "mined"
+    student.miner.scorer = object()  # verdicts of a file are no network
+    assert configured_con_d(student, named, CPU) is built
+
+
+def test_the_real_file(shared_data: Path) -> None:
+    folder = shared_data / "flickr8k"
+    table = RecordTable.from_rows(read_annotations(folder / "flickr8k_test.json"), "flickr8k")
+    judged = read_judged_pairs(folder / "fn_benchmark.json", table)
+    rows = json.loads((folder / "fn_benchmark.json").read_text())
+    pairs = judged.pairs
+    assert len(pairs) == len(rows) == 9551
+    assert (len(judged.record_I), len(judged.captions)) == (1000, 1000)
+    kinds = pairs["kind"].value_counts().to_dict()
+    assert kinds == {"false_negative": 2216, "hard_true_negative": 4619, "true_negative": 2000, "original": 716}
+    for at in (0, 4321, 9550):
+        pair = pairs.iloc[at]
+        assert table.image(judged.record_I[pair["image"]]) == rows[at]["image"]
+        assert judged.captions[pair["text"]] == rows[at]["caption"]
+    counts = {name: (int(mask.sum()), int(pairs["label"][mask].sum())) for name, mask in judged.selections().items()}
+    assert counts == {  # (pairs, matches), counted beside from the rows' votes
+        "all": (2216 + 4619, 2216),
+        "unanimous": (5297, 779),
+        "any_kind": (9551, 2932),
+        "any_kind_unanimous": (7847, 1329),
+    }

@@ -1,0 +1,224 @@
+"""The whole command `python -m lavis_mafa.mine`, on scenes and on image files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+import lavis_mafa
+from lavis_mafa import mine
+from lavis_mafa.data.annotations import read_annotations
+from lavis_mafa.data.scenes.dataset import scenes_table
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENES = ROOT / "projects" / "mafa" / "mine" / "mine_scenes.yaml"
+SMALL = ["datasets.scenes.splits.train.n=48", "datasets.scenes.splits.train.match_share=0.02", "run.range_max=6"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> None:
+    lavis_mafa.register()
+
+
+def start(module: str, config: Path, *options: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        f"lavis_mafa.{module}",
+        "--cfg-path",
+        str(config),
+        "--options",
+        *options,
+    ]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a whole run on scenes, and what it printed."""
+    folder = tmp_path_factory.mktemp("mine") / "whole"
+    return folder, finished(start("mine", SCENES, *SMALL, f"run.output_dir={folder}"))
+
+
+def test_the_command_leaves_what_it_promises(mined: tuple[Path, str]) -> None:
+    folder, printed = mined
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "cache",
+        "connections.parquet",
+        "gallery",
+        "mining.png",
+        "review.csv",
+        "summary.json",
+        "suspects.csv",
+    }
+    summary, frame = json.loads((folder / "summary.json").read_text()), pd.read_parquet(folder / "connections.parquet")
+    counts = frame["verdict"].value_counts()
+    assert summary["candidates"] == len(frame) == summary["connections"] + summary["ambiguous"] + summary["negatives"]
+    assert summary["connections"] == counts.get("connection", 0) > 0
+    assert ((frame["p"] > 0.8) == (frame["verdict"] == "connection")).all()
+    assert summary["recall_of_candidates"] == {"texts": 1.0, "images": 1.0}
+    assert 0 < summary["against_truth"]["coverage"] <= 1
+    assert f"{len(frame):,} candidates" in printed and "against the truth function" in printed
+    assert len(pd.read_csv(folder / "suspects.csv")) == summary["suspected_false_positives"]
+    assert not list(folder.rglob("*.tmp")) and not list(folder.rglob("*.partial"))
+
+
+def test_scores_are_those_of_lavis_own_path(mined: tuple[Path, str]) -> None:
+    import torch
+    from lavis.models.blip2_models.blip2_image_text_matching import Blip2ITM
+    from lavis.processors import load_processor
+
+    from lavis_mafa.models.blip2 import MafaBlip2
+
+    model = MafaBlip2.from_pretrained("scenes_con_d").float().eval()
+    see = load_processor("blip_image_eval", {"image_size": 48, "mean": 0.5, "std": 0.5})
+    table, open_image, _ = scenes_table(48, 21, 0.02)
+    for row in pd.read_parquet(mined[0] / "connections.parquet").sample(6, random_state=1).itertuples():
+        image = see(open_image(table.images.to_pylist().index(row.image)))[None]
+        samples = {"image": image, "text_input": [row.caption]}
+        with torch.no_grad():
+            logits, similarity = (Blip2ITM.forward(model, samples, head) for head in ("itm", "itc"))
+        assert row.p == pytest.approx(float(logits.softmax(dim=1)[0, 1]), abs=1e-5)
+        assert row.similarity == pytest.approx(float(similarity), abs=2e-3)  # embeddings are kept in float16
+
+
+def test_killed_and_started_again_it_gives_the_same(mined: tuple[Path, str], tmp_path: Path) -> None:
+    process = start("mine", SCENES, *SMALL, f"run.output_dir={tmp_path}")
+    while process.poll() is None and not list((tmp_path / "cache").glob("scores_*")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "summary.json").exists()
+    finished(start("mine", SCENES, *SMALL, f"run.output_dir={tmp_path}"))
+    for name in ("connections.parquet", "suspects.csv", "review.csv"):
+        assert (tmp_path / name).read_bytes() == (mined[0] / name).read_bytes(), name
+    ours, whole = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path, mined[0]))
+    ours["config"]["run"]["output_dir"] = whole["config"]["run"]["output_dir"]
+    assert ours == whole
+
+
+def test_pretraining_on_the_verdicts_needs_no_con_d(mined: tuple[Path, str], tmp_path: Path) -> None:
+    config = OmegaConf.load(ROOT / "projects" / "mafa" / "blip2" / "pretrain_stage1_scenes.yaml")
+    train, few = {"n": 48, "seed": 21, "match_share": 0.02}, {"n": 8}
+    config.datasets.scenes = {"splits": {"train": train, "val": few, "test": few}}
+    config.run.con_d = {"arch": "file", "path": str(mined[0] / "connections.parquet")}
+    config.run.merge_with(max_epoch=2, batch_size_train=16, k_test=0, output_dir=str(tmp_path / "out"))
+    OmegaConf.save(config, tmp_path / "pretrain.yaml")
+    finished(start("train", tmp_path / "pretrain.yaml", "run.seed=1"))
+    steps = pd.read_json(tmp_path / "out" / "steps.jsonl", lines=True)
+    assert steps["connections"].sum() > 0 and steps["negatives"].sum() > 0
+    stored = json.loads((tmp_path / "out" / "connections" / "store.json").read_text())
+    assert ":file:" in stored["fingerprint"]
+
+
+def test_verdicts_of_other_data_are_refused(mined: tuple[Path, str]) -> None:
+    from lavis_mafa.tasks import _verdicts
+
+    table, *_ = scenes_table(16, seed=99)
+    con_d = OmegaConf.create({"arch": "file", "path": str(mined[0] / "connections.parquet")})
+    with pytest.raises(ValueError, match="holds no image of the training data"):
+        _verdicts(con_d, SimpleNamespace(table=table))
+    with pytest.raises(ValueError, match="arch file needs path"):
+        _verdicts(OmegaConf.create({"arch": "file"}), SimpleNamespace(table=table))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data set of image files: (config, annotation)."""
+    folder = tmp_path_factory.mktemp("files")
+    table, open_image, _ = scenes_table(24, 5, 0.02)
+    lines = []
+    for record in range(24):
+        open_image(record).save(folder / f"{record}.png")
+        lines += [
+            {"image": f"{record}.png", "caption": table.caption(row), "from": "us"}
+            for row in table.caption_rows(record)
+        ]
+    annotation = folder / "train.jsonl"
+    annotation.write_text("\n".join(map(json.dumps, lines)))
+    config = folder / "mine.yaml"
+    config.write_text(
+        "model: {arch: mafa_blip2, model_type: scenes_con_d}\n"
+        f"datasets: {{image_text: {{images: {folder}, annotations: {{train: {annotation}}}}}}}\n"
+        "run: {range_max: 8, high: 0.6}\n"
+    )
+    return config, annotation
+
+
+def mine_here(config: Path, *options: str) -> dict[str, Any]:
+    """The command in this process: a start takes seconds."""
+    return mine.run(Namespace(cfg_path=str(config), options=list(options)))
+
+
+def test_image_files_their_annotation_and_labels(files: tuple[Path, Path], tmp_path: Path) -> None:
+    config, annotation = files
+    summary = mine_here(config, f"run.output_dir={tmp_path}")
+    assert "against_truth" not in summary and "against_review" not in summary
+    added = read_annotations(tmp_path / "train_connected.jsonl").num_rows - read_annotations(annotation).num_rows
+    assert added == summary["connections"] == summary["annotations"]["train_connected.jsonl"] > 0
+    review = pd.read_csv(tmp_path / "review.csv")
+    review["label"] = (review["p"] > 0.3).astype(int)
+    review.to_csv(tmp_path / "review.csv", index=False)
+    labelled = (tmp_path / "review.csv").read_bytes()
+    assert mine_here(config, f"run.output_dir={tmp_path}")["against_review"]["precision"] == 1.0
+    assert (tmp_path / "review.csv").read_bytes() == labelled
+
+
+def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], tmp_path: Path) -> None:
+    config, annotation = files
+    options = ["run.range_max=2", f"run.output_dir={tmp_path}"]
+    mine_here(config, *options)
+    before = {path.name for path in (tmp_path / "cache").iterdir()}
+    os.utime(annotation.with_name("3.png"), (1, 1))
+    mine_here(config, *options)
+    assert len({path.name for path in (tmp_path / "cache").iterdir()} - before) == len(before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["run.rangemax=3"], "did you mean run.range_max"),
+        (["run.split=validation"], "run.split is 'validation'"),
+        (["run.range_min=30"], "range_min < range_max"),
+        (["model.finetuned="], "model names no weights"),
+        (["run.review=none.csv"], "run.review: no file at none.csv"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_told(
+    files: tuple[Path, Path], tmp_path: Path, options: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        mine_here(files[0], *options, f"run.output_dir={tmp_path}")
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_missing_image_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(files[1].read_text() + '\n{"image": "gone.png", "caption": "a red ring"}')
+    with pytest.raises(ValueError, match=r"gone\.png"):
+        mine_here(files[0], f"datasets.image_text.annotations.train={broken}", f"run.output_dir={tmp_path / 'out'}")

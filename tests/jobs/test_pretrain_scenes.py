@@ -1,0 +1,102 @@
+"""The main job, run as a user runs it, shortened: what it writes, and that a killed run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tests.jobs.commands import ROOT, environment, rows, run, train
+
+SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
+SMALL = [
+    "datasets.scenes.splits.train.n=100",
+    "datasets.scenes.splits.val.n=32",
+    "datasets.scenes.splits.test.n=32",
+    "run.batch_size_train=16",
+    "run.max_epoch=3",
+    "run.search_space=40",
+    "run.k_test=2",
+    "run.warmup_steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    run(*train(SCENES, *SMALL, f"run.output_dir={folder}", "run.save_every_steps=2"))
+    return folder
+
+
+def test_the_script_ends_with_a_table_and_pictures(tmp_path: Path) -> None:
+    printed = run("bash", "run_scripts/mafa/pretrain_blip2.sh", LAVIS_MAFA_SMOKE=str(tmp_path))
+    folder = tmp_path / "output" / "mafa" / "blip2_scenes"
+    results = json.loads((folder / "results.json").read_text())
+    for relevance in ("annotation", "truth"):
+        for ranking in ("itc", "itm"):
+            assert 0 <= results["retrieval"][ranking][relevance]["image"]["r1"] <= 100
+    assert results["connections"]["pairs_scored"] > 0
+    assert results["plan"]["sampling"] == "grit"
+    assert results["plan"]["distinct_images_per_batch"] == 16
+    assert results["config"]["run"]["max_epoch"] == 2
+    assert "torch" in results["versions"]
+    assert "R@10" in printed and "false negatives per batch" in printed
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "model.safetensors").exists()
+    assert (folder / "gallery" / "index.html").exists()
+
+
+def test_every_record_is_trained_on_in_one_of_two_epochs(unbroken: Path) -> None:
+    plans = [np.load(unbroken / f"plan_{epoch}.npz")["order"] for epoch in range(3)]
+    for plan in plans:
+        assert sorted(plan) == list(range(100))
+    for before, after in zip(plans, plans[1:], strict=False):
+        assert set(before[:96]) | set(after[:96]) == set(range(100))
+
+
+def test_no_two_steps_are_the_same(unbroken: Path) -> None:
+    found = [(row["epoch"], row["step"]) for row in rows(unbroken / "steps.jsonl")]
+    assert found == [(epoch, step) for epoch in range(3) for step in range(6)]
+
+
+@pytest.mark.parametrize("after", ["checkpoint_e0000_s0000002", "checkpoint_e0001_s0000004"])
+def test_a_killed_run_ends_as_an_unbroken_one(unbroken: Path, tmp_path: Path, after: str) -> None:
+    command = train(SCENES, *SMALL, f"run.output_dir={tmp_path}", "run.save_every_steps=2")
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and _newest(tmp_path) < after:
+            time.sleep(0.02)
+        time.sleep(0.1)  # into the steps that no checkpoint holds yet
+        process.kill()
+    assert not (tmp_path / "results.json").exists(), "the run was over before it was killed"
+    run(*command)
+    assert rows(tmp_path / "steps.jsonl") == rows(unbroken / "steps.jsonl")
+    assert rows(tmp_path / "epochs.jsonl") == rows(unbroken / "epochs.jsonl")
+    mine, other = load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors")
+    assert mine.keys() == other.keys()
+    for key, value in mine.items():
+        np.testing.assert_array_equal(value, other[key], err_msg=key)
+    for epoch in range(4):
+        orders = [np.load(folder / f"plan_{epoch}.npz")["order"] for folder in (tmp_path, unbroken)]
+        np.testing.assert_array_equal(*orders)
+
+
+def _newest(folder: Path) -> str:
+    return max((path.stem for path in folder.glob("checkpoint_e*.pth")), default="")
+
+
+def test_loader_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
+    run(*train(SCENES, *SMALL, f"run.output_dir={tmp_path}", "run.num_workers=2", "run.test_splits=[]"))
+    assert rows(tmp_path / "steps.jsonl") == rows(unbroken / "steps.jsonl")
+
+
+def test_a_run_of_other_data_is_refused(unbroken: Path) -> None:
+    command = train(SCENES, *SMALL, f"run.output_dir={unbroken}", "datasets.scenes.splits.train.seed=99")
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "belongs to another run" in done.stderr and "data" in done.stderr

@@ -1,0 +1,89 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lavis_mafa.mining import results
+from lavis_mafa.mining.review import (
+    Labelled,
+    has_labels,
+    precision_recall,
+    read_review,
+    sample_for_review,
+    write_review,
+)
+
+
+def test_the_sample_takes_from_every_stratum_and_stands_for_all():
+    p_K = np.concatenate([np.full(1000, 0.05), np.full(40, 0.55), np.full(3, 0.95)]).astype(np.float32)
+    at_L, weight_L = sample_for_review(p_K, 30, seed=1)
+    assert len(at_L) == len(set(at_L.tolist())) == 30
+    taken, stands = {}, {}
+    for p in (0.05, 0.55, 0.95):
+        here = np.isclose(p_K[at_L], p)
+        taken[p], stands[p] = int(here.sum()), weight_L[here].sum()
+    assert taken == {0.05: 14, 0.55: 13, 0.95: 3}
+    assert stands == pytest.approx({0.05: 1000, 0.55: 40, 0.95: 3})
+    again, _ = sample_for_review(p_K, 30, seed=1)
+    np.testing.assert_array_equal(at_L, again)
+
+
+@pytest.mark.parametrize(("pairs", "size", "taken"), [(0, 10, 0), (3, 10, 3), (5, 0, 0)])
+def test_few_pairs_are_all_taken(pairs, size, taken):
+    at_L, weight_L = sample_for_review(np.linspace(0, 1, pairs, dtype=np.float32), size, seed=0)
+    assert len(at_L) == len(weight_L) == taken
+
+
+def review(mined, corpus, path, **labels):
+    frame = results.candidate_rows(corpus, mined, np.arange(len(mined.p_K))).to_pandas()
+    write_review(path, frame.assign(weight=2.0))
+    if labels:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame["label"] = [labels.get(f"row{n}", "") for n in range(len(frame))]
+        frame.iloc[::-1].to_csv(path, index=False)  # people sort
+    return path
+
+
+def test_labels_come_back_to_their_pairs(mined, corpus, tmp_path):
+    assert not has_labels(tmp_path / "none.csv")
+    assert not has_labels(review(mined, corpus, tmp_path / "fresh.csv"))
+    path = review(mined, corpus, tmp_path / "review.csv", row2="1", row5="0", row0="1")
+    assert has_labels(path)
+    labelled = read_review(path, corpus, mined.candidates)
+    found = dict(zip(labelled.at_L.tolist(), labelled.true_L.tolist(), strict=True))
+    assert found == {0: True, 2: True, 5: False}
+    assert labelled.weight_L.tolist() == [2.0] * 3 and labelled.outside == 0
+
+
+def test_a_table_of_image_caption_and_label_will_do(mined, corpus, tmp_path):
+    record, text = int(mined.candidates.record_K[4]), int(mined.candidates.text_K[4])
+    caption = corpus.texts(text, text + 1)[0].upper()
+    lines = [
+        "image,caption,label",
+        f"./{corpus.table.image(record)},{caption},1",
+        f"{corpus.table.image(record)},unheard of,1",
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    labelled = read_review(tmp_path / "labels.csv", corpus, mined.candidates)
+    assert (labelled.at_L.tolist(), labelled.weight_L.tolist(), labelled.outside) == ([4], [1.0], 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,caption\na.jpg,x", "lacks the column label"),
+        ("image,caption,label\na.jpg,x,1\na.jpg,y,yes", "line 3: label is 'yes'"),
+        ("image,caption,label\nz.jpg,x,1", "line 2: image is 'z.jpg'"),
+    ],
+)
+def test_a_review_that_cannot_be_read_is_told(mined, corpus, tmp_path, text, message):
+    (tmp_path / "review.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_review(tmp_path / "review.csv", corpus, mined.candidates)
+
+
+def test_precision_and_recall_at_every_threshold_by_hand():
+    labelled = Labelled(np.arange(4), np.array([True, False, True, True]), np.array([1.0, 1.0, 2.0, 4.0]))
+    frame = precision_recall(np.array([0.9, 0.9, 0.6, 0.2], np.float32), labelled)
+    assert frame["threshold"].tolist() == pytest.approx([0.9, 0.6, 0.2])
+    assert frame["precision"].tolist() == pytest.approx([1 / 2, 3 / 4, 7 / 8])
+    assert frame["recall"].tolist() == pytest.approx([1 / 7, 3 / 7, 1.0])

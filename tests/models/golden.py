@@ -1,0 +1,138 @@
+"""The equations of one MAFA step, straight down the page, on LAVIS' own network: loops, no index tensors, nothing of ours.
+
+A batch is B images and texts; `p[i, t]` is Con-D's P(match); `same[i, t]` says that a pair is known to match.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]  # image, text
+
+
+def golden_step(
+    lavis: Any,
+    images: Tensor,
+    texts: list[str],
+    p: dict[Pair, float],
+    same: set[Pair],
+    *,
+    low: float = 0.5,
+    high: float = 0.8,
+    alpha: float,
+    once: bool = True,
+) -> dict[str, Any]:
+    B = len(texts)
+    tokens = tokenized(lavis, texts)
+    image_feat = F.normalize(lavis.vision_proj(lavis.forward_image(images)[0]), dim=-1)  # (B, Q, D)
+    text_feat = F.normalize(lavis.text_proj(lavis.forward_text(tokens)), dim=-1)  # (B, D)
+    cosine = [[(image_feat[i] @ text_feat[t]).max() for t in range(B)] for i in range(B)]
+
+    # Efficient connection mining: the hardest of every anchor, texts first; its spare where it is ambiguous
+    asked: list[tuple[Pair, Pair | None, str]] = []
+    for t in range(B):
+        others = sorted((i for i in range(B) if (i, t) not in same), key=lambda i: -cosine[i][t].item())
+        if others:
+            asked.append(((others[0], t), (others[1], t) if len(others) > 1 else None, "t2i"))
+    for i in range(B):
+        others = sorted((t for t in range(B) if (i, t) not in same), key=lambda t: -cosine[i][t].item())
+        if others:
+            asked.append(((i, others[0]), (i, others[1]) if len(others) > 1 else None, "i2t"))
+    verdicts = {pair: verdict(p[pair], low, high) for pair, _, _ in asked}
+    settled: list[tuple[Pair, int, str]] = []
+    for pair, spare, direction in asked:
+        if verdicts[pair] != "ambiguous":
+            settled.append((pair, int(verdicts[pair] == "connection"), direction))
+        elif spare is not None:
+            # the other direction may have asked about the spare itself: then its verdict counts, where each pair has one
+            found = verdicts.get(spare, "negative") if once else "negative"
+            if found != "ambiguous":
+                settled.append((spare, int(found == "connection"), direction))
+
+    # ITC with connections and S-ITC: the target row is (own + known + its own connections) / count, then smoothed
+    loss_itc = torch.zeros(())
+    for direction in ("i2t", "t2i"):
+        for anchor in range(B):
+            column = (lambda o, a=anchor: (a, o)) if direction == "i2t" else (lambda o, a=anchor: (o, a))
+            found = {pair for pair, label, way in settled if label and way == direction}
+            positive = [o for o in range(B) if column(o) in same or column(o) in found or o == anchor]
+            scores = torch.stack([cosine[column(o)[0]][column(o)[1]] for o in range(B)]) / lavis.temp
+            smoothing = alpha if alpha > 0 else 0.1  # LAVIS' own label smoothing where S-ITC is off
+            for o in range(B):
+                target = (1 - smoothing) * (o in positive) / len(positive) + smoothing / B
+                loss_itc = loss_itc - target * (scores[o] - scores.logsumexp(0)) / (2 * B)
+
+    # ITM: B own pairs and the settled ones; LM: the own pairs and the connections
+    pairs: dict[Any, int] = {}
+    for row, (pair, label, _) in enumerate(settled):
+        key = pair if once else (pair, row)
+        pairs[key] = max(label, pairs.get(key, 0))
+    listed = [(key if once else key[0], label) for key, label in pairs.items()]
+    matched = [((i, i), 1) for i in range(B)] + listed
+    loss_itm = sum(F.cross_entropy(itm(lavis, images, texts, pair), torch.tensor(label)) for pair, label in matched)
+    told = [pair for pair, label in matched if label]
+    losses, count = zip(*(lm(lavis, images, texts, pair) for pair in told), strict=True)
+    return {
+        "loss_itc": loss_itc,
+        "loss_itm": loss_itm / len(matched),
+        "loss_lm": sum(losses) / sum(count),  # a mean over all real tokens
+        "settled": settled,
+    }
+
+
+def verdict(p: float, low: float, high: float) -> str:
+    if p > high:
+        return "connection"
+    return "negative" if p < low else "ambiguous"
+
+
+def tokenized(lavis: Any, texts: list[str]) -> Any:
+    return lavis.tokenizer(
+        texts, padding="max_length", truncation=True, max_length=lavis.max_txt_len, return_tensors="pt"
+    )
+
+
+def itm(lavis: Any, images: Tensor, texts: list[str], pair: Pair) -> Tensor:
+    """(2,) logits: the head's mean over the queries that read image and text together."""
+    tokens = tokenized(lavis, [texts[pair[1]]])
+    queries = lavis.query_tokens
+    seen = lavis.ln_vision(lavis.visual_encoder(images[pair[0]][None]))
+    output = lavis.Qformer.bert(
+        tokens.input_ids,
+        query_embeds=queries,
+        attention_mask=torch.cat([torch.ones(queries.shape[:2], dtype=torch.long), tokens.attention_mask], dim=1),
+        encoder_hidden_states=seen,
+        encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
+        return_dict=True,
+    )
+    return lavis.itm_head(output.last_hidden_state[:, : queries.shape[1]]).mean(1)[0]
+
+
+def lm(lavis: Any, images: Tensor, texts: list[str], pair: Pair) -> tuple[Tensor, int]:
+    """(sum of the smoothed cross-entropies of the caption's tokens, their number), by LAVIS' decoder with its own loss."""
+    tokens = tokenized(lavis, [texts[pair[1]]])
+    seen = lavis.ln_vision(lavis.visual_encoder(images[pair[0]][None]))
+    ones = torch.ones(lavis.query_tokens.shape[:2], dtype=torch.long)
+    cache = lavis.Qformer.bert(
+        query_embeds=lavis.query_tokens,
+        encoder_hidden_states=seen,
+        encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
+        use_cache=True,
+        return_dict=True,
+    ).past_key_values
+    ids = tokens.input_ids.clone()
+    ids[:, 0] = lavis.tokenizer.bos_token_id
+    labels = ids.masked_fill(ids == lavis.tokenizer.pad_token_id, -100)
+    output = lavis.Qformer(
+        ids,
+        attention_mask=torch.cat([ones, tokens.attention_mask], dim=1),
+        past_key_values=cache,
+        return_dict=True,
+        labels=labels,
+    )
+    count = int((labels[:, 1:] != -100).sum())
+    return output.loss * count, count

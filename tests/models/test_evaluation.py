@@ -1,0 +1,142 @@
+"""Retrieval as LAVIS evaluates it: its compute_sim_matrix and RetrievalTask._report_metrics beside ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
+from torch.utils.data import DataLoader, Dataset
+
+from lavis_mafa import evaluation
+
+N, PER_IMAGE, K_TEST = 14, 2, 11
+COLOURS = ["red", "green", "blue", "yellow", "pink", "cyan", "dark"]
+
+
+class HandMade(Dataset[dict[str, Any]]):
+    """N random images with two captions each, named as LAVIS' retrieval task reads them."""
+
+    truth: Any = None
+
+    def __init__(self) -> None:
+        self.images = torch.randn(N, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+        self.image = [f"{number}.jpg" for number in range(N)]
+        self.text = [f"{COLOURS[row % 7]} {CAPTIONS[row % 5]} {COLOURS[row // 7]}" for row in range(N * PER_IMAGE)]
+        self.txt2img = {row: row // PER_IMAGE for row in range(len(self.text))}
+        self.img2txt = {number: [PER_IMAGE * number, PER_IMAGE * number + 1] for number in range(N)}
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {"image": self.images[number], "index": number}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return loud(tiny_blip2())
+
+
+@torch.no_grad()
+def lavis_scores(theirs: Any, k_test: int) -> tuple[Any, Any]:
+    i2t, t2i = theirs.compute_sim_matrix(DataLoader(HandMade(), batch_size=5), SimpleNamespace(k_test=k_test))
+    return i2t, t2i
+
+
+def lavis_recalls(i2t: Any, t2i: Any, folder: Path) -> dict[str, float]:
+    from lavis.common.registry import registry
+    from lavis.tasks.retrieval import RetrievalTask
+
+    data = HandMade()
+    with mock.patch.dict(registry.mapping["paths"], output_dir=str(folder)):  # it leaves evaluate.txt there
+        found: dict[str, float] = RetrievalTask._report_metrics(i2t, t2i, data.txt2img, data.img2txt)
+    return found
+
+
+def evaluated(model: Any, data: Any, k_test: int = 0, batch_size: int = 4) -> dict[str, Any]:
+    return evaluation.evaluate_retrieval(
+        model, data, batch_size=batch_size, workers=0, device=torch.device("cpu"), k_test=k_test
+    )
+
+
+def in_lavis_names(found: dict[str, Any]) -> dict[str, float]:
+    short = {"image": "img", "text": "txt"}
+    return {f"{short[way]}_{name}": value for way, values in found.items() for name, value in values.items()}
+
+
+def gallery_of(model: Any) -> evaluation.Gallery:
+    return evaluation.encode_gallery(model, HandMade(), 4, 0, torch.device("cpu"))
+
+
+def test_similarities_are_lavis_similarities(model: Any) -> None:
+    """Asked for all candidates and with no ITM, LAVIS' matrix is that of the similarities."""
+    theirs = lavis_blip2(model).eval()
+    theirs.compute_itm = lambda image_inputs, text_ids, text_atts: torch.zeros(1)
+    expected_i2t, _ = lavis_scores(theirs, N)
+    every, _ = lavis_scores(theirs, N)
+    found = gallery_of(model).similarity().numpy()
+    asked = expected_i2t > -100
+    assert asked.sum() == N * N
+    np.testing.assert_allclose(found[asked], every[asked], atol=1e-5)
+    assert found.std() > 0.05
+    np.testing.assert_allclose(gallery_of(model).similarity(block=3).numpy(), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("k_test", [1, 5, K_TEST])
+def test_reranked_scores_are_lavis_scores(k_test: int, model: Any) -> None:
+    expected_i2t, expected_t2i = lavis_scores(lavis_blip2(model).eval(), k_test)
+    gallery = gallery_of(model)
+    sim_NC = gallery.similarity().numpy()
+    i2t, t2i = evaluation.reranked(model, gallery, sim_NC, k_test, torch.device("cpu"))
+    np.testing.assert_allclose(i2t, expected_i2t, atol=1e-4)
+    np.testing.assert_allclose(t2i, expected_t2i, atol=1e-4)
+    assert (i2t > -100).sum() == N * k_test and (t2i > -100).sum() == N * PER_IMAGE * k_test
+
+
+def test_recalls_are_lavis_recalls(model: Any, tmp_path: Path) -> None:
+    theirs = lavis_blip2(model).eval()
+    found = evaluated(model, HandMade(), K_TEST)
+    for stage, scores in (("itm", lavis_scores(theirs, K_TEST)), ("itc", None)):
+        sim_NC = gallery_of(model).similarity().numpy()
+        expected = lavis_recalls(*(scores or (sim_NC, sim_NC.T)), tmp_path)
+        recalls = in_lavis_names(found[stage]["annotation"])
+        assert recalls == pytest.approx({name: expected[name] for name in recalls}), stage
+        assert 0 < recalls["txt_r10"] and recalls["txt_r1"] < 100
+    assert set(recalls) == {f"{way}_r{k}" for way in ("img", "txt") for k in (1, 5, 10)}
+
+
+def test_batches_do_not_matter(model: Any) -> None:
+    assert evaluated(model, HandMade(), 3, batch_size=1) == evaluated(model, HandMade(), 3, batch_size=N)
+
+
+def test_candidates_beyond_the_set_are_all_of_it(model: Any) -> None:
+    assert evaluated(model, HandMade(), 10_000) == evaluated(model, HandMade(), N * PER_IMAGE)
+
+
+def test_truth_counts_what_holds_beside_what_is_annotated(model: Any) -> None:
+    data = HandMade()
+    data.truth = lambda images, texts: (images + texts) % 2 == 0
+    found = evaluated(model, data)["itc"]
+    sim_NC = gallery_of(model).similarity().numpy()
+    holds = np.array([[(i + t) % 2 == 0 or t // PER_IMAGE == i for t in range(N * PER_IMAGE)] for i in range(N)])
+    first = [holds[i, sim_NC[i].argmax()] for i in range(N)], [holds[sim_NC[:, t].argmax(), t] for t in range(2 * N)]
+    assert found["truth"]["text"]["r1"] == pytest.approx(100 * np.mean(first[0]))
+    assert found["truth"]["image"]["r1"] == pytest.approx(100 * np.mean(first[1]))
+    assert found["truth"]["text"]["r1"] > found["annotation"]["text"]["r1"]
+    assert "itm" not in evaluated(model, data)
+
+
+def test_tower_in_half_precision_is_evaluated_too(batch: dict[str, Any]) -> None:
+    """vit_precision: fp16 keeps the frozen tower in half: here bf16, which a CPU computes."""
+    exact, rough = (loud(tiny_blip2(vit={"freeze_vit": True})) for _ in range(2))
+    rough.visual_encoder.to(torch.bfloat16)
+    similarity = [gallery_of(model).similarity() for model in (exact, rough)]
+    torch.testing.assert_close(*similarity, atol=0.1, rtol=0)
+    assert evaluated(rough, HandMade(), 3)["itm"]
+    assert rough({**batch}).loss.item() == pytest.approx(exact({**batch}).loss.item(), rel=0.2)

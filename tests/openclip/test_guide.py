@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.openclip import BiEncoderGuide, ItmGuide, OpenClipEncoder
+
+from .tiny import tiny_clip
+
+# Features by hand: text 1 fits image 0 (0.8) better than image 0's own text 0 does (0.6); the rest is apart.
+IMAGE = torch.tensor([[0.6, 0.8, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+TEXT = torch.eye(3)
+
+
+def test_a_pair_above_the_own_pair_by_the_margin_is_found_in_its_anchors_row():
+    masks = BiEncoderGuide(margin=0.1, action="drop").masks(5 * IMAGE, 2 * TEXT)
+    assert masks.dropped_2BB.nonzero().tolist() == [[0, 0, 1]]
+    assert not masks.connected_2BB.any()
+
+
+def test_a_larger_margin_finds_less_and_a_negative_one_more():
+    assert not BiEncoderGuide(margin=0.3).masks(IMAGE, TEXT).dropped_2BB.any()
+    strict = BiEncoderGuide(margin=-0.21, action="connect").masks(IMAGE, TEXT)
+    # text 1's own image scores 1, image 0 scores 0.8 with it: found as well; own pairs never are
+    assert strict.connected_2BB.nonzero().tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert not strict.dropped_2BB.any()
+
+
+@pytest.mark.parametrize(("keywords", "told"), [({"action": "keep"}, "drop or connect"), ({"margin": 3}, "cosines")])
+def test_wrong_settings_are_told(keywords, told):
+    with pytest.raises(ValueError, match=told):
+        BiEncoderGuide(**keywords)
+
+
+# ITM scores by hand. Hardest text of image 0 is text 1 and so on; P(match) below.
+P = torch.tensor([[0.99, 0.9, 0.1], [0.2, 0.99, 0.6], [0.3, 0.3, 0.99]])
+SIM = torch.tensor([[1.0, 0.9, 0.0], [0.1, 1.0, 0.8], [0.7, 0.2, 1.0]])
+
+
+def score(batch, image_K, text_K):
+    return P[image_K, text_K]
+
+
+class Scorer:
+    fingerprint = "by hand"
+    score = staticmethod(score)
+
+
+@pytest.mark.parametrize("scorer", [Scorer(), score])
+def test_an_itm_network_or_a_function_says_which_hard_pairs_connect(scorer):
+    masks = ItmGuide(scorer)({}, SIM, torch.eye(3))
+    # image 0 → text 1 (0.9) connects; text 1 → image 0 is text 1's hardest image too; 0.6 is ambiguous
+    assert masks.connected_2BB.nonzero().tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert not masks.dropped_2BB.any()
+
+
+def test_action_drop_leaves_the_same_pairs_out():
+    masks = ItmGuide(score, MafaSettings(action="drop"))({}, SIM, torch.eye(3))
+    assert masks.dropped_2BB.nonzero().tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert not masks.connected_2BB.any()
+
+
+def test_siblings_are_no_candidates():
+    batch = {"image_id": torch.tensor([4, 4, 5]), "text_id": torch.tensor([1, 2, 3])}
+    masks = ItmGuide(score)(batch, SIM, torch.eye(3))
+    assert not masks.connected_2BB.any()
+
+
+def test_a_store_belongs_to_a_scorer_with_a_fingerprint():
+    with pytest.raises(ValueError, match="fingerprint"):
+        ItmGuide(score, store=ConnectionStore(None, "any"))
+    with pytest.raises(ValueError, match="hardest"):
+        ItmGuide(score, MafaSettings(negatives="multinomial"))
+
+
+def test_an_open_clip_model_gives_guide_features():
+    model = tiny_clip()
+    features = OpenClipEncoder(model)(torch.randn(3, 3, 32, 32), torch.randint(1, 40, (3, 77)))
+    assert set(features) == {"guide_image_features", "guide_text_features"}
+    assert all(torch.allclose(feature.norm(dim=1), torch.ones(3), atol=1e-5) for feature in features.values())
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())

@@ -1,0 +1,175 @@
+"""open_clip's own training through our launcher, on generated images and a tiny model."""
+
+import logging
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from lavis_mafa.core.embeddings import EmbeddingStore
+from lavis_mafa.core.neighbors import float32
+from lavis_mafa.core.plan import Plan
+from lavis_mafa.openclip import train
+from lavis_mafa.openclip.feed import pair_ids
+
+from .tiny import register_tiny
+
+IMAGES, EPOCHS, BATCH = 13, 3, 4  # two captions an image: 26 rows, six batches of 4, two rows left over
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging():
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers = before
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    register_tiny(folder, "tiny-train")
+    rng, rows = np.random.default_rng(0), []
+    for number in range(IMAGES):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+        second = "the same of every third" if number % 3 == 0 else f"no {number}"
+        rows += [(str(path), f"image number {number}"), (str(path), second)]
+    pd.DataFrame(rows, columns=["filepath", "title"]).to_csv(folder / "train.csv", sep="\t", index=False)
+    torch.manual_seed(3)
+    torch.save(open_clip.create_model("tiny-train").state_dict(), folder / "guide.pt")
+    return folder
+
+
+def arguments(data, logs, *more):
+    theirs = {"model": "tiny-train", "train-data": data / "train.csv", "dataset-type": "csv", "epochs": EPOCHS}
+    theirs |= {"batch-size": BATCH, "workers": 0, "precision": "fp32", "device": "cpu", "warmup": 1, "lr": 1e-3}
+    theirs |= {"logs": logs, "name": "run", "log-every-n-steps": 1}
+    return [str(word) for name, value in theirs.items() for word in (f"--{name}", value)] + [str(word) for word in more]
+
+
+def run(monkeypatch, data, logs, *more):
+    """Trains; returns for every call of the loss its epoch, alpha, value, and keywords."""
+    calls = []
+
+    def spied(self, *features, _forward=train.HandedLoss.__call__, **rest):
+        inner = self.loss.forward
+
+        def forward(*args, **keywords):
+            out = inner(*args, **keywords)
+            call = {"epoch": self.feed.epoch, "alpha": self.loss.alpha, "n": len(args[0]), "loss": self.loss}
+            calls.append({**call, **keywords, **out})
+            return out
+
+        self.loss.forward = forward
+        try:
+            return _forward(self, *features, **rest)
+        finally:
+            self.loss.forward = inner
+
+    monkeypatch.setattr(train.HandedLoss, "__call__", spied)
+    train.main(arguments(data, logs, *more))
+    return calls
+
+
+def plans(logs):
+    return [Plan.load(logs / "run" / "mafa" / f"plan_{epoch}.npz") for epoch in range(EPOCHS)]
+
+
+def test_every_epoch_follows_its_plan_and_the_loss_knows_the_ids(monkeypatch, data, tmp_path):
+    calls = run(monkeypatch, data, tmp_path)
+    made = plans(tmp_path)
+    assert [plan.sampling for plan in made] == ["random", "grit", "grit"]
+    assert [plan.stats["distinct_images"] for plan in made] == [4.0, 4.0, 4.0]
+    assert set(made[0].untrained) <= set(made[1].order_N[: 2 * BATCH])  # what was left out leads
+    table = pd.read_csv(data / "train.csv", sep="\t")
+    ids_N2 = pair_ids(table.filepath.tolist(), table.title.tolist())
+    assert len(calls) == EPOCHS * 6
+    for step, call in enumerate(calls):
+        rows = made[call["epoch"]].batches(0)[step % 6]
+        assert torch.stack([call["image_id"], call["text_id"]], dim=1).equal(ids_N2[rows])
+        assert call["alpha"] == (0.5 if call["epoch"] else 0.0)
+        assert call["contrastive_loss"].isfinite()
+    assert (tmp_path / "run" / "checkpoints" / f"epoch_{EPOCHS}.pt").exists()
+
+
+def test_grit_batches_hold_look_alikes(monkeypatch, data, tmp_path):
+    """The features of epoch 0, as stored, are closer inside the batches of epoch 1 than in random ones."""
+    run(monkeypatch, data, tmp_path, "--epochs", 2, "--mafa-siblings", "free")
+    folder = tmp_path / "run" / "mafa"
+    plan = Plan.load(folder / "plan_1.npz")
+    found = EmbeddingStore(folder / "embeddings", 2 * IMAGES, 16, plan.fingerprint).gather(0)
+    assert len(found.index) == 24
+
+    def similarity(batches):
+        known = [rows for rows in batches if (found.place_N[rows] >= 0).all()]
+        return np.mean([(float32(found.image(rows)) @ float32(found.text(rows)).T).mean() for rows in known])
+
+    rng = np.random.default_rng(0)
+    random = np.mean([similarity(rng.permutation(found.index).reshape(-1, BATCH)) for _ in range(50)])
+    assert similarity(plan.batches(0)) > random
+
+
+def test_gradient_accumulation_masks_over_the_whole_accumulated_batch(monkeypatch, data, tmp_path):
+    calls = run(monkeypatch, data, tmp_path, "--accum-freq", 2)
+    assert len(calls) == EPOCHS * 6  # each of a step's two batches is differentiated in turn
+    for step, call in enumerate(calls):
+        plan = Plan.load(tmp_path / "run" / "mafa" / f"plan_{call['epoch']}.npz")
+        rows = plan.batches(0)[step % 6 // 2 * 2 :][:2].reshape(-1)
+        assert call["n"] == 2 * BATCH
+        assert len(call["image_id"]) == 2 * BATCH
+        assert [int(row) for row in rows] == list(dict.fromkeys(int(row) for row in rows))
+    store = EmbeddingStore(tmp_path / "run" / "mafa" / "embeddings", 2 * IMAGES, 16, plan.fingerprint)
+    assert len(store.gather(EPOCHS - 1).shards[0]) == 24  # each row once, not once a call
+
+
+def test_guide_and_connections_reach_the_loss(monkeypatch, data, tmp_path):
+    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", data / "guide.pt"]
+    listed = pd.read_csv(data / "train.csv", sep="\t").head(3)
+    listed.to_csv(tmp_path / "matches.csv", sep="\t", index=False)
+    calls = run(monkeypatch, data, tmp_path, *guide, "--mafa-connections", tmp_path / "matches.csv")
+    (file,) = (tmp_path / "run" / "mafa").glob("guide_image_*.npy")
+    table = np.load(file)
+    rows = plans(tmp_path)[1].batches(0)[0]
+    assert np.allclose(calls[6]["guide_image_features"].numpy(), table[rows], atol=1e-3)
+    assert calls[0]["loss"].connections.equal(pair_ids(listed.filepath.tolist(), listed.title.tolist()))
+
+
+def test_a_resumed_run_goes_on_from_the_stored_features(monkeypatch, data, tmp_path):
+    constant = ["--lr-scheduler", "const"]  # a schedule over two epochs is another than one over three
+    run(monkeypatch, data, tmp_path / "whole", *constant)
+    monkeypatch.undo()
+    run(monkeypatch, data, tmp_path / "cut", *constant, "--epochs", 2)
+    monkeypatch.undo()
+    rest = run(monkeypatch, data, tmp_path / "cut", *constant, "--resume", "latest")
+    assert {call["epoch"] for call in rest} == {2}
+    assert (plans(tmp_path / "cut")[2].order_N == plans(tmp_path / "whole")[2].order_N).all()
+
+
+def test_random_batches_train_on_what_the_epoch_before_left_out(monkeypatch, data, tmp_path):
+    run(monkeypatch, data, tmp_path, "--mafa-sampling", "random", "--mafa-alpha", 0)
+    made = plans(tmp_path)
+    assert [plan.sampling for plan in made] == ["random"] * EPOCHS
+    assert set(made[0].untrained) <= set(made[1].order_N[: 2 * BATCH])
+
+
+def test_s_itc_without_hard_batches_is_warned_of(monkeypatch, data, tmp_path):
+    run(monkeypatch, data, tmp_path, "--mafa-sampling", "random", "--epochs", 1)
+    assert "Table 5" in (tmp_path / "run" / "out.log").read_text()
+
+
+def test_siglip_trains_too(monkeypatch, data, tmp_path):
+    calls = run(monkeypatch, data, tmp_path, "--siglip", "--epochs", 2, "--mafa-sampling", "random")
+    assert type(calls[0]["loss"]).__name__ == "MafaSigLipLoss"
+    assert not (tmp_path / "run" / "mafa" / "embeddings").exists()
+
+
+def test_what_is_not_there_is_told(data, tmp_path):
+    with pytest.raises(ValueError, match="CSV data"):
+        train.main([*arguments(data, tmp_path / "a", "--train-num-samples", 8), "--dataset-type", "synthetic"])
+    with pytest.raises(ValueError, match="guide-pretrained"):
+        train.main(arguments(data, tmp_path / "b", "--mafa-guide", "tiny-train"))
+    with pytest.raises(ValueError, match="no create_task"), train.replaced(train, create_task=None):
+        pass
