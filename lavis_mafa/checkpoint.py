@@ -19,7 +19,7 @@ _NAME = re.compile(r"checkpoint_e(\d+)_s(\d+)\.pth$")
 
 
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict less a frozen tower that its own file gives (so LAVIS' checkpoints do, and plain LAVIS loads ours)."""
+    """The state_dict less a frozen tower that its own file gives; so LAVIS' checkpoints do, and LAVIS loads ours."""
     tower = ("visual_encoder.",) if getattr(model, "tower_has_weights", False) else ()
     return {key: value for key, value in model.state_dict().items() if not key.startswith(tower)}
 
@@ -40,7 +40,11 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The folder's checkpoints, oldest first, by (epoch, step)."""
-    found = [(tuple(map(int, match.groups())), path) for path in folder.glob("checkpoint_e*.pth") if (match := _NAME.search(path.name))]
+    found = [
+        (tuple(map(int, match.groups())), path)
+        for path in folder.glob("checkpoint_e*.pth")
+        if (match := _NAME.search(path.name))
+    ]
     return [path for _, path in sorted(found)]
 
 
@@ -48,15 +52,17 @@ def load(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint and hold it against this run.
 
     Raises:
-        ValueError: a torn or foreign file, or one of another data set, vocabulary, or world size, naming what differs and the newest
-            whole checkpoint beside it.
+        ValueError: a torn or foreign file, or one of another data set, vocabulary, or world size, naming what differs
+            and the newest whole checkpoint beside it.
     """
     try:
         content = read_torch(path)
     except ValueError as error:
         raise ValueError(f"{error}; {_whole_instead(path)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is no run checkpoint of format {FORMAT}; to start from weights alone set model.pretrained to it")
+        raise ValueError(
+            f"{path} is no run checkpoint of format {FORMAT}; to start from weights alone set model.pretrained to it"
+        )
     differing = [
         f"{name}: the checkpoint has {content.get(name)!r}, this run {value!r}"
         for name, value in expected.items()

@@ -1,7 +1,7 @@
 """Con-D: a frozen image-text matching network as PairScorer (design, section 1).
 
-It has its own tokenizer, resolution and normalisation, and stands outside the student's state_dict, DDP and train(). Every
-image is encoded once a batch, and not at all where its frozen tower is the student's.
+It has its own tokenizer, resolution and normalisation, and stands outside the student's state_dict, DDP and train().
+Every image is encoded once a batch, and not at all where its frozen tower is the student's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from lavis_mafa.models.blip2 import MafaBlip2, QformerState
 from lavis_mafa.models.strict import build_strictly
 from lavis_mafa.models.text import tokenize
 
-ARCHITECTURES = ("mafa_blip2", "mafa_albef", "blip2_image_text_matching", "blip2", "albef_retrieval", "blip_image_text_matching")
+ARCHITECTURES = (
+    "mafa_blip2",
+    "mafa_albef",
+    "blip2_image_text_matching",
+    "blip2",
+    "albef_retrieval",
+    "blip_image_text_matching",
+)
 EncodeImages = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
 Match = Callable[[Any, Tensor, Any, Tensor, Tensor], Tensor]
 
@@ -83,7 +90,7 @@ class ItmScorer:
     """PairScorer over a frozen ITM network.
 
     Attributes:
-        vis_processor: PIL image → tensor, the network's own view of a record; None where the student's batch already is that view.
+        vis_processor: PIL image → tensor, the network's own view of a record.
         text_processor: raw caption → its text input.
         shares_tower: its frozen tower is the student's, so the batch's `image_tokens` serve both.
         chunk: pairs scored in one pass.
@@ -106,7 +113,7 @@ class ItmScorer:
 
     @torch.no_grad()
     def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
-        """P(match) (K,) of the pairs (image_K[k], text_K[k]), positions in the collated batch; every image encoded once."""
+        """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch; an image is encoded once."""
         images, image_of = image_K.unique(return_inverse=True)
         texts, text_of = text_K.unique(return_inverse=True)
         view = self._view(batch)
@@ -129,24 +136,28 @@ class ItmScorer:
 
 
 def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "run.con_d") -> ItmScorer:
-    """Con-D from the config's `section`: `arch`, `model_type`, and any key of that model's config (`finetuned: …`, `vocab: …`).
+    """Con-D from the config's `section`: `arch`, `model_type`, any key of that model's config (`finetuned`, `vocab`).
 
     Raises:
-        ValueError: an unknown arch or type, or weights that are missing or fit in part: never a silently random network.
+        ValueError: an unknown arch or type, weights that are missing or fit in part: never a silently random network.
     """
     given = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
     model_cls = registry.get_model_class(arch) if arch in ARCHITECTURES else None
     if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
         types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
-        raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(ARCHITECTURES)}), model_type {model_type!r} ({types})")
+        raise ValueError(
+            f"{section}: arch {arch!r} (one of {', '.join(ARCHITECTURES)}), model_type {model_type!r} ({types})"
+        )
     defaults = OmegaConf.load(model_cls.default_config_path(model_type))
-    merged = OmegaConf.merge(defaults.model, {k: v for k, v in given.items() if k not in ("arch", "model_type", "preprocess")})
+    merged = OmegaConf.merge(
+        defaults.model, {k: v for k, v in given.items() if k not in ("arch", "model_type", "preprocess")}
+    )
     loads_pretrained = merged.get("load_pretrained", True) and merged.get("pretrained")
     if not (merged.get("finetuned") if merged.get("load_finetuned", False) else loads_pretrained):
         raise ValueError(
-            f"{section} names no weights; set {section}.finetuned to a matching network's checkpoint (train_con_d.sh makes one) "
-            f"and {section}.load_finetuned: true"
+            f"{section} names no weights; set {section}.finetuned to a matching network's checkpoint "
+            f"(train_con_d.sh makes one) and {section}.load_finetuned: true"
         )
     model = _build(model_cls, merged, section)
     preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
@@ -168,12 +179,14 @@ def _fingerprint(model: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.dim() else str(value.item()).encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.dim() else str(value.item()).encode()
+        )
     return digest.hexdigest()
 
 
 def share_tower(scorer: ItmScorer, student: nn.Module) -> None:
-    """Mark that Con-D stands on the student's frozen tower, and drop its copy: then ECM costs only the Q-Former passes."""
+    """Mark that Con-D stands on the student's frozen tower, and drop its copy: ECM then costs the Q-Former alone."""
     own, theirs = getattr(student, "visual_encoder", None), scorer.model.visual_encoder
     if not getattr(student, "tower_is_frozen", False) or not isinstance(scorer.model, (Blip2Qformer, MafaAlbef)):
         return

@@ -20,7 +20,8 @@ from lavis_mafa.smoke import shorten
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
+def parse_arguments(description: str, dry_run: bool = False) -> argparse.Namespace:
+    """--cfg-path and --options; with `dry_run` also --dry-run."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--cfg-path", required=True, help="YAML of the run, e.g. projects/mafa/blip2/pretrain_stage1_scenes.yaml"
@@ -28,6 +29,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings, e.g. run.max_epoch=2"
     )
+    if dry_run:
+        parser.add_argument("--dry-run", action="store_true", help="say what the run would be and lacks, and end")
     return parser.parse_args()
 
 

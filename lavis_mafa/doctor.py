@@ -1,6 +1,6 @@
 """`python -m lavis_mafa.doctor`: what this machine has, what is known not to work together, and what to do about it.
 
-What might crash or hang is imported in a process of its own, with a time limit. Exit code 1: the main job cannot run here.
+What might crash or hang is imported in a process of its own, with a time limit. Exit code 1: the main job cannot run.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
     gpu = [name for name in GPU_FAISS if name in found]
     if "faiss-cpu" in found and gpu:
         yield Finding(
-            f"faiss-cpu beside {gpu[0]}: both are the module faiss, and the one installed last has overwritten the other",
+            f"faiss-cpu beside {gpu[0]}: both are the module faiss, so one has overwritten the other",
             f"pip uninstall -y faiss-cpu {gpu[0]}, then install one of them anew",
         )
     if "faiss-cpu" not in found and not gpu:
@@ -201,7 +201,7 @@ def _print_facts(found: Mapping[str, str], torch: Probe, faiss: Probe) -> None:
     print("\n".join(f"  {package} {number}" for package, number in found.items()))
     print(f"devices: cpu{''.join(f', {name}' for name in gpus)} (torch for CUDA {torch.told.get('cuda') or 'none'})")
     print(
-        f"FAISS: {faiss.told.get('version', 'none')} {faiss.told.get('build', '')}, searches on {faiss.told.get('search')}"
+        f"FAISS: {faiss.told.get('version', 'none')} {faiss.told.get('build', '')}, search: {faiss.told.get('search')}"
     )
     for name, path in folders().items():
         print(f"{name}: {path}{'' if path.exists() else ' (not there yet)'}, {free_gb(path):.0f} GB free")

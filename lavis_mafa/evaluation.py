@@ -38,7 +38,9 @@ def encode_gallery(
 ) -> Gallery:
     """Every image of the data set and every caption, its own or the given (processed) `texts`, encoded once."""
     tokens, features = [], []
-    for batch in tqdm(DataLoader(dataset, batch_size=batch_size, num_workers=workers), desc="images", unit="batch", leave=False):
+    for batch in tqdm(
+        DataLoader(dataset, batch_size=batch_size, num_workers=workers), desc="images", unit="batch", leave=False
+    ):
         batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         seen = model.vision_tokens(batch)
         tokens.append(seen.cpu())
@@ -52,8 +54,10 @@ def encode_gallery(
 
 
 @torch.no_grad()
-def match_scores(model: Any, gallery: Gallery, image_P: np.ndarray, text_P: np.ndarray, device: torch.device, chunk: int = 256) -> np.ndarray:
-    """ITM logits (P, 2) of the pairs; sorted by image, so that an image's keys and values are projected once a chunk."""
+def match_scores(
+    model: Any, gallery: Gallery, image_P: np.ndarray, text_P: np.ndarray, device: torch.device, chunk: int = 256
+) -> np.ndarray:
+    """ITM logits (P, 2) of the pairs; sorted by image, whose keys and values are then projected once a chunk."""
     logits = np.empty((len(image_P), 2), dtype=np.float32)
     order = np.argsort(image_P, kind="stable")
     for start in tqdm(range(0, len(order), chunk), desc="ITM pairs", unit="batch", leave=False):
@@ -66,7 +70,9 @@ def match_scores(model: Any, gallery: Gallery, image_P: np.ndarray, text_P: np.n
     return logits
 
 
-def reranked(model: Any, gallery: Gallery, sim_NC: np.ndarray, k: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def reranked(
+    model: Any, gallery: Gallery, sim_NC: np.ndarray, k: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
     """LAVIS' re-ranking: the k best of a row get ITM logit + similarity, the rest fall behind. (N, C) and (C, N)."""
     images, texts = sim_NC.shape
     best_texts = np.argpartition(-sim_NC, min(k, texts) - 1, axis=1)[:, :k]  # (N, k)
@@ -92,7 +98,7 @@ def reranked(model: Any, gallery: Gallery, sim_NC: np.ndarray, k: int, device: t
 def evaluate_retrieval(
     model: Any, dataset: Any, *, batch_size: int, workers: int, device: torch.device, k_test: int
 ) -> dict[str, Any]:
-    """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM, against the annotation and, where known, the truth."""
+    """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM; by annotation and, if known, truth."""
     model.eval()
     gallery = encode_gallery(model, dataset, batch_size, workers, device)
     sim_NC = gallery.similarity().numpy()
@@ -121,7 +127,7 @@ def truth_mask(dataset: Any) -> np.ndarray:
 
 
 def _recalls(i2t_NC: np.ndarray, t2i_CN: np.ndarray, positive_NC: np.ndarray) -> Mapping[str, Any]:
-    """`text`: captions found for an image (TR); `image`: images found for a caption (IR). Re-ranking makes two matrices."""
+    """`text`: captions found for an image (TR); `image`: images found for a caption (IR). Re-ranking gives two."""
     by_image, by_text = recall_at_k(i2t_NC, positive_NC), recall_at_k(t2i_CN.T, positive_NC)
     return {
         way: {f"r{k}": values[f"{name}_r{k}"] for k in (1, 5, 10)}

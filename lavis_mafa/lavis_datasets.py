@@ -1,7 +1,7 @@
 """LAVIS' own caption data sets (coco_caption, vg_caption, conceptual_caption_3m, sbu_caption, …) as one record table.
 
-Their rows of one image are gathered into a record; ids are those of their annotation, in a space of their own for each data
-set, so they are the same in every mixture. An image that two data sets share (COCO and VG do) stays two records.
+Their rows of one image are gathered into a record; ids are those of their annotation, in a space of their own for each
+data set, so they are the same in every mixture. An image that two data sets share (COCO and VG do) stays two records.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from lavis.datasets.datasets.base_dataset import BaseDataset
 
 from lavis_mafa.data.annotations import ROWS
 from lavis_mafa.data.dataset import PairDataset
+from lavis_mafa.data.identity import key_string
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.mixed import MixedImages, mixed_table
 from lavis_mafa.data.records import RecordTable
@@ -21,9 +23,9 @@ from lavis_mafa.data.records import RecordTable
 
 def as_records(name: str, dataset: Any) -> tuple[RecordTable, ImageFiles]:
     """The records of a LAVIS data set with `annotation` (dicts of image, caption, perhaps image_id) and `vis_root`."""
-    if not hasattr(dataset, "annotation") or not hasattr(dataset, "vis_root"):
+    if not isinstance(dataset, BaseDataset):
         raise ValueError(
-            f"datasets.{name}: {type(dataset).__name__} has no annotation of image files to plan; use image_text"
+            f"datasets.{name}: {type(dataset).__name__} is no LAVIS data set of image files, and mixes with none"
         )
     columns: dict[str, list[Any]] = {"image": [], "caption": [], "image_id": []}
     for number, row in enumerate(dataset.annotation):
@@ -31,25 +33,26 @@ def as_records(name: str, dataset: Any) -> tuple[RecordTable, ImageFiles]:
             raise ValueError(f"datasets.{name}, row {number}: it needs an image and a caption, and is {str(row)[:80]}")
         columns["image"].append(row["image"])
         columns["caption"].append([row["caption"]] if isinstance(row["caption"], str) else row["caption"])
-        columns["image_id"].append(str(row["image_id"]) if "image_id" in row else None)
+        key = row.get("image_id")
+        columns["image_id"].append(None if key is None else key_string(key))
     table = RecordTable.from_rows(pa.table(columns, schema=ROWS), dataset=name)
     return table, ImageFiles(dataset.vis_root, table.images)
 
 
 def mix(datasets: Mapping[str, Mapping[str, Any]], seed: int, augmented: bool, on_bad_image: str) -> dict[str, Any]:
-    """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split; other splits are left.
+    """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split, only `train`.
 
     ValueError: data sets whose processors differ (one batch, one view), or that hold no image files.
     """
-    trained = {name: splits["train"] for name, splits in datasets.items()}
-    first, *others = trained.values()
+    trained = {name: splits.get("train") for name, splits in datasets.items()}
+    tables, openers = zip(*(as_records(name, dataset) for name, dataset in trained.items()), strict=True)
+    first = next(iter(trained.values()))
     for name, dataset in list(trained.items())[1:]:
         for which in ("vis_processor", "text_processor"):
             if _about(getattr(dataset, which)) != _about(getattr(first, which)):
                 raise ValueError(
                     f"datasets.{name}.{which} differs from that of {next(iter(trained))}: give all the same"
                 )
-    tables, openers = zip(*(as_records(name, dataset) for name, dataset in trained.items()), strict=True)
     starts = np.cumsum([0, *(table.n_records for table in tables[:-1])])
     opener = MixedImages(tuple(openers), tuple(starts.tolist()))
     table = mixed_table(tables)

@@ -128,11 +128,13 @@ class MafaPretrainTask(BaseTask):
 def _verdicts(con_d: Any, train_set: Any) -> FileScorer:
     """Verdicts mined offline (`run.con_d: {arch: file, path: …/connections.parquet}`)."""
     if not con_d.get("path"):
-        raise ValueError("run.con_d: arch file needs path, the connections.parquet that `python -m lavis_mafa.mine` wrote")
+        raise ValueError(
+            "run.con_d: arch file needs path, the connections.parquet that `python -m lavis_mafa.mine` wrote"
+        )
     scorer = FileScorer.read(con_d.path)
     if not scorer.covers(train_set.table.image_id):
         raise ValueError(
-            f"run.con_d.path: {con_d.path} holds no image of the training data; mine that data, under the same dataset name"
+            f"run.con_d.path: {con_d.path} holds no image of the training data; mine that data, under its dataset name"
         )
     return scorer
 

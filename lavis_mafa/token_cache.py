@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 
-def attach_tokens(model: Any, dataset: Any, folder: Path, device: torch.device, workers: int, batch_size: int = 64) -> None:
-    """Give `dataset` the tower's tokens (N, L, V), float16 on disk, so that its samples carry `image_tokens` instead of `image`.
+def attach_tokens(
+    model: Any, dataset: Any, folder: Path, device: torch.device, workers: int, batch_size: int = 64
+) -> None:
+    """Give `dataset` the tower's tokens (N, L, V), float16 on disk: its samples carry `image_tokens`, not `image`.
 
     Raises:
         ValueError: the tower is trained, or the images are augmented: then there is nothing fixed to keep.
@@ -24,7 +26,9 @@ def attach_tokens(model: Any, dataset: Any, folder: Path, device: torch.device, 
     if not model.tower_is_frozen:
         raise ValueError("run.cache_tokens needs a frozen tower; set model.freeze_vit: true or run.cache_tokens: false")
     if getattr(dataset, "augmented", False):
-        raise ValueError("run.cache_tokens keeps one view of an image; take an eval processor for training or set it to false")
+        raise ValueError(
+            "run.cache_tokens keeps one view of an image; take an eval processor for training or set it to false"
+        )
     path = folder / f"tokens_{_key(model.visual_encoder, dataset)}.npy"
     if not path.exists():
         _compute(model, dataset, path, device, workers, batch_size)

@@ -1,4 +1,4 @@
-"""`python -m lavis_mafa.train --cfg-path X.yaml --options a.b=c`: LAVIS' train.py, on CPU or GPU, under torchrun or not."""
+"""`python -m lavis_mafa.train --cfg-path X.yaml --options a.b=c`: on CPU or GPU, alone or under torchrun."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
 
     from lavis_mafa.config import init_distributed, load_config, parse_arguments
     from lavis_mafa.config_values import check_data, refuse_missing
+    from lavis_mafa.dry_run import dry_run
 
-    cfg = load_config(parse_arguments(description))
+    arguments = parse_arguments(description, dry_run=not evaluate)
+    cfg = load_config(arguments)
     run_cfg = cfg.run_cfg
     run_cfg.evaluate = evaluate or run_cfg.evaluate
+    if not evaluate and arguments.dry_run:
+        sys.exit(int(bool(dry_run(cfg))))
     refuse_missing(cfg.config)
     init_distributed(run_cfg)
     logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")

@@ -57,7 +57,7 @@ def _check(given: argparse.Namespace) -> int:
     text = "\n".join(_readable(split, report) for split, report in reports.items())
     _write(given.output, reports, text)
     print(
-        f"{text}\nwritten to {given.output}: report.json, report.txt, and the rows without problems as SPLIT_clean.jsonl"
+        f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl"
     )
     return int(any(report.problems for report in reports.values()))
 
@@ -80,7 +80,7 @@ def _settings(path: Path, options: list[str]) -> tuple[Mapping[str, Any], int]:
 def _readable(split: str, report: SplitReport) -> str:
     kinds = report.as_dict()["kinds"]
     lines = [
-        f"{split}: {report.rows} rows read, {report.kept_rows} kept: {report.records} records, {report.captions} captions",
+        f"{split}: {report.rows} rows, {report.kept_rows} kept: {report.records} records, {report.captions} captions",
         "  images: " + (", ".join(f"{count} {mode}" for mode, count in report.modes.most_common()) or "none"),
         *(f"  note: {count} {note}" for note, count in report.notes.items()),
         *(f"  problems with {kind}: {count}" for kind, count in kinds.items()),

@@ -79,7 +79,7 @@ def check_split(
 ) -> SplitReport:
     """Read the annotation `files` and every image below `root`, and write the good rows to `cleaned` (.jsonl).
 
-    columns: image_key, caption_key, id_key where the files name them otherwise; the cleaned rows keep all their columns.
+    columns: image_key, caption_key, id_key where the files name them otherwise; cleaned rows keep all their columns.
     workers: threads that open images. batch_size: fewer records than that are a problem.
     """
     looks = _look_at_all(root, [row.image for row in _rows(files, columns, [])], workers)
@@ -132,7 +132,7 @@ def _note(row: Row, identity: str, said: set[tuple[str, str]], report: SplitRepo
 
 
 def _rows(files: Sequence[Path], columns: Mapping[str, str], problems: list[Problem]) -> Iterator[Row]:
-    """Every row that can be read; what cannot goes into `problems`, a file that breaks off with what was read before."""
+    """Every row that can be read; what cannot goes into `problems`. Of a file that breaks off, the rows before that."""
     for file in files:
         if file.suffix.lower() not in READERS or not file.is_file():
             told = f"unknown suffix; allowed are {', '.join(READERS)}" if file.is_file() else "no such annotation file"

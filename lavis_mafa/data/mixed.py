@@ -1,4 +1,4 @@
-"""Several record tables as one: what a plan over a mixed data set goes through. Each part keeps its ids and its images' root."""
+"""Several record tables as one, which can be planned. Each part keeps its ids and the root of its images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

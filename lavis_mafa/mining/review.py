@@ -33,7 +33,7 @@ class Labelled:
 
 
 def sample_for_review(p_K: Floats, size: int, seed: int) -> tuple[Ints, NDArray[np.float64]]:
-    """Places of up to `size` pairs, the same number from each stratum of P(match), and how many pairs each stands for."""
+    """Places of up to `size` pairs, as many from each stratum of P(match), and how many pairs each stands for."""
     rng = np.random.default_rng(seed)
     stratum_K = np.minimum((p_K * BINS).astype(int), BINS - 1)
     chosen, weight = [], []

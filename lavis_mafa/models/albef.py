@@ -84,7 +84,7 @@ class MafaAlbef(MafaForward, AlbefPretrain):
             return self.visual_encoder(samples["image"])
 
     def encode_image(self, tokens_BLV: Tensor) -> tuple[Tensor, Tensor]:
-        """Tower tokens → (image_embeds (B, L, V), image_feat (B, 1, D) of unit length: the class token's, or the mean's)."""
+        """Tower tokens → (image_embeds (B, L, V), image_feat (B, 1, D) of unit length: class token or mean)."""
         net = getattr(self.visual_encoder, "net", self.visual_encoder)
         has_class_token = hasattr(net, "cls_token") or hasattr(net, "class_token")
         summary_BV = tokens_BLV[:, 0] if has_class_token else tokens_BLV.mean(dim=1)

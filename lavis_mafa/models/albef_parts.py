@@ -1,4 +1,4 @@
-"""The two encoders of an ALBEF, and the key layouts of published weights. Tested in tests/models/test_albef_weights.py."""
+"""The two encoders of an ALBEF, and the layouts of published weights. Tested in tests/models/test_albef_weights.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUEUES = ("idx_queue", "queue_ptr", "ptr_queue")
 
 
 def build_visual_encoder(cfg: Mapping[str, Any], weights: str | None) -> nn.Module:
-    """`vit_model` of models/towers.py, or without one LAVIS' ViT of `vit_type`, from a DeiT file, positions interpolated.
+    """`vit_model` of models/towers.py, or without one LAVIS' ViT of `vit_type` from a DeiT file, resized.
 
     Raises:
         ValueError: weights that are missing or of another network, key by key.

@@ -1,7 +1,8 @@
 """The one forward of every MAFA model: encode → similarities → mine → losses.
 
-An adapter says how it encodes, what a similarity is, and which losses a pair has; nothing of GRIT, ECM or S-ITC is written
-anywhere else. Shapes: B local batch, W gathered width (B · ranks), Q queries of an image (1 for ALBEF), D embedding,
+An adapter says how it encodes, what a similarity is, and which losses a pair has; nothing of GRIT, ECM or S-ITC is
+written anywhere else.
+Shapes: B local batch, W gathered width (B · ranks), Q queries of an image (1 for ALBEF), D embedding,
 K settled pairs.
 """
 
@@ -24,7 +25,7 @@ from lavis_mafa.core.settings import MafaSettings
 
 @dataclass
 class Encoded:
-    """A batch after its encoders. `image_feat` and `text_feat` have unit length; `state` is what the pair losses need."""
+    """A batch after its encoders. The features have unit length; `state` is what the pair losses need."""
 
     image_feat: Tensor  # (B, Q, D)
     text_feat: Tensor  # (B, D)
@@ -124,7 +125,7 @@ class MafaForward:
 
 
 def _query_that_fits(image_BQD: Tensor, text_BD: Tensor) -> Tensor:
-    """Of an image's queries the one that fits its own caption best (B, D): what GRIT stores of an image (design, section 1)."""
+    """Of an image's queries the one that fits its own caption best (B, D): what GRIT stores of an image."""
     best = torch.einsum("bqd,bd->bq", image_BQD.float(), text_BD.float()).argmax(1)
     return image_BQD[torch.arange(len(best), device=best.device), best]
 

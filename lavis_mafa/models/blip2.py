@@ -1,4 +1,4 @@
-"""`mafa_blip2`: BLIP-2 stage 1 (Q-Former) with MAFA. A subclass of LAVIS' Blip2Qformer with the same state_dict keys."""
+"""`mafa_blip2`: BLIP-2 stage 1 (Q-Former) with MAFA, LAVIS' Blip2Qformer with the same state_dict keys."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         tower = build_tower(model_name, img_size, self._vit_weights)
         return tower, LayerNorm(tower.num_features)
 
-    def init_Qformer(self, num_query_token: int, vision_width: int, cross_attention_freq: int = 2) -> tuple[nn.Module, nn.Parameter]:
+    def init_Qformer(
+        self, num_query_token: int, vision_width: int, cross_attention_freq: int = 2
+    ) -> tuple[nn.Module, nn.Parameter]:
         small = self._qformer is not None
         config = BertConfig(**self._qformer) if small else BertConfig.from_pretrained(self._bert)
         config.update(
@@ -98,10 +100,13 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         return qformer, query_tokens
 
     def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
-        """Tower tokens (B, L, V): cached ones of the sample, else computed, without gradient where the tower is frozen."""
+        """Tower tokens (B, L, V): the sample's cached ones, else computed; a frozen tower gives no gradient."""
         if "image_tokens" in samples:
             return samples["image_tokens"]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen), half_as_it_is(self.visual_encoder):
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen),
+            half_as_it_is(self.visual_encoder),
+        ):
             return self.visual_encoder(samples["image"])
 
     def encode_image(self, tokens_BLV: Tensor, use_cache: bool = False) -> tuple[Tensor, Tensor, Any]:
@@ -131,7 +136,7 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         return Encoded(image_feat, self.encode_text(tokens), QformerState(image_embeds, output.past_key_values, tokens))
 
     def pair_state(self, tokens_NLV: Tensor, tokens: Any) -> QformerState:
-        """What `match_logits` needs of images given by their tower tokens (N, L, V) and texts by their tokens (C, T)."""
+        """What `match_logits` needs of images, as tower tokens (N, L, V), and texts, as tokens (C, T)."""
         return QformerState(self.ln_vision(tokens_NLV), None, tokens)
 
     def match_logits(self, state: QformerState, image_K: Tensor, text_K: Tensor) -> Tensor:
@@ -149,7 +154,7 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         return self.itm_head(output.last_hidden_state[:, : queries.shape[1]]).mean(dim=1).float()
 
     def text_loss(self, state: QformerState, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
-        """Captioning from the queries' cache, labels smoothed by 0.1 as in LAVIS; the vocabulary head sees real tokens only."""
+        """Captioning from the queries' cache, labels smoothed by 0.1 as in LAVIS; the head sees real tokens only."""
         mask = state.tokens.attention_mask[text_K]  # (K, T)
         ids = state.tokens.input_ids[text_K].clone()
         ids[:, 0] = self.tokenizer.bos_token_id
@@ -188,4 +193,3 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         )
         load_from_config(model, plain)
         return model
-

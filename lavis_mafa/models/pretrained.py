@@ -1,4 +1,4 @@
-"""Which weights a model starts from, as its config says: `load_finetuned`, `load_pretrained`, both honoured when false."""
+"""Which weights a model starts from by its config: `load_finetuned`, `load_pretrained`, both honoured when false."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def _as_it_is(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Ten
 def load_from_config(
     model: nn.Module, cfg: Mapping[str, Any], adapt: Adapt = _as_it_is, may_miss: tuple[str, ...] = ()
 ) -> Fit | None:
-    """Load `finetuned` or `pretrained` as LAVIS does, but not at all where `load_pretrained` is false (LAVIS ignores that).
+    """Load `finetuned` or `pretrained` as LAVIS does, but nothing where `load_pretrained` is false (LAVIS ignores it).
 
-    `model.origin` then says for every part of the model where its weights came from. `adapt` brings published layouts to
+    `model.origin` then says of every part where its weights came from. `adapt` brings published layouts to
     the model's keys; the prefixes `may_miss` need not be there.
 
     Raises:
@@ -36,14 +36,19 @@ def load_from_config(
         if cfg.get(switch, default):
             path = cfg.get(key)
             if not path:
-                raise ValueError(f"model.{switch} is true but model.{key} names no file; give one, or set {switch}: false")
+                raise ValueError(
+                    f"model.{switch} is true but model.{key} names no file; give one, or set {switch}: false"
+                )
             fit = load_checkpoint(model, str(path), adapt, may_miss)
             if any(key.startswith(FROZEN_TOWER) for key in fit.loaded):
-                model.tower_has_weights = False  # its own file would give others: a checkpoint of ours must hold the tower
+                # its own file would give other weights: a checkpoint of ours must hold the tower
+                model.tower_has_weights = False
             _tell(model, fit)
             return fit
     if getattr(model, "tower_is_frozen", False) and not getattr(model, "tower_has_weights", True):
-        raise ValueError("model.freeze_vit is true but the tower has no weights; set model.vit_weights, or freeze_vit: false")
+        raise ValueError(
+            "model.freeze_vit is true but the tower has no weights; set model.vit_weights, or freeze_vit: false"
+        )
     _tell(model, None)
     return None
 

@@ -1,4 +1,4 @@
-"""LAVIS' own networks by their from_config, strictly: LAVIS loads what fits and goes on with random weights for the rest.
+"""LAVIS' own networks by their from_config, strictly: LAVIS loads what fits and leaves the rest random.
 
 Tested in tests/models/test_con_d.py.
 """
@@ -51,7 +51,9 @@ def _telling(lavis_loader: Loader, gaps: list[str], section: str) -> Loader:
                 "re-save its state_dict in an environment that you trust"
             ) from error
         except (RuntimeError, KeyError, OSError, EOFError) as error:
-            raise ValueError(f"{section}: {url_or_filename} is no checkpoint of {type(self).__name__}: {error}") from error
+            raise ValueError(
+                f"{section}: {url_or_filename} is no checkpoint of {type(self).__name__}: {error}"
+            ) from error
         gaps.extend(key for key in result.missing_keys if _matters(self, key))
         return result
 

@@ -1,7 +1,7 @@
 """Vision towers for the Q-Former: image (B, 3, H, W) → tokens (B, L, V).
 
-`vit_model` names one: LAVIS' `eva_clip_g` and `clip_L`, `small_vit`, `torchvision:NAME`, `timm:NAME`. The last three read
-their weights from `vit_weights`, a local file; nothing is fetched. `open_clip:NAME/TAG` is openclip_tower.py's.
+`vit_model` names one: LAVIS' `eva_clip_g` and `clip_L`, `small_vit`, `torchvision:NAME`, `timm:NAME`. The last three
+read their weights from `vit_weights`, a local file; nothing is fetched. `open_clip:NAME/TAG` is openclip_tower.py's.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class TorchvisionTower(GridTower):
         if hasattr(net, "class_token"):  # ViT
             patches = net._process_input(image)
             return net.encoder(torch.cat([net.class_token.expand(len(patches), -1, -1), patches], dim=1))
-        raise ValueError(f"vit_model: torchvision's {type(net).__name__} yields no token grid; use e.g. torchvision:resnet50")
+        raise ValueError(
+            f"vit_model: torchvision's {type(net).__name__} yields no token grid; use e.g. torchvision:resnet50"
+        )
 
 
 class TimmTower(GridTower):
@@ -149,7 +151,7 @@ def _timm_net(name: str) -> nn.Module:
 
 
 def _drop_head(net: nn.Module) -> None:
-    """The classifier is not read: DDP would wait for its gradient, and its random weights would count as the tower's."""
+    """The classifier is not read: DDP would wait for its gradient, and random weights would count as the tower's."""
     for name in HEADS:
         if isinstance(getattr(net, name, None), nn.Module):
             setattr(net, name, nn.Identity())

@@ -87,9 +87,9 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: str, may_miss: tuple[str, ...] = ()) -> Fit:
     """Load `state` into `model`; every gap and every shape that differs is an error.
 
-    The parameters below a prefix of `may_miss` may be absent, all of them: a part that comes in part is an error too. A vocabulary
-    that differs by appended tokens (30522 of BERT, 30523 with [DEC]) is filled row by row: the rows both have are copied, a
-    further row of the model keeps its initial value.
+    The parameters below a prefix of `may_miss` may be absent, all of them: a part that comes in part is an error too.
+    A vocabulary that differs by appended tokens (30522 of BERT, 30523 with [DEC]) is filled row by row: the rows both
+    have are copied, a further row of the model keeps its initial value.
 
     Raises:
         ValueError: naming the keys that are missing, unexpected, or of another shape.

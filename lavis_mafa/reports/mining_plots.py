@@ -26,7 +26,7 @@ def draw_mining(
 ) -> None:
     """Histogram of P(match) with both bounds, connections per image, precision and recall where `curve` knows them.
 
-    connections_N: connections of every image. curve: columns threshold, precision, recall (mining.review.precision_recall).
+    connections_N: connections of every image. curve: threshold, precision, recall (mining.review.precision_recall).
     """
     panels = 2 if curve is None or curve.empty else 3
     figure = Figure(figsize=(4.8 * panels, 3.6), dpi=130, layout="constrained")

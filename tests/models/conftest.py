@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of Hugging Face is imported: a test that asks the hub fails at once
+os.environ["HF_HUB_OFFLINE"] = "1"  # before Hugging Face is imported: a test that asks the hub fails at once
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from tests.models.tiny import CAPTIONS  # noqa: E402
+import pytest
+import torch
 
-import lavis_mafa  # noqa: E402
+import lavis_mafa
+from tests.models.tiny import CAPTIONS
 
 
 @pytest.fixture(scope="session", autouse=True)

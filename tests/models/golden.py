@@ -1,4 +1,4 @@
-"""The equations of one MAFA step, straight down the page, on LAVIS' own network: loops, no index tensors, nothing of ours.
+"""The equations of one MAFA step, straight down the page, on LAVIS' own network: loops, and nothing of ours.
 
 A batch is B images and texts; `p[i, t]` is Con-D's P(match); `same[i, t]` says that a pair is known to match.
 """
@@ -48,7 +48,7 @@ def golden_step(
         if verdicts[pair] != "ambiguous":
             settled.append((pair, int(verdicts[pair] == "connection"), direction))
         elif spare is not None:
-            # the other direction may have asked about the spare itself: then its verdict counts, where each pair has one
+            # the other direction may have asked about the spare itself: then that verdict counts
             found = verdicts.get(spare, "negative") if once else "negative"
             if found != "ambiguous":
                 settled.append((spare, int(found == "connection"), direction))
@@ -113,7 +113,7 @@ def itm(lavis: Any, images: Tensor, texts: list[str], pair: Pair) -> Tensor:
 
 
 def lm(lavis: Any, images: Tensor, texts: list[str], pair: Pair) -> tuple[Tensor, int]:
-    """(sum of the smoothed cross-entropies of the caption's tokens, their number), by LAVIS' decoder with its own loss."""
+    """(sum of the smoothed cross-entropies of the caption's tokens, their number), by LAVIS' decoder."""
     tokens = tokenized(lavis, [texts[pair[1]]])
     seen = lavis.ln_vision(lavis.visual_encoder(images[pair[0]][None]))
     ones = torch.ones(lavis.query_tokens.shape[:2], dtype=torch.long)

@@ -179,7 +179,7 @@ def hardest_of(model: Any, batch: dict[str, Any]) -> list[tuple[int, int, int, s
 
 
 def eventful(model: Any, batch: dict[str, Any]) -> Tensor:
-    """P(match) that makes of each direction's hardest pairs some connections, some ambiguous pairs and some negatives."""
+    """P(match) that makes of the hardest pairs, both ways, connections, ambiguous pairs and negatives."""
     p = torch.full((SIZE, SIZE), 0.3)
     for place, (i, t, _, _) in enumerate(hardest_of(model, batch)):
         p[i, t] = (0.95, 0.65, 0.1)[place % 3]

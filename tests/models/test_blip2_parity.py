@@ -7,10 +7,10 @@ from unittest import mock
 
 import pytest
 import torch
-from tests.models.tiny import lavis_blip2, tiny_blip2
 
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.core.pairs import Candidates, SettledPairs
+from tests.models.tiny import lavis_blip2, tiny_blip2
 
 NEGATIVE_IMAGE = [2, 0, 4, 1, 5, 3]  # of every text
 NEGATIVE_TEXT = [1, 3, 5, 0, 2, 4]  # of every image

@@ -1,4 +1,4 @@
-"""Con-D: scores as LAVIS gives them, each image encoded once, outside the student, and never a silently random network."""
+"""Con-D: scores as LAVIS gives them, each image encoded once, outside the student, and never silently random."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from unittest import mock
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_albef, tiny_blip2, tiny_blip_itm
 from torch import Tensor, nn
 
 from lavis_mafa.core.miner import ConnectionMiner
+from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_albef, tiny_blip2, tiny_blip_itm
 
-RAW = [caption.title() + "!" for caption in CAPTIONS]  # what an annotation holds; a network's own processor makes CAPTIONS of it
+RAW = [
+    caption.title() + "!" for caption in CAPTIONS
+]  # what an annotation holds; a network's own processor makes CAPTIONS of it
 IMAGE_K = torch.tensor([2, 0, 2, 5, 1, 2, 0])
 TEXT_K = torch.tensor([1, 0, 4, 3, 2, 5, 2])
 
@@ -35,7 +37,7 @@ def p_by_lavis_blip2(ours: Any, images: Tensor, image_K: Tensor, text_K: Tensor)
 
 
 def p_by_retrieval(model: Any, images: Tensor, image_K: Tensor, text_K: Tensor) -> Tensor:
-    """LAVIS' compute_sim_matrix, made to tell log-odds: its head's second output less the first, and no ITC similarity."""
+    """LAVIS' compute_sim_matrix, made to tell log-odds: the head's second output less the first, and no ITC."""
     told = deepcopy(model)
     with torch.no_grad():
         for parameter in told.itm_head.parameters():
@@ -73,7 +75,12 @@ def of_view(size: int) -> dict[str, Any]:
     """A batch whose student sees other pixels than Con-D, and another processor's captions."""
     generator = torch.Generator().manual_seed(5)
     clean = torch.randn(len(RAW), 3, size, size, generator=generator)
-    return {"image": torch.zeros(len(RAW), 3, 16, 16), "con_d_image": clean, "caption": RAW, "text_input": ["?"] * len(RAW)}
+    return {
+        "image": torch.zeros(len(RAW), 3, 16, 16),
+        "con_d_image": clean,
+        "caption": RAW,
+        "text_input": ["?"] * len(RAW),
+    }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -130,7 +137,9 @@ def frozen_student() -> Any:
     return loud(tiny_blip2(vit={"freeze_vit": True}))
 
 
-@pytest.mark.parametrize(("student", "same_weights", "shared"), [("frozen", True, True), ("frozen", False, False), ("trained", True, False)])
+@pytest.mark.parametrize(
+    ("student", "same_weights", "shared"), [("frozen", True, True), ("frozen", False, False), ("trained", True, False)]
+)
 def test_tower_is_shared_where_it_is_frozen_and_the_same(student: str, same_weights: bool, shared: bool) -> None:
     from lavis_mafa.con_d import share_tower
 
@@ -152,13 +161,17 @@ def test_other_networks_share_no_tower() -> None:
 @pytest.mark.parametrize("same_view", [True, False])
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("same_weights", [True, False])
-def test_task_gives_con_d_what_it_reads(same_view: bool, cached: bool, same_weights: bool, batch: dict[str, Any]) -> None:
+def test_task_gives_con_d_what_it_reads(
+    same_view: bool, cached: bool, same_weights: bool, batch: dict[str, Any]
+) -> None:
     """Whatever tower, view and cache: the batch that the data set makes holds what Con-D then reads."""
     from lavis_mafa import tasks
 
     scorer = scorer_of(loud(tiny_blip2(), seed=0 if same_weights else 1))
     scorer.vis_processor = SimpleNamespace(transform="view")
-    data = SimpleNamespace(vis_processor=SimpleNamespace(transform="view" if same_view else "other"), con_d_processor=None)
+    data = SimpleNamespace(
+        vis_processor=SimpleNamespace(transform="view" if same_view else "other"), con_d_processor=None
+    )
     data.tokens = "on disk" if cached else None
     task = tasks.MafaPretrainTask(OmegaConf.create({"con_d": {"arch": "any"}}))
     with mock.patch.object(tasks, "build_con_d", lambda *args: scorer):
@@ -181,13 +194,17 @@ def medium(tmp_path: Any) -> Any:
     import json
 
     from lavis.models.vit import VisionTransformerEncoder
+
     from tests.models.tiny import MED, MED_ALBEF, VOCAB, tiny_vit
 
     for name, med in (("albef", MED_ALBEF), ("blip", MED)):
         (tmp_path / f"{name}.json").write_text(json.dumps(med))
     tiny = mock.patch.object(VisionTransformerEncoder, "from_config", lambda cfg, from_pretrained=False: tiny_vit())
     keys = {"vocab": str(VOCAB), "embed_dim": 16, "queue_size": 8, "max_txt_len": 30, "image_size": 32}
-    archs = {"albef": ("albef_retrieval", "coco", tiny_albef), "blip": ("blip_image_text_matching", "base", tiny_blip_itm)}
+    archs = {
+        "albef": ("albef_retrieval", "coco", tiny_albef),
+        "blip": ("blip_image_text_matching", "base", tiny_blip_itm),
+    }
     with tiny:
         yield {
             name: (make, {"arch": arch, "model_type": kind, "med_config_path": str(tmp_path / f"{name}.json"), **keys})
@@ -271,7 +288,12 @@ def test_lavis_blip2_may_lack_its_tower_only_where_it_is_frozen(frozen: bool, fi
         for key in [key for key in state if key.startswith("visual_encoder.")]:
             del state[key]
 
-    config = {"arch": "blip2_image_text_matching", "model_type": "pretrain", "freeze_vit": frozen, "vit_precision": "fp32"}
+    config = {
+        "arch": "blip2_image_text_matching",
+        "model_type": "pretrain",
+        "freeze_vit": frozen,
+        "vit_precision": "fp32",
+    }
     # LAVIS' from_config reads no embed_dim: its default, 256, is in every published checkpoint
     with hub_stand_ins():
         from lavis.common.registry import registry

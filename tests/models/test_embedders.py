@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lavis.models.blip2_models.blip2_image_text_matching import Blip2ITM
-from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_albef, tiny_blip2, tiny_blip_itm
 
 from lavis_mafa.embedders import embed_images, embed_texts
+from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_albef, tiny_blip2, tiny_blip_itm
 
 
 def itc_of_albef(model: Any, image: torch.Tensor, caption: str) -> torch.Tensor:

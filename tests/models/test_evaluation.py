@@ -10,10 +10,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
 from torch.utils.data import DataLoader, Dataset
 
 from lavis_mafa import evaluation
+from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
 
 N, PER_IMAGE, K_TEST = 14, 2, 11
 COLOURS = ["red", "green", "blue", "yellow", "pink", "cyan", "dark"]
@@ -107,7 +107,7 @@ def test_recalls_are_lavis_recalls(model: Any, tmp_path: Path) -> None:
         expected = lavis_recalls(*(scores or (sim_NC, sim_NC.T)), tmp_path)
         recalls = in_lavis_names(found[stage]["annotation"])
         assert recalls == pytest.approx({name: expected[name] for name in recalls}), stage
-        assert 0 < recalls["txt_r10"] and recalls["txt_r1"] < 100
+        assert recalls["txt_r10"] > 0 and recalls["txt_r1"] < 100
     assert set(recalls) == {f"{way}_r{k}" for way in ("img", "txt") for k in (1, 5, 10)}
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.golden import golden_step
-from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
 from torch import Tensor
 
 from lavis_mafa.core.miner import ConnectionMiner
+from tests.models.golden import golden_step
+from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
 
 CONNECTION, AMBIGUOUS, NEGATIVE = 0.9, 0.65, 0.1
 Pair = tuple[int, int]  # image, text
@@ -225,7 +225,9 @@ def test_no_scorer_means_hard_negatives(batch: dict[str, Any]) -> None:
 def test_smoothing_starts_with_the_epoch_that_the_settings_say(batch: dict[str, Any]) -> None:
     losses = [model_with(Told())({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1, 2)]
     assert losses[0] != losses[1] == losses[2]
-    later = [model_with(Told(), alpha_from_epoch=2)({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1, 2)]
+    later = [
+        model_with(Told(), alpha_from_epoch=2)({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1, 2)
+    ]
     assert later == [losses[0], losses[0], losses[2]]
     off = [model_with(Told(), alpha=0.0)({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1)]
     assert off == [losses[0], losses[0]]

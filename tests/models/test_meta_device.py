@@ -36,7 +36,9 @@ def on_meta_device(vocabulary: Path) -> Iterator[None]:
     with (
         mock.patch.dict("os.environ", HF_HUB_OFFLINE="1"),
         mock.patch.object(BertTokenizer, "from_pretrained", lambda name: BertTokenizer(str(vocabulary))),
-        mock.patch.object(BertConfig, "from_pretrained", lambda name: BertConfig()),  # the defaults are bert-base-uncased
+        mock.patch.object(
+            BertConfig, "from_pretrained", lambda name: BertConfig()
+        ),  # the defaults are bert-base-uncased
         mock.patch.object(BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
         mock.patch.object(eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),
         mock.patch.object(clip_vit, "download_cached_file", lambda *args, **kwargs: "any"),

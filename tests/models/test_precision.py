@@ -9,12 +9,12 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.models.test_con_d import scorer_of
-from tests.models.tiny import loud, tiny_blip2
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lavis_mafa.core.miner import ConnectionMiner
+from tests.models.test_con_d import scorer_of
+from tests.models.tiny import loud, tiny_blip2
 
 
 class Watch(TorchFunctionMode):

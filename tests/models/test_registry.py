@@ -79,7 +79,7 @@ def test_config_file_says_what_a_model_needs(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", ["pretrain", "pretrain_vitL", "coco"])
 def test_published_types_say_what_lavis_says(model_type: str) -> None:
-    """Sizes, precision and addresses are LAVIS' own, so that the published checkpoint meets the network it was made for."""
+    """Sizes, precision and addresses are LAVIS' own: a published checkpoint meets the network it was made for."""
     from lavis.common.registry import registry
 
     ours, theirs = (

@@ -1,4 +1,4 @@
-"""Tokens of a frozen tower on disk: computed once, the tower's own, and never those of other weights, images or views."""
+"""Tokens of a frozen tower on disk: computed once, and never those of other weights, images or views."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from lavis.processors.blip_processors import BlipImageEvalProcessor
-from tests.models.tiny import loud, tiny_blip2
 
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.token_cache import attach_tokens
+from tests.models.tiny import loud, tiny_blip2
 
 N = 7
 

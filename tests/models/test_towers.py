@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.models.tiny import QFORMER, VOCAB, tiny_blip2
 from torch import Tensor
 
 from lavis_mafa.models.towers import build_tower
+from tests.models.tiny import QFORMER, VOCAB, tiny_blip2
 
 Head = Callable[[Any, Tensor], Tensor]  # a network's own classifier, on tokens (B, L, V)
 TOWERS: dict[str, tuple[int, int, int, Head]] = {  # image size, L, V, and how the network itself reads its tokens
@@ -151,7 +151,10 @@ def test_classifier_and_counters_do_not_matter(changes: dict[str, Any], resnet: 
     [
         ({"layer1.0.conv1.weight": None}, "missing: layer1.0.conv1.weight"),
         ({"layer9.weight": torch.zeros(1)}, "unexpected: layer9.weight"),
-        ({"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"conv1.weight: shape \(64, 3, 3, 3\), the model has \(64, 3, 7, 7\)"),
+        (
+            {"conv1.weight": torch.zeros(64, 3, 3, 3)},
+            r"conv1.weight: shape \(64, 3, 3, 3\), the model has \(64, 3, 7, 7\)",
+        ),
     ],
 )
 def test_weights_of_another_network_are_told_key_by_key(changes: dict[str, Any], told: str, resnet: Any) -> None:

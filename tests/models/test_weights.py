@@ -9,8 +9,9 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.models.tiny import QFORMER, VOCAB, lavis_blip2, loud, tiny_blip2
 from torch import Tensor, nn
+
+from tests.models.tiny import QFORMER, VOCAB, lavis_blip2, loud, tiny_blip2
 
 WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
 VOCABULARY = (WORDS, *(f"Qformer.cls.predictions.{name}" for name in ("bias", "decoder.weight", "decoder.bias")))
@@ -264,7 +265,11 @@ def test_plain_lavis_reads_our_checkpoint(freeze_vit: bool, frozen: Any, batch: 
     assert all(key.startswith("visual_encoder.") and freeze_vit for key in result.missing_keys)
     for mode, name in (("image", "image_embeds_proj"), ("text", "text_embeds_proj")):
         expected = theirs.extract_features(batch, mode)[name]
-        found = ours.encode_image(ours.vision_tokens(batch))[1] if mode == "image" else ours.extract_features(batch, mode)[name]
+        found = (
+            ours.encode_image(ours.vision_tokens(batch))[1]
+            if mode == "image"
+            else ours.extract_features(batch, mode)[name]
+        )
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert ours.extract_features(batch, "text").text_embeds_proj.std() > 0.01
 

@@ -61,7 +61,7 @@ def tiny_blip2(vit: dict[str, Any] | None = None, **mafa: Any) -> Any:
     from lavis_mafa.models.blip2 import MafaBlip2
 
     torch.manual_seed(0)
-    sizes: dict[str, Any] = dict(vit_model="small_vit", img_size=16, freeze_vit=False, vit_precision="fp32")
+    sizes: dict[str, Any] = {"vit_model": "small_vit", "img_size": 16, "freeze_vit": False, "vit_precision": "fp32"}
     return MafaBlip2(
         mafa=MafaSettings.from_dict(mafa),
         vocab=str(VOCAB),
@@ -98,7 +98,7 @@ def lavis_blip2(ours: Any = None, arch: str = "blip2", freeze_vit: bool = False)
     """LAVIS' own `arch`, built by its own constructor, with the weights of `ours`."""
     from lavis.common.registry import registry
 
-    sizes: dict[str, Any] = dict(vit_precision="fp32", num_query_token=4, embed_dim=16, max_txt_len=24)
+    sizes: dict[str, Any] = {"vit_precision": "fp32", "num_query_token": 4, "embed_dim": 16, "max_txt_len": 24}
     with hub_stand_ins():
         theirs = registry.get_model_class(arch)("any", 16, freeze_vit=freeze_vit, **sizes)
     if ours is not None:

@@ -10,7 +10,10 @@ from PIL import Image
 
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 
-HOSTILE = """</script><script>document.title = "broken in"</script><img src=x onerror='document.title = "broken in"'> "a" & 'b'\u2028"""
+HOSTILE = (
+    """</script><script>document.title = "broken in"</script>"""
+    """<img src=x onerror='document.title = "broken in"'> "a" & 'b'\u2028"""
+)
 ROW = GalleryRow(
     7, 1234, "a red ball", ["a grey square"], 8, 0.9312, similarity=0.25, path="dir/7.jpg", image_id="seven", true=True
 )

@@ -1,0 +1,164 @@
+"""`python -m lavis_mafa.train --dry-run`: what a run would be and lacks, without training or fetching."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lavis.common.registry import registry
+from omegaconf import OmegaConf
+from torch import nn
+
+from lavis_mafa.config_keys import is_ours
+from lavis_mafa.config_values import check_data, missing_files
+from lavis_mafa.models.meta import build_on_meta
+
+PAIR_BYTES = 16  # at most, of a scored pair (core/connections.py)
+WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def dry_run(cfg: Any) -> list[str]:
+    """Print the run; returns what is missing on this machine, empty where it can start (exit code 0).
+
+    ValueError: a model that is not ours, or data that do not fit the config.
+    """
+    model_cls = registry.get_model_class(cfg.model_cfg.arch)
+    if not is_ours(model_cls):
+        raise ValueError(f"--dry-run describes models of lavis_mafa, not {cfg.model_cfg.arch!r}")
+    missing = missing_files(cfg.config) + to_fetch(cfg.config)
+    model, table = None, None
+    if not any(line.startswith(("model.vit_weights", "model.vocab")) for line in missing):
+        model = build_on_meta(model_cls, OmegaConf.to_container(cfg.model_cfg, resolve=True))
+        print("\n".join(_model(model, cfg)))
+    if not any(line.startswith("datasets.") for line in missing):
+        datasets = registry.get_task_class(cfg.run_cfg.task).setup_task(cfg=cfg).build_datasets(cfg)
+        check_data(cfg.config, datasets)
+        table = next(iter(datasets.values()))["train"].table
+        print("\n".join(_batches(table, cfg.run_cfg)))
+    if model is not None and table is not None:
+        disk = disk_bytes(model, table.n_records, cfg)
+        print("disk, at most: " + ", ".join(f"{what} {_size(size)}" for what, size in disk.items()))
+        missing += _lacking_disk(sum(disk.values()), Path(cfg.run_cfg.output_dir))
+    print(
+        "\n".join(
+            ["missing on this machine:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+        )
+    )
+    return missing
+
+
+def to_fetch(cfg: Any) -> list[str]:
+    """Annotations of LAVIS' data sets that a run would fetch first."""
+    found, cache = [], registry.get_path("cache_root")
+    for name, dataset in cfg.datasets.items():
+        annotations = dataset.get("build_info", {}).get("annotations", {})
+        for split, info in annotations.items():
+            urls, files = ([value] if isinstance(value, str) else value for value in (info.url, info.storage))
+            for url, file in zip(urls, files, strict=True):
+                if str(url).startswith("http") and not Path(cache, file).exists():
+                    found.append(f"datasets.{name}, {split}: the run fetches {url}")
+    return found
+
+
+def _model(model: Any, cfg: Any) -> Iterator[str]:
+    """Parameters by origin and trainability, and what of the memory can be told beforehand."""
+    loads = (("load_finetuned", "finetuned", False), ("load_pretrained", "pretrained", True))
+    taken = [cfg.model_cfg.get(key) for switch, key, default in loads if cfg.model_cfg.get(switch, default)]
+    yield f"model: {cfg.model_cfg.arch}, {cfg.model_cfg.model_type}"
+    for part, (frozen, trained) in parameters(model).items():
+        origin = model.origin.get(part, "initialised")
+        origin = f"from {taken[0]}" if taken and origin == "initialised" else origin
+        yield f"  {part}: {trained / 1e6:.2f} M trained, {frozen / 1e6:.2f} M frozen; {origin}"
+    memory = memory_bytes(model)
+    yield "memory a process, without activations: " + ", ".join(
+        f"{name} {_size(size)}" for name, size in memory.items()
+    )
+    activations = activation_bytes(model, cfg)
+    if activations:
+        yield f"  activations, roughly: {_size(activations)} (with run.batch_size_train, not accum_grad_iters)"
+
+
+def parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """part → (frozen, trained) numbers of parameters."""
+    counts: dict[str, tuple[int, int]] = {}
+    for name, value in model.named_parameters():
+        frozen, trained = counts.get(name.split(".")[0], (0, 0))
+        more = (0, value.numel()) if value.requires_grad else (value.numel(), 0)
+        counts[name.split(".")[0]] = frozen + more[0], trained + more[1]
+    return counts
+
+
+def memory_bytes(model: nn.Module) -> dict[str, int]:
+    """Weights, gradients, and AdamW's two moments."""
+    trained = sum(value.numel() * value.element_size() for value in model.parameters() if value.requires_grad)
+    tensors = [*model.parameters(), *model.buffers()]
+    weights = sum(value.numel() * value.element_size() for value in tensors)
+    return {"weights": weights, "gradients": trained, "optimiser": 2 * trained}
+
+
+def activation_bytes(model: Any, cfg: Any) -> int:
+    """What the Q-Former's passes keep for the backward pass, 0 for other networks: 34 bytes a token, layer and width in
+    16 bits with fused attention (Korthikanti et al. 2022, eq. 1 without 5as/h): image and text once, 3 B pairs of ITM,
+    2 B of LM.
+    """
+    if not hasattr(model, "Qformer"):
+        return 0
+    config, batch = model.Qformer.config, int(cfg.run_cfg.batch_size_train)
+    queries, words = model.query_tokens.shape[1], model.max_txt_len
+    tokens = batch * (queries + words + 3 * (queries + words) + 2 * words)
+    per_layer = 34 * WIDTH[cfg.run_cfg.get("precision", "fp32")] // 2
+    return int(tokens * config.num_hidden_layers * config.hidden_size * per_layer)
+
+
+def _batches(table: Any, run: Any) -> Iterator[str]:
+    world, batch = int(run.world_size), int(run.batch_size_train)
+    steps = table.n_records // (batch * world)
+    epochs = int(run.get("stop_epoch") or run.max_epoch)
+    yield f"records: {table.n_records} with {table.n_captions} captions"
+    yield f"batches: {steps} an epoch of {world} x {batch}, {epochs} epochs, {steps * epochs} steps"
+    if int(run.warmup_steps) > steps * epochs:
+        yield f"  note: run.warmup_steps ({run.warmup_steps}) is more than all steps; the rate stays below run.init_lr"
+    if int(run.accum_grad_iters) > 1:
+        yield f"  note: {run.accum_grad_iters} batches are accumulated, but pairs are mined within one batch of {batch}"
+
+
+def disk_bytes(model: Any, records: int, cfg: Any) -> dict[str, int]:
+    """Bytes of everything a run keeps, at most."""
+    run = cfg.run_cfg
+    epochs, steps = int(run.max_epoch), records // int(run.batch_size_train)
+    trained = memory_bytes(model)["gradients"]
+    kept = int(run.get("keep_checkpoints", 2)) + 1  # the old one goes when the new one stands
+    found = {
+        "checkpoints": kept * 3 * trained + 2 * trained,  # with moments; the best and the last without
+        "plans": 8 * records * (epochs + 1),
+        "embeddings": 2 * 2 * 2 * records * int(model.text_proj.out_features) if run.sampling != "random" else 0,
+        "connections": PAIR_BYTES * 2 * int(run.batch_size_train) * steps * epochs if run.get("con_d") else 0,
+    }
+    if run.get("cache_tokens", False):
+        tokens, width = token_shape(model, int(cfg.model_cfg.image_size))
+        found["tokens of train"] = 2 * records * tokens * width
+    return found
+
+
+def token_shape(model: Any, image_size: int) -> tuple[int, int]:
+    """(L, V) of the tower's tokens."""
+    with torch.no_grad(), torch.device("meta"):
+        shape = model.visual_encoder(torch.zeros(1, 3, image_size, image_size)).shape
+    return int(shape[1]), int(shape[2])
+
+
+def _lacking_disk(needed: int, folder: Path) -> list[str]:
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    return [f"run.output_dir: {folder} needs {_size(needed)}, and {_size(free)} are free"] if needed > free else []
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

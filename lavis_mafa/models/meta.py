@@ -1,0 +1,54 @@
+"""Building a full-size model without its weights: shapes on torch's meta device, nothing fetched, no memory taken."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from lavis.models import clip_vit, eva_vit
+from lavis.models.blip2_models.Qformer import BertLMHeadModel
+from torch import nn
+from transformers import BertConfig, BertTokenizer
+
+BERT_ROWS = 30522
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@contextmanager
+def on_meta_device() -> Iterator[None]:
+    """LAVIS' constructors fetch by name and ask tensors for values: both are answered, offline and on the CPU."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        vocabulary = folder / "vocab.txt"
+        vocabulary.write_text("\n".join([*SPECIAL, *(f"w{word}" for word in range(BERT_ROWS - len(SPECIAL)))]))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # that weights copied into meta tensors are lost is the point
+        patches: list[tuple[Any, str, Any]] = [
+            (BertTokenizer, "from_pretrained", lambda name: BertTokenizer(str(vocabulary))),
+            (BertConfig, "from_pretrained", lambda name: BertConfig()),  # the defaults are bert-base-uncased
+            (BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
+            (eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),
+            (clip_vit, "download_cached_file", lambda *args, **kwargs: "any"),
+            (torch, "load", lambda *args, **kwargs: {}),
+            (torch, "linspace", partial(torch.linspace, device="cpu")),
+        ]
+        for owner, name, answer in patches:
+            stack.enter_context(mock.patch.object(owner, name, answer))
+        stack.enter_context(mock.patch.dict("os.environ", HF_HUB_OFFLINE="1"))
+        stack.enter_context(torch.device("meta"))
+        yield
+
+
+def build_on_meta(model_cls: Any, config: Any) -> nn.Module:
+    """The model of a `mafa_*` class from its config, no checkpoint loaded; a tower's own file gives its shape."""
+    config = {**config, "load_finetuned": False, "load_pretrained": False}
+    with on_meta_device():
+        model: nn.Module = model_cls.from_config(config)
+    return model

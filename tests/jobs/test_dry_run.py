@@ -1,0 +1,94 @@
+"""`--dry-run` says what a run would be; here its numbers are held against hand-made ones."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lavis_mafa
+
+FOLDER = Path(__file__).resolve().parents[2] / "projects" / "mafa" / "blip2"
+SMALL = ("datasets.scenes.splits.train.n=40", "datasets.scenes.splits.val.n=4", "datasets.scenes.splits.test.n=4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> None:
+    lavis_mafa.register()
+
+
+def load(name: str, *options: str) -> Any:
+    from lavis_mafa.config import load_config
+
+    return load_config(Namespace(cfg_path=str(FOLDER / f"{name}.yaml"), options=["run.device=cpu", *options]))
+
+
+def test_numbers_of_a_known_network() -> None:
+    from lavis_mafa import dry_run
+
+    net = nn.ModuleDict({"a": nn.Linear(3, 5), "b": nn.Linear(2, 2, bias=False)})
+    net["a"].weight.requires_grad_(False)
+    assert dry_run.parameters(net) == {"a": (15, 5), "b": (0, 4)}
+    assert dry_run.memory_bytes(net) == {"weights": 24 * 4, "gradients": 9 * 4, "optimiser": 9 * 8}
+    net["a"].half()
+    assert dry_run.memory_bytes(net)["weights"] == 20 * 2 + 4 * 4
+
+
+def test_the_default_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lavis_mafa.dry_run import disk_bytes, dry_run, parameters
+    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.models.meta import build_on_meta
+
+    options = (*SMALL, "run.batch_size_train=16", f"run.output_dir={tmp_path / 'out'}", "run.resume_ckpt_path=null")
+    cfg = load("pretrain_stage1_scenes", *options)
+    assert dry_run(cfg) == []
+    printed = capsys.readouterr().out
+    assert "records: 40 with 80 captions" in printed and "batches: 2 an epoch of 1 x 16, 10 epochs, 20 steps" in printed
+    assert "run.warmup_steps (60) is more than all steps" in printed and "nothing is missing" in printed
+    assert not (tmp_path / "out").exists()
+
+    built = MafaBlip2.from_config(cfg.model_cfg)
+    meta = build_on_meta(MafaBlip2, dict(cfg.model_cfg))
+    assert all(value.is_meta for value in meta.parameters())
+    assert parameters(meta) == parameters(built)  # the same network without its weights
+    disk = disk_bytes(meta, 40, cfg)
+    assert disk["embeddings"] == 2 * (2 * 40 * 64 * 2) and disk["connections"] == 16 * 2 * 16 * 2 * 10
+    tokens = built.visual_encoder(torch.zeros(1, 3, 48, 48)).shape
+    assert disk["tokens of train"] == 40 * tokens[1] * tokens[2] * 2
+
+
+def test_a_full_size_run_on_a_machine_without_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lavis.common.registry import registry
+
+    from lavis_mafa.dry_run import dry_run
+
+    monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path))
+    missing = dry_run(load("pretrain_stage1"))
+    assert f"datasets.coco_caption.build_info.images.storage: nothing at {tmp_path}/coco/images" in "\n".join(missing)
+    assert any("the run fetches https://" in line and "vg_caption.json" in line for line in missing)
+    printed = capsys.readouterr().out
+    assert "visual_encoder: 0.00 M trained, 985.95 M frozen; own file eva_clip_g" in printed
+    assert "Qformer: 185.70 M trained, 0.00 M frozen; own file bert-base-uncased" in printed
+    assert "missing on this machine:" in printed and not any(tmp_path.iterdir())
+
+
+def test_the_command_ends_with_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lavis_mafa import train
+
+    config = str(FOLDER / "pretrain_stage1_scenes.yaml")
+    arguments = ["train", "--cfg-path", config, "--dry-run", "--options", *SMALL, "run.batch_size_train=16"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 0
+    monkeypatch.setattr(sys, "argv", [*arguments, "run.con_d.finetuned=/no/such.pth"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 1
