@@ -61,13 +61,17 @@ class ImageTextBuilder(RecordBuilder):
     def splits(self) -> Mapping[str, Any]:
         annotations = self.config.get("annotations")
         if not annotations:
-            raise ValueError("datasets.image_text.annotations is empty; give e.g. annotations: {train: my.json, test: test.json}")
+            raise ValueError(
+                "datasets.image_text.annotations is empty; give e.g. annotations: {train: my.json, test: test.json}"
+            )
         return annotations
 
     def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, Any, Any]:
         root = options.get("images")
         if not root or not Path(root).is_dir():
-            raise ValueError(f"datasets.image_text.images: no folder at {root!r}; give the folder that the image paths start from")
+            raise ValueError(
+                f"datasets.image_text.images: no folder at {root!r}; give the folder that the image paths start from"
+            )
         rows = read_annotations(options["annotations"][split], **(options.get("columns") or {}))
         rows = rows.slice(0, options.get("max_rows"))
         table = RecordTable.from_rows(rows, dataset=options.get("name", "image_text"))

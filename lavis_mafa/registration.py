@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def register_all() -> None:
-    """Import LAVIS and everything of ours that registers itself. Idempotent: a module registers on its first import only."""
-    import lavis  # noqa: F401  registers LAVIS' own models, builders, tasks, processors
-    import lavis.common.optims  # noqa: F401  `import lavis` forgets the schedulers
+    """Import LAVIS and everything of ours that registers itself, which a module does on its first import only."""
+    import lavis
+    import lavis.common.optims
     import lavis.runners  # noqa: F401  … and the runners
     from lavis.common.registry import registry
     from PIL import ImageFile

@@ -19,7 +19,17 @@ from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
 
-PACKAGES = ("lavis_mafa", "torch", "torchvision", "salesforce-lavis", "transformers", "faiss-cpu", "faiss-gpu", "numpy", "pandas")
+PACKAGES = (
+    "lavis_mafa",
+    "torch",
+    "torchvision",
+    "salesforce-lavis",
+    "transformers",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "pandas",
+)
 SHOWN = 48  # connections on the page
 
 
@@ -36,7 +46,9 @@ def report_run(runner: Any, retrieval: Mapping[str, Any], judgments: Mapping[str
         draw_curves(steps, epochs, folder / "curves.png")
     if getattr(runner, "connections", None) is not None:
         write_gallery(folder / "gallery", _examples(runner), runner.splits["train"].open_image)
-    results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(runner.config.config, resolve=True))
+    results.update(
+        versions=versions(), commit=commit(), config=OmegaConf.to_container(runner.config.config, resolve=True)
+    )
     results["weights"] = getattr(runner._model, "origin", {})
     write_json(folder / "results.json", results)
     for split in splits:

@@ -1,6 +1,6 @@
-"""`grit_runner`: LAVIS' runner that plans its epochs (GRIT), on CPU and without a process group too, and resumes exactly.
+"""`grit_runner`: LAVIS' runner that plans its epochs (GRIT) and resumes exactly; a CPU or a lone process will do.
 
-Order at a commit (design, State): flush the stores, write the plan, checkpoint last. A checkpoint names the plan and the committed
+Order at a commit: flush the stores, write the plan, checkpoint last. A checkpoint names the plan and the committed
 parts of every store; what was written after it is dropped on resume.
 """
 
@@ -49,7 +49,9 @@ class GritRunner(RunnerBase):
         self.run_cfg = cfg.run_cfg
         (self.name, self.splits), *others = datasets.items()
         if others:
-            raise ValueError("datasets: grit_runner plans one record table; put several annotation files into one image_text")
+            raise ValueError(
+                "datasets: grit_runner plans one record table; put several annotation files into one image_text"
+            )
         self.seed = int(self.run_cfg.seed)
         self.best = {"epoch": -1, "value": -1.0}
         self.judged = self._read_judged()  # now, so that what is wrong with the file is told before hours of training
@@ -95,12 +97,12 @@ class GritRunner(RunnerBase):
     # ---- a run
 
     def train(self) -> dict[str, Any]:
-        """Train to run.max_epoch (or run.stop_epoch before it), evaluate, and write the report; returns what results.json holds."""
+        """Train to run.max_epoch (or run.stop_epoch before it), evaluate, report; returns what results.json holds."""
         if self.evaluate_only:
             return self._report()
         self._prepare()
-        epoch, step = self._resume()
-        for epoch in range(epoch, int(self.run_cfg.get("stop_epoch") or self.max_epoch)):
+        first, step = self._resume()
+        for epoch in range(first, int(self.run_cfg.get("stop_epoch") or self.max_epoch)):
             self._run_epoch(epoch, step)
             step = 0
         self.journal.close()
@@ -133,10 +135,13 @@ class GritRunner(RunnerBase):
         asked, found = self.resume_ckpt_path, checkpoint.list_checkpoints(self.output_dir)
         if not asked and found:
             raise ValueError(
-                f"run.output_dir {self.output_dir} holds a run; set run.resume_ckpt_path: auto to go on with it, or choose another"
+                f"run.output_dir {self.output_dir} holds a run; "
+                "set run.resume_ckpt_path: auto to go on with it, or choose another"
             )
         path = (found[-1] if found else None) if asked == "auto" else asked and Path(asked)
-        self.journal = Journal(self.output_dir, SummaryWriter(self.output_dir / "tensorboard") if is_main_process() else None)
+        self.journal = Journal(
+            self.output_dir, SummaryWriter(self.output_dir / "tensorboard") if is_main_process() else None
+        )
         if path is None:
             self._start_fresh()
             return 0, 0
@@ -199,7 +204,16 @@ class GritRunner(RunnerBase):
         every = int(self.run_cfg.get("save_every_steps", 0))
         if every and (step + 1) % every == 0 and step + 1 < plan.steps and (step + 1) % self.accum_grad_iters == 0:
             self._save(epoch, step + 1)
-        shown = ("loss", "loss_itc", "loss_itm", "loss_lm", "loss_mlm", "connections", "false_negative_rate", "data_share")
+        shown = (
+            "loss",
+            "loss_itc",
+            "loss_itm",
+            "loss_lm",
+            "loss_mlm",
+            "connections",
+            "false_negative_rate",
+            "data_share",
+        )
         return {name: f"{row[name]:.3g}" for name in shown if name in row}
 
     def _finish_epoch(self, epoch: int, plan: Plan) -> None:
@@ -250,7 +264,7 @@ class GritRunner(RunnerBase):
     # ---- checkpoints
 
     def _save(self, epoch: int, step: int) -> None:
-        """Stores first, checkpoint last. Every rank's embeddings are its own; the connections are all ranks' together."""
+        """Stores first, checkpoint last. Every rank's embeddings are its own, the connections all ranks' together."""
         if self.connections is not None:
             self.connections.flush()
             _barrier()  # so that every rank's state names the parts of all
@@ -302,7 +316,9 @@ class GritRunner(RunnerBase):
         value = row.get("val_r_mean")
         if value is not None and value > self.best["value"]:
             self.best = {"epoch": epoch, "value": float(value)}
-            checkpoint.write(self.output_dir / "checkpoint_best.pth", {"model": checkpoint.trained_state(self._model), **self.best})
+            checkpoint.write(
+                self.output_dir / "checkpoint_best.pth", {"model": checkpoint.trained_state(self._model), **self.best}
+            )
 
     # ---- evaluation and report
 
@@ -311,7 +327,9 @@ class GritRunner(RunnerBase):
         row: dict[str, float] = {}
         for split in self.valid_splits:
             found = self._retrieval(split, k_test=0)["itc"]["annotation"]
-            row.update({f"{split}_{way}_{name}": value for way, values in found.items() for name, value in values.items()})
+            row.update(
+                {f"{split}_{way}_{name}": value for way, values in found.items() for name, value in values.items()}
+            )
             row[f"{split}_r_mean"] = sum(value for values in found.values() for value in values.values()) / 6
         return row
 
@@ -346,7 +364,7 @@ class GritRunner(RunnerBase):
         )
 
     def _report(self) -> dict[str, Any]:
-        """Evaluate the best weights (the last without validation), keep them as model.safetensors, and write the report."""
+        """Evaluate the best weights (the last without validation), keep them as model.safetensors, and report."""
         results: dict[str, Any] = {}
         _ = self.model
         if is_main_process():
@@ -358,11 +376,13 @@ class GritRunner(RunnerBase):
         _barrier()
         return results
 
-
     def _keep_final(self) -> None:
         if self.best["epoch"] >= 0:
             self._load_model(read_state_dict(self.output_dir / "checkpoint_best.pth"))
-        state = {key: value.detach().cpu().contiguous().clone() for key, value in checkpoint.trained_state(self._model).items()}
+        state = {
+            key: value.detach().cpu().contiguous().clone()
+            for key, value in checkpoint.trained_state(self._model).items()
+        }
         with atomic_write(self.output_dir / "model.safetensors") as file:
             file.write(safetensors.torch.save(state))
 
@@ -370,4 +390,3 @@ class GritRunner(RunnerBase):
 def _barrier() -> None:
     if get_world_size() > 1:
         dist.barrier()
-

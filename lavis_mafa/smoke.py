@@ -1,5 +1,8 @@
-"""The smoke preset: LAVIS_MAFA_SMOKE=FOLDER shortens any run to a handful of records, the same code path, and moves what it would write
-or read below `output/` into FOLDER. The tests run the README's commands with it, and leave no trace in a checkout."""
+"""The smoke preset: LAVIS_MAFA_SMOKE=FOLDER shortens any run to a handful of records, on the same code path.
+
+What the run would write or read below `output/` moves into FOLDER. The tests run the README's commands with it, and
+leave no trace in a checkout.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,15 @@ import torch
 from lavis_mafa.models.base import MafaOutput
 
 Truth = Callable[[np.ndarray, np.ndarray], np.ndarray]
-SUMS = ("true_connections", "connections", "true_scored", "put_to_con_d", "itm_negatives", "itm_false_negatives", "false_negatives")
+SUMS = (
+    "true_connections",
+    "connections",
+    "true_scored",
+    "put_to_con_d",
+    "itm_negatives",
+    "itm_false_negatives",
+    "false_negatives",
+)
 
 
 def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None) -> dict[str, float]:
@@ -47,7 +55,7 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
 
 
 def epoch_row(steps: pd.DataFrame, plan_stats: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of epochs.jsonl: means of the losses, and precision and recall of the connections over the pairs put to Con-D."""
+    """One row of epochs.jsonl: mean losses, and precision and recall of the connections over the pairs put to Con-D."""
     losses = {name: float(steps[name].mean()) for name in steps.columns if name.startswith("loss")}
     sums = {name: float(steps[name].sum()) for name in SUMS if name in steps}
     row: dict[str, Any] = {"epoch": int(steps["epoch"].iloc[0]), **plan_stats, **losses, "steps": len(steps)}

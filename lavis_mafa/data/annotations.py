@@ -116,7 +116,7 @@ class Columns:
 
 def _mapping(row: object) -> Mapping[str, Any]:
     if not isinstance(row, Mapping):
-        raise ValueError(f"a row must be an object with an image and a caption, not {row!r:.80}")  # noqa: TRY004
+        raise ValueError(f"a row must be an object with an image and a caption, not {row!r:.80}")
     return row
 
 

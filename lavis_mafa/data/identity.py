@@ -38,7 +38,7 @@ def key_string(key: object) -> str:
     if isinstance(key, float) and key.is_integer():
         return str(int(key))
     if isinstance(key, bool) or not isinstance(key, (str, int)):
-        raise ValueError(f"an image id must be a whole number or a string, not {key!r}")  # noqa: TRY004
+        raise ValueError(f"an image id must be a whole number or a string, not {key!r}")
     return str(key)
 
 

@@ -62,7 +62,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image)
         levels = 257 if grey.dtype.itemsize == 2 or grey.max() > 255 else 1
         return Image.fromarray((grey // levels).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.mode.upper() and image.mode != "LAB" or "transparency" in image.info:
+    if ("A" in image.mode.upper() and image.mode != "LAB") or "transparency" in image.info:
         layers = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(layers)

@@ -1,1 +1,1 @@
-"""LAVIS adapters: registered models that share one forward (`base.py`). Imports LAVIS; `lavis_mafa.register()` loads it."""
+"""LAVIS adapters: registered models that share one forward (`base.py`); `lavis_mafa.register()` loads them."""

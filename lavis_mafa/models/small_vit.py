@@ -20,7 +20,8 @@ class SmallViT(nn.Module):
             raise ValueError(
                 f"image_size {image_size} must be a multiple of patch_size {patch_size}, width {width} of heads {heads}"
             )
-        self.config = dict(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads)
+        sizes = {"image_size": image_size, "patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
+        self.config = sizes
         self.num_features = width
         self.patches = nn.Conv2d(3, width, patch_size, patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))

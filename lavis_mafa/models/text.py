@@ -25,8 +25,8 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
         return BertTokenizer.from_pretrained(str(path) if path.is_dir() else vocab)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.vocab: {vocab!r} is neither a local file or folder nor a tokenizer that can be fetched here ({error}); "
-            "set model.vocab to a BERT vocabulary file, one token a line"
+            f"model.vocab: {vocab!r} is neither a local file or folder nor a tokenizer that can be fetched here "
+            f"({error}); set model.vocab to a BERT vocabulary file, one token a line"
         ) from error
 
 

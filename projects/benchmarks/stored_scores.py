@@ -1,11 +1,12 @@
 """Two choices of what is stored, measured on Flickr8k with a Con-D and a stage-1 model trained there.
 
-1. May a score taken on one augmentation be stored? P(match) of the same pairs on the clean view and on two augmented ones
-   (blip_image_train): how far apart, and how many verdicts change.
-2. An image is stored for GRIT as the one query that fits its own caption best. Against the exact maximum over its queries: how
-   often the hardest caption of a search space is the same, and how similar the chosen one is.
+1. May a score taken on one augmentation be stored? P(match) of the same pairs on the clean view and on two augmented
+   ones (blip_image_train): how far apart, and how many verdicts change.
+2. An image is stored for GRIT as the one query that fits its own caption best. Against the exact maximum over its
+   queries: how often the hardest caption of a search space is the same, and how similar the chosen one is.
 
-    python projects/benchmarks/stored_scores.py --con-d output/mafa/flickr8k/con_d/model.safetensors --json projects/benchmarks/stored_scores.json
+    python projects/benchmarks/stored_scores.py --con-d output/mafa/flickr8k/con_d/model.safetensors \\
+        --json projects/benchmarks/stored_scores.json
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _model_and_data(con_d: str) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def augmented_scores(model: Any, data: Any) -> dict[str, Any]:
-    """Each image with the nearest caption of the others (by ITC on the clean view), scored on three views of the image."""
+    """Each image with the nearest caption of the others (ITC, clean view), scored on three views of the image."""
     from lavis.processors import load_processor
 
     augment = load_processor("blip_image_train", OmegaConf.create({"image_size": 224, "mean": 0.5, "std": 0.5}))

@@ -1,7 +1,7 @@
 """Packs a trained Con-D of the scenes into the package (fp16 safetensors), and says how good it is on unseen scenes.
 
-    bash run_scripts/mafa/train_con_d.sh
-    python projects/scenes/export_con_d.py output/mafa/con_d_scenes/model.safetensors
+    bash run_scripts/mafa/train_con_d.sh; python projects/scenes/tune_con_d.py …    (see there)
+    python projects/scenes/export_con_d.py output/mafa/con_d_scenes/tuned.safetensors
 """
 
 from __future__ import annotations
@@ -25,14 +25,19 @@ SEED, SCENES, NEAREST = 41, 500, 10
 def export(checkpoint: str) -> None:
     from lavis_mafa.models.weights import read_state_dict
 
-    state = {key: value.half().contiguous().clone() for key, value in read_state_dict(checkpoint).items() if "position_ids" not in key}
+    state = {
+        key: value.half().contiguous().clone()
+        for key, value in read_state_dict(checkpoint).items()
+        if "position_ids" not in key
+    }
     save_file(state, ASSET, metadata={"of": "Con-D of the scenes, see projects/scenes"})
     print(f"{ASSET.name}: {ASSET.stat().st_size / 1e6:.2f} MB")
 
 
 def quality() -> dict[str, float]:
-    """Precision and recall of P > 0.8 over the nearest captions of every image (ITC, own captions left out), against the truth."""
+    """Precision and recall of P > 0.8 over the captions nearest to every image (ITC, own ones left out)."""
     from lavis.processors import load_processor
+
     from lavis_mafa.data.dataset import RetrievalDataset
     from lavis_mafa.data.scenes.dataset import scenes_table
     from lavis_mafa.evaluation import annotated, encode_gallery, match_scores, truth_mask
@@ -42,7 +47,9 @@ def quality() -> dict[str, float]:
     model = MafaBlip2.from_pretrained("scenes_con_d").float().eval()
     eval_view = OmegaConf.load(MafaBlip2.default_config_path("scenes_con_d")).preprocess.vis_processor.eval
     table, open_image, truth = scenes_table(SCENES, SEED)
-    data = RetrievalDataset(table, open_image, load_processor("blip_image_eval", eval_view), load_processor("blip_caption"))
+    data = RetrievalDataset(
+        table, open_image, load_processor("blip_image_eval", eval_view), load_processor("blip_caption")
+    )
     data.truth = truth
     device = torch.device("cpu")
     gallery = encode_gallery(model, data, 64, 0, device)
@@ -69,7 +76,9 @@ def _own(model: object, gallery: object, data: object, device: torch.device) -> 
 
     text_P = np.arange(len(data.text))
     image_P = np.array([data.txt2img[text] for text in text_P])
-    return float((torch.from_numpy(match_scores(model, gallery, image_P, text_P, device)).softmax(1)[:, 1] > 0.8).float().mean())
+    return float(
+        (torch.from_numpy(match_scores(model, gallery, image_P, text_P, device)).softmax(1)[:, 1] > 0.8).float().mean()
+    )
 
 
 if __name__ == "__main__":

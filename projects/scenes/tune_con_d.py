@@ -1,11 +1,14 @@
-"""Second part of the scenes' Con-D: matching against captions with one word changed (as NegCLIP, Yuksekgonul et al., ICLR 2023).
+"""Second part of the scenes' Con-D: matching against captions with one word changed.
 
-In random batches the hardest caption seldom differs by one word only, but GRIT batches are full of such. So each annotated caption
-is set against itself with a colour, shape, size, place, count or background changed or two of them exchanged. This needs the
-caption alone: neither the scene nor its truth function is asked (a changed caption may by chance be true; few are).
+In random batches the hardest caption seldom differs by one word only, but GRIT batches are full of such. So each
+annotated caption is set against itself with a colour, shape, size, place, count or background changed, or two of them
+exchanged (as NegCLIP, Yuksekgonul et al., ICLR 2023). This needs the caption alone: neither the scene nor its truth
+function is asked (a changed caption may by chance be true; few are).
 
     bash run_scripts/mafa/train_con_d.sh
-    python projects/scenes/tune_con_d.py --start output/mafa/con_d_scenes/model.safetensors --out output/mafa/con_d_scenes/tuned.safetensors
+    python projects/scenes/tune_con_d.py --start output/mafa/con_d_scenes/model.safetensors \\
+        --out output/mafa/con_d_scenes/tuned.safetensors
+    python projects/scenes/export_con_d.py output/mafa/con_d_scenes/tuned.safetensors
 """
 
 from __future__ import annotations
@@ -50,7 +53,11 @@ def changed(caption: str, rng: np.random.Generator) -> str:
         return "an image of nothing"
     place = places[rng.integers(len(places))]
     kind, meaning = MEANING[said[place].strip(",")]
-    rivals = [other for other in places if MEANING[said[other].strip(",")][0] == kind and MEANING[said[other].strip(",")][1] != meaning]
+    rivals = [
+        other
+        for other in places
+        if MEANING[said[other].strip(",")][0] == kind and MEANING[said[other].strip(",")][1] != meaning
+    ]
     if rivals and rng.random() < 0.5:
         other = rivals[rng.integers(len(rivals))]
         said[place], said[other] = _as(said[place], said[other]), _as(said[other], said[place])
@@ -113,13 +120,13 @@ def _model_and_data(arguments: Any) -> tuple[Any, PairDataset]:
 
 
 def losses(model: Any, data: PairDataset, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
-    """ITC of the annotated pairs; ITM of these, of each image with its caption changed twice, and with a caption of another image."""
+    """ITC of the annotated pairs; ITM of these, of each image with two changes of its caption and with another's."""
     records = rng.choice(len(data), BATCH, replace=False)
     rows = [data.table.caption_rows(int(record)) for record in records]
     own = [data.text_processor(data.table.caption(row[rng.integers(len(row))])) for row in rows]
     texts = own + [changed(caption, rng) for caption in own] + [changed(caption, rng) for caption in own]
     vision = torch.from_numpy(data.tokens[np.sort(records)][np.argsort(np.argsort(records))].astype(np.float32))
-    image_embeds, image_feat, _ = model.encode_image(vision)
+    _, image_feat, _ = model.encode_image(vision)
     tokens = model.tokenize(texts)
     image = torch.arange(BATCH)
     pairs = torch.cat([image, image + BATCH, image + 2 * BATCH, image.roll(1)])

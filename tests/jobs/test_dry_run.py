@@ -44,7 +44,13 @@ def test_the_default_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     from lavis_mafa.models.blip2 import MafaBlip2
     from lavis_mafa.models.meta import build_on_meta
 
-    options = (*SMALL, "run.batch_size_train=16", f"run.output_dir={tmp_path / 'out'}", "run.resume_ckpt_path=null")
+    options = (
+        *SMALL,
+        "run.batch_size_train=16",
+        "run.max_epoch=10",
+        f"run.output_dir={tmp_path / 'out'}",
+        "run.resume_ckpt_path=null",
+    )
     cfg = load("pretrain_stage1_scenes", *options)
     assert dry_run(cfg) == []
     printed = capsys.readouterr().out
@@ -74,8 +80,8 @@ def test_a_full_size_run_on_a_machine_without_its_data(
     assert f"datasets.coco_caption.build_info.images.storage: nothing at {tmp_path}/coco/images" in "\n".join(missing)
     assert any("the run fetches https://" in line and "vg_caption.json" in line for line in missing)
     printed = capsys.readouterr().out
-    assert "visual_encoder: 0.00 M trained, 985.95 M frozen; own file eva_clip_g" in printed
-    assert "Qformer: 185.70 M trained, 0.00 M frozen; own file bert-base-uncased" in printed
+    assert "visual_encoder: 0.00 M trained, 985.89 M frozen; own file eva_clip_g" in printed
+    assert "Qformer: 186.28 M trained, 0.00 M frozen; own file bert-base-uncased" in printed
     assert "missing on this machine:" in printed and not any(tmp_path.iterdir())
 
 

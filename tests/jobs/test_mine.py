@@ -127,7 +127,7 @@ def test_pretraining_on_the_verdicts_needs_no_con_d(mined: tuple[Path, str], tmp
     train, few = {"n": 48, "seed": 21, "match_share": 0.02}, {"n": 8}
     config.datasets.scenes = {"splits": {"train": train, "val": few, "test": few}}
     config.run.con_d = {"arch": "file", "path": str(mined[0] / "connections.parquet")}
-    config.run.merge_with(max_epoch=2, batch_size_train=16, k_test=0, output_dir=str(tmp_path / "out"))
+    config.run.update(max_epoch=2, batch_size_train=16, k_test=0, output_dir=str(tmp_path / "out"))
     OmegaConf.save(config, tmp_path / "pretrain.yaml")
     finished(start("train", tmp_path / "pretrain.yaml", "run.seed=1"))
     steps = pd.read_json(tmp_path / "out" / "steps.jsonl", lines=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
 from tests.jobs.commands import ROOT, environment, rows, run, train
 
 SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
@@ -54,7 +56,7 @@ def test_every_record_is_trained_on_in_one_of_two_epochs(unbroken: Path) -> None
     plans = [np.load(unbroken / f"plan_{epoch}.npz")["order"] for epoch in range(3)]
     for plan in plans:
         assert sorted(plan) == list(range(100))
-    for before, after in zip(plans, plans[1:], strict=False):
+    for before, after in pairwise(plans):
         assert set(before[:96]) | set(after[:96]) == set(range(100))
 
 

@@ -32,8 +32,8 @@ def scenes_table(
     """`n` scenes of `seed` with distinct captions each: (table, open_image, truth), the same in every process.
 
     match_share: the probability that a caption holds for another random scene, by the mixture of details. noise: share
-    of captions that describe a random other scene. details: captions of these details alone, in equal shares, whatever the
-    match_share. Give every split a seed of its own.
+    of captions that describe a random other scene. details: captions of these details alone, in equal shares, whatever
+    the match_share. Give every split a seed of its own.
     open_image(record) renders an RGB image of 48 x 48 pixels. truth(records, caption rows) says which pairs match; the
     two broadcast, so (N, 1) and (1, C) give a whole block. ValueError for a setting out of range.
     """

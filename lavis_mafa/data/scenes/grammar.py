@@ -142,7 +142,7 @@ _MEANING = {
     **_numbered("size", SIZES),
     **_numbered("tone", TONES),
     **_numbered("pattern", PATTERNS),
-    **{word: ("shape", None) for word in ANY_SHAPE},
+    **dict.fromkeys(ANY_SHAPE, ("shape", None)),
 }
 _PLACED = {phrase: place for place, phrases in PLACES.items() for phrase in phrases}
 _WORD = {field: _any_of([w for w, (of, _) in _MEANING.items() if of == field]) for field, _ in _MEANING.values()}
