@@ -77,7 +77,7 @@ def _model(model: Any, cfg: Any) -> Iterator[str]:
         f"{name} {_size(size)}" for name, size in memory.items()
     )
     if cfg.run_cfg.get("con_d"):
-        yield f"  Con-D ({cfg.run_cfg.con_d.get('arch')}) comes on top: its weights in 32 bits, and passes without gradient"
+        yield f"  Con-D ({cfg.run_cfg.con_d.get('arch')}) comes on top: weights in 32 bits, passes without gradient"
     activations = activation_bytes(model, cfg)
     if activations:
         yield f"  activations, roughly: {_size(activations)} (with run.batch_size_train, not accum_grad_iters)"

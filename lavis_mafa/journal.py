@@ -30,7 +30,8 @@ class Journal:
     def step(self, row: Mapping[str, Any], global_step: int) -> None:
         self._file.write(json.dumps(_finite(row)) + "\n")
         for name, value in row.items():
-            self.writer.add_scalar(f"train/{name}", value, global_step)
+            if value is not None:
+                self.writer.add_scalar(f"train/{name}", value, global_step)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         with open(self.epochs_path, "a") as file:

@@ -23,29 +23,30 @@ SUMS = (
 )
 
 
-def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None) -> dict[str, float]:
+def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None) -> dict[str, float | None]:
     """One row of steps.jsonl. Counts are of pairs; `true_*` only where a truth function is known."""
     names = ["loss", *output.losses]
     values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())]).tolist()
-    row: dict[str, float] = dict(zip(names, values, strict=True))
+    row: dict[str, float | None] = dict(zip(names, values, strict=True))
     row.update(output.mined.counts)
     if truth is not None:
         row.update(_against_truth(samples, output, truth))
     return row
 
 
-def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth) -> dict[str, float]:
+def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth) -> dict[str, float | None]:
     index, text_row = samples["index"].cpu().numpy(), samples["text_row"].cpu().numpy()
     batch = len(index)
     true_BB = truth(index[:, None], text_row[None, :])
     settled, candidates, p_C = output.mined.settled, output.mined.candidates, output.mined.p_C
     true_K = true_BB[settled.image_K.cpu().numpy(), settled.text_K.cpu().numpy()]
     connected_K = settled.connections.cpu().numpy()
-    row: dict[str, float] = {
+    row: dict[str, float | None] = {
         "false_negatives": int(true_BB.sum() - true_BB.trace()),
         "false_negative_rate": float((true_BB.sum() - true_BB.trace()) / max(batch * (batch - 1), 1)),
         "itm_negatives": int((~connected_K).sum()),
         "itm_false_negatives": int(true_K[~connected_K].sum()),
+        "itm_false_negative_rate": _ratio(int(true_K[~connected_K].sum()), int((~connected_K).sum())),
         "true_connections": int(true_K[connected_K].sum()),
     }
     if p_C is not None:

@@ -34,7 +34,7 @@ STEP_PANELS = (
     Panel(
         "False negatives (true matches)",
         "steps",
-        {"false_negative_rate": "among all pairs of a batch", "itm_false_negatives": "among ITM negatives"},
+        {"false_negative_rate": "among all pairs of a batch", "itm_false_negative_rate": "among ITM negatives"},
         percent=True,
     ),
 )
@@ -51,8 +51,8 @@ def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame, path: str | Path) -> 
     """Draws the curves of a run into a PNG; panels without a single known value are left out.
 
     steps: one row per training step, in order: `epoch`, and any of `loss`, `loss_itc`, `loss_itm`, `loss_lm`,
-        `loss_mlm`, `connections`, `ambiguous` (counts), `false_negative_rate`, `itm_false_negatives` (shares; NaN where
-        the truth is not known), `s_it` (seconds), `data_share`.
+        `loss_mlm`, `connections`, `ambiguous` (counts), `false_negative_rate`, `itm_false_negative_rate` (shares; NaN
+        where the truth is not known), `s_it` (seconds), `data_share`.
     epochs: one row per epoch: `epoch`, and any of `sampling`, `connection_precision`, `connection_recall` (shares),
         `val_*` (recall in percent).
     Raises ValueError where there is nothing to draw.

@@ -19,7 +19,7 @@ STEPS = pd.DataFrame(
         "connections": np.repeat([0, 10, 20], 24),
         "ambiguous": np.repeat([0, 2, 4], 24),
         "false_negative_rate": np.nan,
-        "itm_false_negatives": np.nan,
+        "itm_false_negative_rate": np.nan,
         "s_it": 0.5,
         "data_share": 0.1,
     }
