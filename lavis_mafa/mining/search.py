@@ -145,26 +145,29 @@ def recall_of_candidates(
 
     A found item counts if its exact similarity reaches that of the exact k-th: of items that tie any may be listed.
     """
-    anchors = np.sort(np.random.default_rng(seed).permutation(len(anchors_APD))[:sample])
-    exact_AB = _exact(float32(anchors_APD[anchors]), items_BQD)
-    exact_AB[known.mask(anchors, np.broadcast_to(np.arange(len(items_BQD)), exact_AB.shape))] = -np.inf
-    item = found.item_Ak[anchors].astype(np.int64)
-    k = item.shape[1]
-    kth_A = np.partition(exact_AB, -k, axis=1)[:, -k:].min(axis=1, keepdims=True)
-    possible = np.minimum(np.isfinite(exact_AB).sum(axis=1), k)
-    kth_A = np.where(np.isfinite(kth_A), kth_A, -2.0)
-    hit = (np.take_along_axis(exact_AB, item.clip(min=0), 1) >= kth_A - 1e-6) & (item >= 0)
-    return float(hit.sum() / possible.sum()) if possible.any() else 1.0
+    anchor_a = np.sort(np.random.default_rng(seed).permutation(len(anchors_APD))[:sample])
+    exact = _exact(anchors_APD, items_BQD, anchor_a, found.item_Ak.shape[1], known)
+    item_ak = found.item_Ak[anchor_a].astype(np.int64)
+    row, place = np.nonzero(item_ak >= 0)
+    similarity = similarity_of_pairs(anchors_APD, items_BQD, anchor_a[row], item_ak[row, place])
+    hits = (similarity >= exact.similarity_Ak[row, -1] - 1e-6).sum()
+    possible = np.isfinite(exact.similarity_Ak).sum()
+    return float(hits / possible) if possible else 1.0
 
 
-def _exact(anchors_aPD: Floats, items_BQD: Vectors) -> Floats:
-    """Similarity (a, B) of every anchor with every item."""
+def _exact(anchors_APD: Vectors, items_BQD: Vectors, anchor_a: Ints, k: int, known: Known) -> Nearest:
+    """The exact k nearest of some anchors, a block of the items at a time."""
+    anchors_aPD, rows = float32(anchors_APD[anchor_a]), np.arange(len(anchor_a))
+    best = Nearest(np.full((len(rows), k), -1, np.int32), np.full((len(rows), k), -np.inf, np.float32))
     block = max(1, EXACT_BLOCK // items_BQD.shape[1])
-    parts = []
     for low in range(0, len(items_BQD), block):
-        items = float32(items_BQD[low : low + block])
-        parts.append(np.einsum("apd,bqd->abpq", anchors_aPD, items, optimize=True).max(axis=(2, 3)))
-    return np.concatenate(parts, axis=1)
+        items_bQD = float32(items_BQD[low : low + block])
+        similarity_ab = np.einsum("apd,bqd->abpq", anchors_aPD, items_bQD, optimize=True).max(axis=(2, 3))
+        item_ab = np.broadcast_to(np.arange(low, low + len(items_bQD)), similarity_ab.shape)
+        similarity_ab[known.mask(anchor_a, item_ab)] = -np.inf
+        top = np.argpartition(-similarity_ab, min(k, len(items_bQD)) - 1, axis=1)[:, :k]
+        _merge(best, rows, np.take_along_axis(item_ab, top, 1), np.take_along_axis(similarity_ab, top, 1))
+    return best
 
 
 def similarity_of_pairs(
