@@ -9,10 +9,9 @@ from pathlib import Path
 def register_all() -> None:
     """Import LAVIS and everything of ours that registers itself, which a module does on its first import only."""
     import lavis
-    import lavis.common.optims
+    import lavis.common.optims  # `import lavis` forgets the schedulers …
     import lavis.runners  # noqa: F401  … and the runners
     from lavis.common.registry import registry
-    from PIL import ImageFile
 
     import lavis_mafa.builders
     import lavis_mafa.models.albef
@@ -22,6 +21,5 @@ def register_all() -> None:
     import lavis_mafa.runner
     import lavis_mafa.tasks  # noqa: F401
 
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # LAVIS' COCO data set fills what is torn with grey; here it is an error
     cache = os.environ.get("LAVIS_MAFA_CACHE", str(Path.home() / ".cache" / "lavis"))
     registry.mapping["paths"]["cache_root"] = cache  # LAVIS' own points to a folder of its authors' cluster

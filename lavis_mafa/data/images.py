@@ -2,12 +2,14 @@
 
 import os
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lavis_mafa.data.identity import clean_path
 
@@ -41,13 +43,23 @@ def open_image(root: str | os.PathLike[str], path: str) -> Image.Image:
     if not file.stat().st_size:
         raise BadImageError(f"image file {file} is empty (zero bytes): copy it again or remove its rows")
     try:
-        with Image.open(file) as image:
+        with _whole_files_only(), Image.open(file) as image:
             _refuse_bomb(image)
             return _rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(f"image file {file} is refused as a decompression bomb ({error}): shrink it") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise BadImageError(f"image file {file} cannot be read ({error}): replace it or remove its rows") from error
+
+
+@contextmanager
+def _whole_files_only() -> Iterator[None]:
+    """LAVIS tells Pillow, for the whole process, to fill up truncated images in grey; here they are an error."""
+    allowed, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
 def _refuse_bomb(image: Image.Image) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lavis_mafa.data.images import BadImageError, ImageFiles, open_image
 
@@ -59,7 +59,9 @@ def test_paths_stay_below_the_root(tmp_path, path):
     assert not isinstance(error.value, BadImageError)  # never to be replaced silently
 
 
-def test_broken_files_are_named(tmp_path):
+@pytest.mark.parametrize("lavis_is_loaded", [False, True])
+def test_broken_files_are_named(tmp_path, monkeypatch, lavis_is_loaded):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lavis_is_loaded)  # importing LAVIS sets it
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
     Image.fromarray(noise).save(tmp_path / "whole.png")
