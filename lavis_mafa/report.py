@@ -40,12 +40,16 @@ def report_run(runner: Any, retrieval: Mapping[str, Any], judgments: Mapping[str
     results: dict[str, Any] = {"retrieval": retrieval[splits[0]] if len(splits) == 1 else dict(retrieval)}
     if judgments is not None:
         results["judgments"] = judgments
-    if (folder / "epochs.jsonl").exists():
+    written, mined = ["results.json"], getattr(runner, "connections", None) is not None
+    journal = folder / "epochs.jsonl"
+    if journal.exists() and journal.stat().st_size:
         steps, epochs = (pd.read_json(folder / name, lines=True) for name in ("steps.jsonl", "epochs.jsonl"))
-        results.update(_training(steps, epochs))
+        results.update(_training(steps, epochs, mined))
         draw_curves(steps, epochs, folder / "curves.png")
-    if getattr(runner, "connections", None) is not None:
+        written.append("curves.png")
+    if mined:
         write_gallery(folder / "gallery", _examples(runner), runner.splits["train"].open_image)
+        written.append("gallery/index.html")
     results.update(
         versions=versions(), commit=commit(), config=OmegaConf.to_container(runner.config.config, resolve=True)
     )
@@ -53,22 +57,25 @@ def report_run(runner: Any, retrieval: Mapping[str, Any], judgments: Mapping[str
     write_json(folder / "results.json", results)
     for split in splits:
         print(f"\n{runner.name}, {split}\n" + results_table({**results, "retrieval": retrieval[split]}))
-    print(f"\nwritten to {folder}: results.json, curves.png, gallery/index.html")
+    print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 
 
-def _training(steps: pd.DataFrame, epochs: pd.DataFrame) -> dict[str, Any]:
-    """Connections over all epochs, and the last epoch's plan."""
+def _training(steps: pd.DataFrame, epochs: pd.DataFrame, mined: bool) -> dict[str, Any]:
+    """Connections over all epochs where a Con-D was asked, and the last epoch's plan."""
     last = epochs.iloc[-1].dropna().to_dict()
     plan = {"sampling": last["sampling"], "distinct_images_per_batch": last.get("distinct_images")}
     plan["itm_false_negative_rate"] = last.get("itm_false_negative_rate")
     plan["false_negatives_per_batch"] = last.get("false_negatives_per_batch")
+    results = {"plan": plan, "seconds_per_step": float(steps["s_it"].median())}
+    if not mined:
+        return results
     found: dict[str, Any] = {"pairs_scored": int(steps["scored"].sum()), "connections": int(steps["connections"].sum())}
     if {"true_scored", "true_connections"} <= set(steps):
         sums = steps[["true_connections", "connections", "true_scored"]].sum()
         found["precision"] = sums.true_connections / sums.connections if sums.connections else None
         found["recall"] = sums.true_connections / sums.true_scored if sums.true_scored else None
-    return {"connections": found, "plan": plan, "seconds_per_step": float(steps["s_it"].median())}
+    return {"connections": found, **results}
 
 
 def _examples(runner: Any) -> Iterator[GalleryRow]:

@@ -102,3 +102,12 @@ def test_a_run_of_other_data_is_refused(unbroken: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode != 0
     assert "belongs to another run" in done.stderr and "data" in done.stderr
+
+
+def test_without_con_d_no_connections_are_reported(tmp_path: Path) -> None:
+    plain = ["model.mafa.preset=none", "run.con_d=null", "run.sampling=random", "run.max_epoch=1"]
+    printed = run(*train(SCENES, *SMALL, *plain, f"run.output_dir={tmp_path}"))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert "connections" not in results and "put to Con-D" not in printed
+    assert not (tmp_path / "gallery").exists() and "gallery" not in printed
+    assert results["plan"]["sampling"] == "random"
