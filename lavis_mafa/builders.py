@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
-from lavis_mafa.data.images import open_image
+from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
 
@@ -75,17 +75,7 @@ class ImageTextBuilder(RecordBuilder):
         rows = read_annotations(options["annotations"][split], **(options.get("columns") or {}))
         rows = rows.slice(0, options.get("max_rows"))
         table = RecordTable.from_rows(rows, dataset=options.get("name", "image_text"))
-        return table, _Opener(root, table), None
-
-
-class _Opener:
-    """record → image, picklable for loader workers."""
-
-    def __init__(self, root: str, table: RecordTable) -> None:
-        self.root, self.table = root, table
-
-    def __call__(self, record: int) -> Any:
-        return open_image(self.root, self.table.image(record))
+        return table, ImageFiles(root, table.images), None
 
 
 @registry.register_builder("scenes")
