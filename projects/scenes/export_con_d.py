@@ -1,7 +1,7 @@
 """Packs a trained Con-D of the scenes into the package (fp16 safetensors), and says how good it is on unseen scenes.
 
-    bash run_scripts/mafa/train_con_d.sh; python projects/scenes/tune_con_d.py …    (see there)
-    python projects/scenes/export_con_d.py output/mafa/con_d_scenes/tuned.safetensors
+python projects/scenes/train_con_d.py --out output/mafa/con_d_scenes/matching.safetensors
+python projects/scenes/export_con_d.py output/mafa/con_d_scenes/matching.safetensors
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def quality() -> dict[str, float]:
 
     from lavis_mafa.data.dataset import RetrievalDataset
     from lavis_mafa.data.scenes.dataset import scenes_table
-    from lavis_mafa.evaluation import annotated, encode_gallery, match_scores, truth_mask
+    from lavis_mafa.evaluation import encode_gallery, match_scores
     from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.relevance import annotated, truth_mask
 
     torch.manual_seed(0)
     model = MafaBlip2.from_pretrained("scenes_con_d").float().eval()
