@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -14,14 +17,35 @@ from torch import nn
 from lavis_mafa.core.artifacts import atomic_write
 from lavis_mafa.models.weights import read_torch
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"checkpoint_e(\d+)_s(\d+)\.pth$")
+Check = Callable[[Mapping[str, Any]], None]
 
 
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict less a frozen tower that its own file gives; so LAVIS' checkpoints do, and LAVIS loads ours."""
+    """The state_dict less the frozen parts that have their own files (a tower, a language model), as LAVIS has it."""
     tower = ("visual_encoder.",) if getattr(model, "tower_has_weights", False) else ()
-    return {key: value for key, value in model.state_dict().items() if not key.startswith(tower)}
+    given = tower + getattr(model, "parts_of_own_files", ())
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(given)}
+
+
+def size(model: nn.Module) -> str:
+    """What tells networks apart that do not hold each other's weights."""
+    state = model.state_dict()
+    return f"{type(model).__name__}, {len(state)} tensors of {sum(value.numel() for value in state.values()):,} numbers"
+
+
+def vocabulary(tokenizer: Any) -> str:
+    """Number of words, and a hash of which word has which number."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return f"{len(tokenizer)} words, {hashlib.blake2b(words, digest_size=8).hexdigest()}"
+
+
+def load_trained(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Take back what `trained_state` gave."""
+    own = model.state_dict()
+    assert set(state) <= set(own), "a checkpoint of the same config holds no other keys"
+    model.load_state_dict({**own, **state})
 
 
 def save(folder: Path, content: Mapping[str, Any], keep: int) -> Path:
@@ -40,45 +64,95 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The folder's checkpoints, oldest first, by (epoch, step)."""
-    found = [
-        (tuple(map(int, match.groups())), path)
-        for path in folder.glob("checkpoint_e*.pth")
-        if (match := _NAME.search(path.name))
-    ]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in folder.glob("checkpoint_e*.pth") if _NAME.search(path.name)), key=_place)
 
 
-def load(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint and hold it against this run.
+def _place(path: Path) -> tuple[int, ...]:
+    """(epoch, step) that a checkpoint's name says."""
+    match = _NAME.search(path.name)
+    assert match is not None
+    return tuple(map(int, match.groups()))
+
+
+def choose(folder: Path, asked: str | None) -> Path | None:
+    """The checkpoint that run.resume_ckpt_path asks for; None: the run starts anew.
 
     Raises:
-        ValueError: a torn or foreign file, or one of another data set, vocabulary, or world size, naming what differs
-            and the newest whole checkpoint beside it.
+        ValueError: the folder holds a run and none is asked for, or the one asked for lies in another folder.
+    """
+    found = list_checkpoints(folder)
+    if asked == "auto":
+        return found[-1] if found else None
+    if not asked and found:
+        raise ValueError(
+            f"run.output_dir {folder} holds a run; set run.resume_ckpt_path: auto to go on with it, or choose another"
+        )
+    if asked and Path(asked).resolve().parent != folder:
+        raise ValueError(
+            f"run.resume_ckpt_path {asked} is not in run.output_dir {folder}, where its plan and stores must be; "
+            "set run.output_dir to its folder, or take its weights alone by model.pretrained"
+        )
+    return Path(asked).resolve() if asked else None
+
+
+def load(path: Path, expected: Mapping[str, Any], check_files: Check) -> dict[str, Any]:
+    """Read a checkpoint and hold it, and the files it names, against this run.
+
+    check_files: raises ValueError where the content names a plan or a store that is gone, torn or foreign.
+
+    Raises:
+        ValueError: a torn or foreign file, or one of another data set, vocabulary, scorer or world size, naming what
+            differs and the newest checkpoint beside it that is whole and of this run.
     """
     try:
-        content = read_torch(path)
+        content = _fitting(path, expected, check_files)
     except ValueError as error:
-        raise ValueError(f"{error}; {_whole_instead(path)}") from error
+        raise ValueError(f"{error}; {_whole_instead(path, expected, check_files)}") from error
+    logging.info("resuming from %s: epoch %d, step %d", path, content["epoch"], content["step"])
+    return content
+
+
+def drop_later(folder: Path, epoch: int, step: int) -> None:
+    """Delete the checkpoints after (epoch, step): a run that goes on from there drops the store files they name."""
+    for later in list_checkpoints(folder):
+        if _place(later) > (epoch, step):
+            logging.warning("dropping %s, which is later than the checkpoint that the run goes on from", later)
+            later.unlink()
+
+
+def _fitting(path: Path, expected: Mapping[str, Any], check_files: Check) -> dict[str, Any]:
+    content = read_torch(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
             f"{path} is no run checkpoint of format {FORMAT}; to start from weights alone set model.pretrained to it"
         )
+    _check_sums(path)
     differing = [
         f"{name}: the checkpoint has {content.get(name)!r}, this run {value!r}"
         for name, value in expected.items()
         if content.get(name) != value
     ]
     if differing:
-        raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}); choose another run.output_dir")
-    logging.info("resuming from %s: epoch %d, step %d", path, content["epoch"], content["step"])
+        raise ValueError(f"{path} belongs to another run ({'; '.join(differing)})")
+    check_files(content)
     return content
 
 
-def _whole_instead(path: Path) -> str:
+def _check_sums(path: Path) -> None:
+    """torch itself does not look at the checksums of the archive that its file is."""
+    try:
+        damaged = ZipFile(path).testzip()
+    except BadZipFile as error:
+        raise ValueError(f"{path} is torn: {error}") from error
+    if damaged:
+        raise ValueError(f"{path} is torn: {damaged} in it is damaged")
+
+
+def _whole_instead(path: Path, expected: Mapping[str, Any], check_files: Check) -> str:
     for other in reversed(list_checkpoints(path.parent)):
         try:
-            if other != path and isinstance(read_torch(other), dict):
+            if other != path and _fitting(other, expected, check_files):
                 return f"the newest whole checkpoint is {other}: set run.resume_ckpt_path to it"
         except ValueError:
             continue
-    return "no whole checkpoint is left beside it: start anew in another run.output_dir"
+    return "no other checkpoint there is whole and of this run: choose another run.output_dir to start anew"

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from lavis_mafa.config_keys import check_names, is_lavis_task
 from lavis_mafa.config_values import check_values
 from lavis_mafa.data.config_file import omegaconf_told, read_config_file
+from lavis_mafa.ranks import PATIENCE
 from lavis_mafa.smoke import shorten
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -78,4 +79,4 @@ def init_distributed(run: Any) -> None:
     run.gpu = int(os.environ.get("LOCAL_RANK", 0))
     if run.device == "cuda":
         torch.cuda.set_device(run.gpu)
-    torch.distributed.init_process_group("nccl" if run.device == "cuda" else "gloo")
+    torch.distributed.init_process_group("nccl" if run.device == "cuda" else "gloo", timeout=PATIENCE)

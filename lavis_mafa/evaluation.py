@@ -1,56 +1,112 @@
-"""Image-text retrieval over a whole test set: every image against every caption, then ITM over the k best of each."""
+"""Image-text retrieval over a whole test set: every image against every caption, then ITM over the k best of each.
+
+Every rank encodes its share of images and captions and matches the pairs of its images, each sample once; all ranks
+end with the same scores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from lavis_mafa.core.metrics import recall_at_k
+from lavis_mafa.eccv import MOST_POSITIVES, CocoIds, eccv_figures
+from lavis_mafa.ranks import gathered, shard
+from lavis_mafa.relevance import BLOCK, Relevance, Rows, blocks, figures
 
 TEXT_BATCH = 256
+TOKEN_BYTES = 4 << 30
+OUT = -100.0  # the score of what is not re-ranked, as in LAVIS
 
 
 @dataclass
 class Gallery:
-    """An encoded test set. `tokens`: tower tokens (N, L, V); `image_feat` (N, Q, D); `text_feat` (C, D)."""
+    """An encoded test set. `image_feat` (N, Q, D); `text_feat` (C, D); `tokens`: tower tokens (n, L, V) of the rank's
+    `own` images alone, n of the N: they are too large to be held by every rank, or, above TOKEN_BYTES, at all."""
 
-    tokens: Tensor
+    tokens: Tensor | TokensAgain
+    own: range
     image_feat: Tensor
     text_feat: Tensor
     texts: list[str]
 
+    def rows_of(self, images: range, image_P: np.ndarray) -> np.ndarray:
+        """The rows of image_P (P,), in rising order, that name one of these images."""
+        return np.flatnonzero((image_P >= images.start) & (image_P < images.stop))
+
     def similarity(self, block: int = 256) -> Tensor:
         """Cosine of image and caption, the maximum over an image's queries (N, C)."""
-        rows = [torch.einsum("nqd,cd->ncq", part, self.text_feat).amax(-1) for part in self.image_feat.split(block)]
+        rows = [torch.from_numpy(self.of_images(images)) for images in blocks(len(self.image_feat), block)]
         return torch.cat(rows)
+
+    def of_images(self, images: range) -> np.ndarray:
+        """(b, C): the rows of these images."""
+        part = self.image_feat[images.start : images.stop]
+        found = [torch.einsum("nqd,cd->ncq", part, texts).amax(-1) for texts in self.text_feat.split(BLOCK)]
+        return torch.cat(found, dim=1).numpy()
+
+    def of_texts(self, texts: range) -> np.ndarray:
+        """(b, N): the columns of these captions, a caption a row."""
+        part = self.text_feat[texts.start : texts.stop]
+        found = [torch.einsum("cd,nqd->cnq", part, images).amax(-1) for images in self.image_feat.split(BLOCK)]
+        return torch.cat(found, dim=1).numpy()
+
+
+@dataclass
+class TokensAgain:
+    """Tower tokens of images, computed when they are asked for, where they are too many to be kept."""
+
+    model: Any
+    dataset: Any
+    own: range
+    device: torch.device
+
+    def __getitem__(self, rows: np.ndarray) -> Tensor:
+        batch = default_collate([self.dataset[self.own[int(row)]] for row in rows])
+        batch = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        return self.model.vision_tokens(batch).cpu()
 
 
 @torch.no_grad()
 def encode_gallery(
-    model: Any, dataset: Any, batch_size: int, workers: int, device: torch.device, texts: Sequence[str] | None = None
+    model: Any,
+    dataset: Any,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    texts: Sequence[str] | None = None,
+    token_bytes: int = TOKEN_BYTES,
 ) -> Gallery:
-    """Every image of the data set and every caption, its own or the given (processed) `texts`, encoded once."""
+    """Every image of the data set and every caption, its own or the given (processed) `texts`, encoded once.
+
+    token_bytes: the most that a rank keeps of tower tokens, for ITM; if they are more, they are computed again.
+    """
+    texts = list(dataset.text if texts is None else texts)
+    own, own_texts = shard(len(dataset)), shard(len(texts))
+    loader = DataLoader(Subset(dataset, own), batch_size=batch_size, num_workers=workers)
     tokens, features = [], []
-    for batch in tqdm(
-        DataLoader(dataset, batch_size=batch_size, num_workers=workers), desc="images", unit="batch", leave=False
-    ):
+    for batch in tqdm(loader, desc="images", unit="batch", leave=False):
         batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         seen = model.vision_tokens(batch)
-        tokens.append(seen.cpu())
+        if seen[0].nbytes * len(own) <= token_bytes:
+            tokens.append(seen.cpu())
         features.append(model.encode_image(seen)[1].cpu())
-    texts = list(dataset.text if texts is None else texts)
     text_feat = [
-        model.encode_text(model.tokenize(texts[start : start + TEXT_BATCH])).cpu()
-        for start in tqdm(range(0, len(texts), TEXT_BATCH), desc="captions", unit="batch", leave=False)
+        model.encode_text(model.tokenize([texts[text] for text in own_texts[start : start + TEXT_BATCH]])).cpu()
+        for start in tqdm(range(0, len(own_texts), TEXT_BATCH), desc="captions", unit="batch", leave=False)
     ]
-    return Gallery(torch.cat(tokens), torch.cat(features), torch.cat(text_feat), texts)
+    own_tokens = torch.cat(tokens) if tokens else TokensAgain(model, dataset, own, device)
+    return Gallery(own_tokens, own, _of_all_ranks(features), _of_all_ranks(text_feat), texts)
+
+
+def _of_all_ranks(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part for parts_of_rank in gathered(parts) for part in parts_of_rank])
 
 
 @torch.no_grad()
@@ -59,77 +115,90 @@ def match_scores(
 ) -> np.ndarray:
     """ITM logits (P, 2) of the pairs; sorted by image, whose keys and values are then projected once a chunk."""
     logits = np.empty((len(image_P), 2), dtype=np.float32)
-    order = np.argsort(image_P, kind="stable")
+    own_rows = gallery.rows_of(gallery.own, image_P)
+    order = own_rows[np.argsort(image_P[own_rows], kind="stable")]
     for start in tqdm(range(0, len(order), chunk), desc="ITM pairs", unit="batch", leave=False):
         rows = order[start : start + chunk]
-        images, image_of = np.unique(image_P[rows], return_inverse=True)
+        images, image_of = np.unique(image_P[rows] - gallery.own.start, return_inverse=True)
         text_tokens = model.tokenize([gallery.texts[text] for text in text_P[rows]])
         state = model.pair_state(gallery.tokens[images].float().to(device), text_tokens)
         own = torch.arange(len(rows), device=device)
         logits[rows] = model.match_logits(state, torch.from_numpy(image_of).to(device), own).float().cpu().numpy()
-    return logits
+    return rows_of_all_ranks(own_rows, logits)
 
 
-def reranked(
-    model: Any, gallery: Gallery, sim_NC: np.ndarray, k: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """LAVIS' re-ranking: the k best of a row get ITM logit + similarity, the rest fall behind. (N, C) and (C, N)."""
-    images, texts = sim_NC.shape
-    best_texts = np.argpartition(-sim_NC, min(k, texts) - 1, axis=1)[:, :k]  # (N, k)
-    best_images = np.argpartition(-sim_NC.T, min(k, images) - 1, axis=1)[:, :k]  # (C, k)
-    pairs = np.unique(
-        np.concatenate(
-            [
-                np.stack([np.repeat(np.arange(images), best_texts.shape[1]), best_texts.ravel()], 1),
-                np.stack([best_images.ravel(), np.repeat(np.arange(texts), best_images.shape[1])], 1),
-            ]
-        ),
-        axis=0,
-    )
-    logit = match_scores(model, gallery, pairs[:, 0], pairs[:, 1], device)[:, 1]
-    scores = np.full_like(sim_NC, -100.0)
-    scores[pairs[:, 0], pairs[:, 1]] = logit + sim_NC[pairs[:, 0], pairs[:, 1]]
-    i2t, t2i = np.full_like(sim_NC, -100.0), np.full_like(sim_NC.T, -100.0)
-    np.put_along_axis(i2t, best_texts, np.take_along_axis(scores, best_texts, 1), 1)
-    np.put_along_axis(t2i, best_images, np.take_along_axis(scores.T, best_images, 1), 1)
-    return i2t, t2i
+def rows_of_all_ranks(own_rows: np.ndarray, values_P: np.ndarray) -> np.ndarray:
+    """values (P, …), of which every rank knows its own rows, filled from all ranks."""
+    for rows, values in gathered((own_rows, values_P[own_rows])):
+        values_P[rows] = values
+    return values_P
+
+
+@dataclass
+class Shortlist:
+    """Of every query the k candidates that are re-ranked, `item` (Q, k) of `width`, and their scores (Q, k)."""
+
+    item: np.ndarray
+    score: np.ndarray
+    width: int
+
+    def of(self, queries: range) -> np.ndarray:
+        """(b, width): scores of these queries, what is not in the list behind."""
+        rows = slice(queries.start, queries.stop)
+        scores = np.full((len(queries), self.width), OUT, dtype=np.float32)
+        np.put_along_axis(scores, self.item[rows], self.score[rows], axis=1)
+        return scores
+
+
+def reranked(model: Any, gallery: Gallery, k: int, device: torch.device) -> tuple[Shortlist, Shortlist]:
+    """LAVIS' re-ranking: the k best of a row get ITM logit + similarity, the rest fall behind. Of images, of texts."""
+    images, texts = len(gallery.image_feat), len(gallery.text_feat)
+    lists = _shortlist(gallery.of_images, images, texts, k), _shortlist(gallery.of_texts, texts, images, k)
+    asked = [np.repeat(np.arange(len(found.item)), found.item.shape[1]) for found in lists]
+    keys = asked[0] * texts + lists[0].item.ravel(), lists[1].item.ravel() * texts + asked[1]
+    pairs, where = np.unique(np.concatenate(keys), return_inverse=True)  # a pair may be in both lists
+    logit = match_scores(model, gallery, pairs // texts, pairs % texts, device)[where, 1]
+    for found, own in zip(lists, np.split(logit, [len(keys[0])]), strict=True):
+        found.score += own.reshape(found.score.shape)
+    return lists
+
+
+def _shortlist(rows: Rows, queries: int, width: int, k: int) -> Shortlist:
+    items, scores = [], []
+    for block in blocks(queries):
+        sim_bW = rows(block)
+        best_bk = np.argpartition(-sim_bW, min(k, width) - 1, axis=1)[:, :k]
+        items.append(best_bk)
+        scores.append(np.take_along_axis(sim_bW, best_bk, 1))
+    return Shortlist(np.concatenate(items), np.concatenate(scores), width)
 
 
 def evaluate_retrieval(
-    model: Any, dataset: Any, *, batch_size: int, workers: int, device: torch.device, k_test: int
+    model: Any,
+    dataset: Any,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    k_test: int,
+    coco: CocoIds | None = None,
 ) -> dict[str, Any]:
-    """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM; by annotation and, if known, truth."""
+    """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM; by annotation and, if known, truth.
+
+    `at_r`: R-precision and mAP@R where a query has several positives; `eccv`: with the ids of COCO's test images,
+    ECCV Caption and CxC. No matrix of all pairs is made.
+    """
     model.eval()
-    gallery = encode_gallery(model, dataset, batch_size, workers, device)
-    sim_NC = gallery.similarity().numpy()
-    positives = {"annotation": annotated(dataset)}
-    if dataset.truth is not None:
-        positives["truth"] = truth_mask(dataset)
-    results = {"itc": {name: _recalls(sim_NC, sim_NC.T, mask) for name, mask in positives.items()}}
+    gallery = encode_gallery(model, dataset, batch_size, workers, device, token_bytes=TOKEN_BYTES if k_test > 0 else 0)
+    scores: dict[str, tuple[Rows, Rows]] = {"itc": (gallery.of_images, gallery.of_texts)}
     if k_test > 0:
-        i2t, t2i = reranked(model, gallery, sim_NC, k_test, device)
-        results["itm"] = {name: _recalls(i2t, t2i, mask) for name, mask in positives.items()}
+        scores["itm"] = tuple(found.of for found in reranked(model, gallery, k_test, device))
+    relevance, results, at_r = Relevance(dataset), {}, {}
+    for stage, rows in scores.items():
+        results[stage], at_r[stage] = figures(*rows, relevance)
+    if any(at_r.values()):
+        results["at_r"] = at_r
+    if coco is not None:
+        deep = {stage: rows for stage, rows in scores.items() if stage == "itc" or k_test >= MOST_POSITIVES}
+        results["eccv"] = {stage: eccv_figures(*rows, coco) for stage, rows in deep.items()}
     return results
-
-
-def annotated(dataset: Any) -> np.ndarray:
-    """(N, C): the captions annotated to an image."""
-    mask = np.zeros((len(dataset), len(dataset.text)), dtype=bool)
-    for text, image in dataset.txt2img.items():
-        mask[image, text] = True
-    return mask
-
-
-def truth_mask(dataset: Any) -> np.ndarray:
-    """(N, C): the captions that hold of an image."""
-    images, texts = np.arange(len(dataset)), np.arange(len(dataset.text))
-    return dataset.truth(images[:, None], texts[None, :]) | annotated(dataset)
-
-
-def _recalls(i2t_NC: np.ndarray, t2i_CN: np.ndarray, positive_NC: np.ndarray) -> Mapping[str, Any]:
-    """`text`: captions found for an image (TR); `image`: images found for a caption (IR). Re-ranking gives two."""
-    by_image, by_text = recall_at_k(i2t_NC, positive_NC), recall_at_k(t2i_CN.T, positive_NC)
-    return {
-        way: {f"r{k}": values[f"{name}_r{k}"] for k in (1, 5, 10)}
-        for way, name, values in (("image", "img", by_text), ("text", "txt", by_image))
-    }

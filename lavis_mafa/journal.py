@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.core.artifacts import atomic_write, sync
 
 
 class Journal:
@@ -36,6 +36,7 @@ class Journal:
     def epoch(self, row: Mapping[str, Any]) -> None:
         with open(self.epochs_path, "a") as file:
             file.write(json.dumps(_finite(row)) + "\n")
+            sync(file)
         for name, value in row.items():
             if isinstance(value, (int, float)):
                 self.writer.add_scalar(f"epoch/{name}", value, row["epoch"])
@@ -46,7 +47,8 @@ class Journal:
         return rows[rows["epoch"] == epoch]
 
     def flush(self) -> None:
-        self._file.flush()
+        """Down to the disk: a checkpoint counts on the rows before it."""
+        sync(self._file)
         self.writer.flush()
 
     def close(self) -> None:

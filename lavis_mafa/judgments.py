@@ -21,7 +21,7 @@ from lavis_mafa.core.metrics import average_precision, roc_auc
 from lavis_mafa.data.annotations import READERS
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.data.records import RecordTable
-from lavis_mafa.evaluation import Gallery, encode_gallery, match_scores
+from lavis_mafa.evaluation import Gallery, encode_gallery, match_scores, rows_of_all_ranks
 
 KINDS = ("false_negative", "hard_true_negative")
 DESCRIBES = 3  # an expert's grade from which the caption fits; 1: it is unrelated, 4: it describes the image
@@ -132,9 +132,10 @@ def evaluate_judgments(
     texts = [dataset.text_processor(caption) for caption in judged.captions]
     gallery = encode_gallery(model, Subset(dataset, judged.record_I.tolist()), batch_size, workers, device, texts)
     image_P, text_P = judged.pairs["image"].to_numpy(), judged.pairs["text"].to_numpy()
-    logits = match_scores(model, gallery, image_P, text_P, device)
-    # the margin orders pairs as P(match) does, without its ties near 0 and 1
-    scores = {"itc": gallery.similarity().numpy()[image_P, text_P], "itm": logits[:, 1] - logits[:, 0]}
+    scores = {"itc": gallery.similarity().numpy()[image_P, text_P]}
+    if model.has_itm:
+        logits = match_scores(model, gallery, image_P, text_P, device)
+        scores["itm"] = logits[:, 1] - logits[:, 0]  # orders pairs as P(match) does, without its ties near 0 and 1
     if con_d is not None:
         scores["con_d"] = con_d_scores(con_d, dataset, judged, gallery, device)
     label_P = judged.pairs["label"].to_numpy()
@@ -160,25 +161,26 @@ def con_d_scores(
     image_P, text_P = (judged.pairs[name].to_numpy() for name in ("image", "text"))
     shared = con_d.shares_tower and repr(con_d.vis_processor.transform) == repr(dataset.vis_processor.transform)
     p_P = np.empty(len(image_P), dtype=np.float32)
-    for start in range(0, len(judged.record_I), IMAGE_BLOCK):
-        block = slice(start, start + IMAGE_BLOCK)
+    own = gallery.own
+    for start in range(0, len(own), IMAGE_BLOCK):
+        block = own[start : start + IMAGE_BLOCK]
         if shared:
-            view = {"image_tokens": gallery.tokens[block].float()}
+            view = {"image_tokens": gallery.tokens[np.arange(start, start + len(block))].float()}
         else:
             views = [con_d.vis_processor(dataset.open_image(record)) for record in judged.record_I[block].tolist()]
             view = {"con_d_image": torch.stack(views)}
         batch = {name: images.to(device) for name, images in view.items()} | {"caption": judged.captions}
-        rows = np.flatnonzero(image_P // IMAGE_BLOCK == start // IMAGE_BLOCK)
-        image_K, text_K = (torch.from_numpy(at).to(device) for at in (image_P[rows] - start, text_P[rows]))
+        rows = gallery.rows_of(block, image_P)
+        image_K, text_K = (torch.from_numpy(at).to(device) for at in (image_P[rows] - block.start, text_P[rows]))
         p_P[rows] = con_d.score(batch, image_K, text_K).cpu().numpy()
-    return p_P
+    return rows_of_all_ranks(gallery.rows_of(own, image_P), p_P)
 
 
 def configured_con_d(model: Any, con_d: Mapping[str, Any] | None, device: torch.device) -> ItmScorer | None:
-    """The Con-D that mined in this run, else the one `run.con_d` names; None without one or for a file of verdicts."""
+    """The Con-D that mined in this run, else the one `run.con_d` names; None for verdicts that no network gives."""
     if isinstance(model.miner.scorer, ItmScorer):
         return model.miner.scorer
-    if not con_d or con_d.get("arch") == "file":
+    if not con_d or con_d.get("arch") in ("file", "open_clip"):
         return None
     scorer = build_con_d(con_d, device)
     share_tower(scorer, model)

@@ -37,7 +37,7 @@ def attach_tokens(
 
 def _compute(model: Any, dataset: Any, path: Path, device: torch.device, workers: int, batch_size: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
     model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
     kept, row = None, 0

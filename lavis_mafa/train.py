@@ -7,18 +7,20 @@ import os
 import sys
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from lavis_mafa import register
 
 
 def run(description: str, evaluate: bool) -> dict[str, Any]:
     """Build what the config names from LAVIS' registry, and let the runner go."""
     register()
-    from lavis.common.registry import registry
     from lavis.tasks import setup_task  # noqa: F401  LAVIS' own tasks register on import
 
     from lavis_mafa.config import init_distributed, load_config, parse_arguments
-    from lavis_mafa.config_values import check_data, refuse_missing
+    from lavis_mafa.config_values import refuse_missing
     from lavis_mafa.dry_run import dry_run
+    from lavis_mafa.ranks import first_failure_first
 
     arguments = parse_arguments(description, dry_run=not evaluate)
     cfg = load_config(arguments)
@@ -29,6 +31,16 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
     refuse_missing(cfg.config)
     init_distributed(run_cfg)
     logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")
+    with first_failure_first():
+        return _run(cfg)
+
+
+def _run(cfg: Any) -> dict[str, Any]:
+    from lavis.common.registry import registry
+
+    from lavis_mafa.config_values import check_data
+
+    run_cfg = cfg.run_cfg
     _seed(int(run_cfg.seed))
     task = registry.get_task_class(run_cfg.task).setup_task(cfg=cfg)
     datasets = task.build_datasets(cfg)
@@ -54,10 +66,11 @@ def _seed(seed: int) -> None:
 def main(description: str = "Train with LAVIS' registry", evaluate: bool = False) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        run(description, evaluate)
+        record(run)(description, evaluate)  # torchrun's last words are the exception of the rank that failed first
     except ValueError as error:
         logging.getLogger().debug("", exc_info=True)
-        sys.exit(f"error: {error}")
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        sys.exit(f"error: {rank}{error}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ A folder holds store.json (format, fingerprint) and runs of sorted pairs. Everyt
   merged_{generation}.npy                  merged_{generation-1} and all parts of generation-1
 Live are the newest merged run and the parts of its generation; a rank looks pairs up in the merged run and in its own
 parts, so that what it finds does not hang on how far the others are. A file (see runs.py) appears whole and is never
-changed: a kill at any moment leaves whole files, and rollback only has to delete those that a state does not name.
+changed: a kill at any moment leaves whole files, and rollback only has to delete those that came after a state.
 A merged-away file leaves at the second commit after: until then the newest checkpoint may name it.
 
 With several ranks: all flush, barrier, rank 0 merges or commits, barrier, all reload (after a merge).
@@ -34,10 +34,13 @@ class ConnectionStore:
     """Scores P(match) keyed by (index of the record, text_row), append-only, shared by the ranks after each merge.
 
     folder: made if missing; None keeps everything in memory. fingerprint: of data, scorer weights and preparation.
-    Raises ValueError if the folder holds another fingerprint or format, or a damaged file.
+    state: a committed one, which `rollback` is going to return to; what came after it need not be whole.
+    Raises ValueError if the folder holds another fingerprint or format, or a damaged file, or as `check` does.
     """
 
-    def __init__(self, folder: str | Path | None, fingerprint: str, rank: int = 0) -> None:
+    def __init__(
+        self, folder: str | Path | None, fingerprint: str, rank: int = 0, state: Mapping[str, Any] | None = None
+    ) -> None:
         self.fingerprint = fingerprint
         self.rank = rank
         self._folder = None if folder is None else Path(folder)
@@ -46,8 +49,11 @@ class ConnectionStore:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._check_folder(self._folder / "store.json")
-        self.reload()
-        self._committed = set(self._live_names())
+        if state is None:
+            self.reload()
+            self._committed = set(self._live_names())
+        else:
+            self._return_to(state)
 
     @property
     def rows(self) -> int:
@@ -116,25 +122,35 @@ class ConnectionStore:
         self._committed = set(rows)
         return {**self._header(), "generation": self._generation, "rows": rows}
 
-    def rollback(self, state: Mapping[str, Any]) -> None:
-        """Return to a committed state; everything written after it is dropped (by rank 0; then a barrier).
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Whether `rollback` can return to a state; changes nothing.
 
-        Called by every rank. Raises ValueError if the state is of another store or names files that are gone or
-        damaged; then nothing is dropped.
+        Raises ValueError if the state is of another store or names files that are gone or damaged.
         """
         self._check(Path("the checkpoint"), state)
         for name, rows in state["rows"].items():
             found = len(self._read(name))
             if found != rows:
                 raise ValueError(f"{self._where(name)} holds {found} pairs, the checkpoint says {rows}: {RESUME}")
+
+    def rollback(self, state: Mapping[str, Any]) -> None:
+        """Return to a committed state; everything written after it is dropped (by rank 0; then a barrier).
+
+        Called by every rank. Raises ValueError as `check` does; then nothing is dropped.
+        """
+        self._return_to(state)
+        if self.rank == 0:
+            after = {name for name in self._names() if _generation(name) >= self._generation}
+            self._delete(after - self._committed)  # what was merged away before stays until the next commit
+            for leftover in self._folder.glob("*.tmp") if self._folder else ():
+                leftover.unlink(missing_ok=True)
+
+    def _return_to(self, state: Mapping[str, Any]) -> None:
+        self.check(state)
         self._buffer.clear()
         self._generation = state["generation"]
         self._committed = set(state["rows"])
         self._see(state["rows"])
-        if self.rank == 0:
-            self._delete(self._names() - self._committed)
-            for leftover in self._folder.glob("*.tmp") if self._folder else ():
-                leftover.unlink(missing_ok=True)
 
     def to_frame(self) -> pd.DataFrame:
         """All pairs, of all ranks' files, as columns record, text_row, score, sorted by record and text_row."""

@@ -88,23 +88,33 @@ class EmbeddingStore:
         sync(self._file)
         return {"epoch": self._epoch, "rows": self._rows_in(self._path(self._epoch, self.rank))}
 
-    def rollback(self, state: dict[str, int]) -> None:
-        """Goes back to a committed state: what this rank wrote after it is dropped, and writing goes on from there.
+    def check(self, state: dict[str, int]) -> None:
+        """Whether `rollback` can go back to a state; changes nothing.
 
         Raises:
             ValueError: the file is missing, foreign, or shorter than the state says.
         """
         epoch, rows = state["epoch"], state["rows"]
         if rows == 0:  # nothing to keep, so it matters not what became of the file
-            self.begin_epoch(epoch, 0)
             return
         path = self._path(epoch, self.rank)
         self._check(path, epoch, self.rank)
-        size = HEADER_BYTES + rows * self._row.itemsize
-        if path.stat().st_size < size:
+        if path.stat().st_size < HEADER_BYTES + rows * self._row.itemsize:
             raise ValueError(f"{path} is torn: it holds fewer than {rows} rows. Resume from another checkpoint.")
+
+    def rollback(self, state: dict[str, int]) -> None:
+        """Goes back to a committed state: what this rank wrote after it is dropped, and writing goes on from there.
+
+        Raises:
+            ValueError: as `check` does.
+        """
+        self.check(state)
+        epoch, rows = state["epoch"], state["rows"]
+        if rows == 0:
+            self.begin_epoch(epoch, 0)
+            return
         self.close()
-        os.truncate(path, size)
+        os.truncate(self._path(epoch, self.rank), HEADER_BYTES + rows * self._row.itemsize)
         self._open(epoch)
 
     def gather(self, epoch: int) -> "Embeddings":

@@ -172,6 +172,7 @@ def test_files_merged_away_stay_until_the_second_commit(tmp_path):
     assert files(tmp_path) == ["merged_1.npy", "part_0_r0_0.npy", "store.json"]
     again = ConnectionStore(tmp_path, "f")
     again.rollback(second)
+    again.check(first)  # nor does a resume take it away
     store.commit()
     assert files(tmp_path) == ["merged_1.npy", "store.json"]
     with pytest.raises(ValueError, match=r"part_0_r0_0.npy is gone.*newest checkpoint"):
@@ -222,6 +223,17 @@ def test_a_torn_file_is_told(tmp_path, kept):
     part.write_bytes(part.read_bytes()[:kept])
     with pytest.raises(ValueError, match="part_0_r0_0.npy is damaged"):
         ConnectionStore(tmp_path, "f")
+
+
+def test_a_torn_file_written_after_a_state_does_not_bar_the_way_back(tmp_path):
+    store = ConnectionStore(tmp_path, "f")
+    put(store, (1, 1, 0.5))
+    state = store.commit()
+    store.merge()
+    (tmp_path / "merged_1.npy").write_bytes(b"torn")
+    again = ConnectionStore(tmp_path, "f", state=state)
+    again.rollback(state)
+    assert content(again) == {(1, 1): 0.5} and files(tmp_path) == ["part_0_r0_0.npy", "store.json"]
 
 
 def test_a_file_of_another_length_than_the_state_says_is_told(tmp_path):
@@ -328,4 +340,6 @@ def test_after_a_kill_anywhere_rollback_restores_the_last_checkpoint(tmp_path_fa
             store.rollback(state)
             assert content(store) == expected
             assert store.rows == len(expected)
+            assert {*files(folder)} >= {*state["rows"]}
+            store.commit()  # with it goes what was merged away before the state
             assert files(folder) == sorted([*state["rows"], "store.json"])

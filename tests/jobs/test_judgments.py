@@ -20,6 +20,7 @@ from lavis_mafa.data.records import RecordTable
 from lavis_mafa.evaluation import encode_gallery, match_scores
 from lavis_mafa.judgments import con_d_scores, configured_con_d, evaluate_judgments, read_judged_pairs
 from tests.models.tiny import CAPTIONS, loud, tiny_blip2
+from tests.ranks import on_ranks
 
 CPU = torch.device("cpu")
 SPLIT = ["c.jpg", "spare.jpg", "a.jpg", "b.jpg"]  # not the order of the judged pairs, and one more
@@ -63,6 +64,8 @@ class OneHot:
 
 class FakeModel:
     """Gives the cosines and ITM margins of the tables above, and keeps what it was asked to encode."""
+
+    has_itm = True
 
     def __init__(self) -> None:
         self.images: list[int] = []
@@ -198,6 +201,24 @@ def test_a_real_con_d_of_equal_weights_scores_as_the_model_does(shared: bool, wr
     p_P = con_d_scores(con_d, split, judged, gallery, CPU)
     assert con_d.shares_tower is shared and p_P.std() > 0.1
     np.testing.assert_allclose(p_P, torch.from_numpy(logits).softmax(1)[:, 1], atol=1e-5)
+
+
+def judged_on_rank(rank: int, world: int, file: Path, shared: bool) -> dict[str, Any]:
+    from lavis_mafa.con_d import ItmScorer
+
+    split = split_of(SPLIT, Noise())
+    con_d = ItmScorer(loud(tiny_blip2(), seed=1), "any", Noise(), str.lower, shares_tower=shared)
+    judged, model = read_judged_pairs(file, split.table), loud(tiny_blip2())
+    return evaluate_judgments(model, split, judged, con_d, batch_size=2, workers=0, device=CPU)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_ranks_share_the_judged_pairs(shared: bool, written: Any, tmp_path: Path) -> None:
+    texts = dict(zip("XYZ", CAPTIONS, strict=False))
+    file = written([{**each, "caption": texts[each["caption"]]} for each in ROWS])
+    alone = judged_on_rank(0, 1, file, shared)
+    assert on_ranks(2, tmp_path, judged_on_rank, file, shared) == [alone, alone]
+    assert all(alone["all"][scorer]["pairs"] == 5 for scorer in ("itc", "itm", "con_d"))
 
 
 def bad(**changes: Any) -> list[Any]:

@@ -1,18 +1,15 @@
-"""The main job, run as a user runs it, shortened: what it writes, and that a killed run ends as an unbroken one."""
+"""The main job, run as a user runs it, shortened: what it writes. Runs that are killed: test_faults.py."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
-from tests.jobs.commands import ROOT, environment, rows, run, train
+from tests.jobs.commands import rows, run, train
 
 SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 SMALL = [
@@ -30,7 +27,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
-    run(*train(SCENES, *SMALL, f"run.output_dir={folder}", "run.save_every_steps=2"))
+    run(*train(SCENES, *SMALL, f"run.output_dir={folder}"))
     return folder
 
 
@@ -63,45 +60,6 @@ def test_every_record_is_trained_on_in_one_of_two_epochs(unbroken: Path) -> None
 def test_no_two_steps_are_the_same(unbroken: Path) -> None:
     found = [(row["epoch"], row["step"]) for row in rows(unbroken / "steps.jsonl")]
     assert found == [(epoch, step) for epoch in range(3) for step in range(6)]
-
-
-@pytest.mark.parametrize("after", ["checkpoint_e0000_s0000002", "checkpoint_e0001_s0000004"])
-def test_a_killed_run_ends_as_an_unbroken_one(unbroken: Path, tmp_path: Path, after: str) -> None:
-    command = train(SCENES, *SMALL, f"run.output_dir={tmp_path}", "run.save_every_steps=2")
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None and _newest(tmp_path) < after:
-            time.sleep(0.02)
-        time.sleep(0.1)  # into the steps that no checkpoint holds yet
-        process.kill()
-    assert not (tmp_path / "results.json").exists(), "the run was over before it was killed"
-    run(*command)
-    assert rows(tmp_path / "steps.jsonl") == rows(unbroken / "steps.jsonl")
-    assert rows(tmp_path / "epochs.jsonl") == rows(unbroken / "epochs.jsonl")
-    mine, other = load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors")
-    assert mine.keys() == other.keys()
-    for key, value in mine.items():
-        np.testing.assert_array_equal(value, other[key], err_msg=key)
-    for epoch in range(4):
-        orders = [np.load(folder / f"plan_{epoch}.npz")["order"] for folder in (tmp_path, unbroken)]
-        np.testing.assert_array_equal(*orders)
-
-
-def _newest(folder: Path) -> str:
-    return max((path.stem for path in folder.glob("checkpoint_e*.pth")), default="")
-
-
-def test_loader_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
-    run(*train(SCENES, *SMALL, f"run.output_dir={tmp_path}", "run.num_workers=2", "run.test_splits=[]"))
-    assert rows(tmp_path / "steps.jsonl") == rows(unbroken / "steps.jsonl")
-
-
-def test_a_run_of_other_data_is_refused(unbroken: Path) -> None:
-    command = train(SCENES, *SMALL, f"run.output_dir={unbroken}", "datasets.scenes.splits.train.seed=99")
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "belongs to another run" in done.stderr and "data" in done.stderr
 
 
 def test_without_con_d_no_connections_are_reported(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def test_training_stops_before_the_end_of_the_schedule() -> None:
 
     from lavis_mafa.runner import GritRunner
 
-    runner = mock.Mock(evaluate_only=False, run_cfg=SimpleNamespace(get={"stop_epoch": 2}.get), max_epoch=5)
-    runner._resume.return_value = (1, 7)
-    GritRunner.train(runner)
+    runner = mock.MagicMock(evaluate_only=False, run_cfg=SimpleNamespace(get={"stop_epoch": 2}.get), max_epoch=5)
+    with mock.patch("lavis_mafa.runner.RunState") as state, mock.patch("lavis_mafa.runner.ConnectionMiner"):
+        state.return_value.resume.return_value = (1, 7)
+        GritRunner.train(runner)
     assert runner._run_epoch.call_args_list == [mock.call(1, 7)]

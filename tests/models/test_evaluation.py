@@ -12,27 +12,28 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lavis_mafa import evaluation
+from lavis_mafa import evaluation, relevance
 from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
+from tests.ranks import on_ranks
 
 N, PER_IMAGE, K_TEST = 14, 2, 11
 COLOURS = ["red", "green", "blue", "yellow", "pink", "cyan", "dark"]
 
 
 class HandMade(Dataset[dict[str, Any]]):
-    """N random images with two captions each, named as LAVIS' retrieval task reads them."""
+    """n random images with two captions each, named as LAVIS' retrieval task reads them."""
 
     truth: Any = None
 
-    def __init__(self) -> None:
-        self.images = torch.randn(N, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-        self.image = [f"{number}.jpg" for number in range(N)]
-        self.text = [f"{COLOURS[row % 7]} {CAPTIONS[row % 5]} {COLOURS[row // 7]}" for row in range(N * PER_IMAGE)]
+    def __init__(self, n: int = N) -> None:
+        self.images = torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+        self.image = [f"{number}.jpg" for number in range(n)]
+        self.text = [f"{COLOURS[row % 7]} {CAPTIONS[row % 5]} {COLOURS[row // 7]}" for row in range(n * PER_IMAGE)]
         self.txt2img = {row: row // PER_IMAGE for row in range(len(self.text))}
-        self.img2txt = {number: [PER_IMAGE * number, PER_IMAGE * number + 1] for number in range(N)}
+        self.img2txt = {number: [PER_IMAGE * number, PER_IMAGE * number + 1] for number in range(n)}
 
     def __len__(self) -> int:
-        return N
+        return len(self.image)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return {"image": self.images[number], "index": number}
@@ -74,6 +75,10 @@ def gallery_of(model: Any) -> evaluation.Gallery:
     return evaluation.encode_gallery(model, HandMade(), 4, 0, torch.device("cpu"))
 
 
+def dense(lists: Any) -> list[np.ndarray]:
+    return [found.of(range(len(found.item))) for found in lists]
+
+
 def test_similarities_are_lavis_similarities(model: Any) -> None:
     """Asked for all candidates and with no ITM, LAVIS' matrix is that of the similarities."""
     theirs = lavis_blip2(model).eval()
@@ -91,9 +96,7 @@ def test_similarities_are_lavis_similarities(model: Any) -> None:
 @pytest.mark.parametrize("k_test", [1, 5, K_TEST])
 def test_reranked_scores_are_lavis_scores(k_test: int, model: Any) -> None:
     expected_i2t, expected_t2i = lavis_scores(lavis_blip2(model).eval(), k_test)
-    gallery = gallery_of(model)
-    sim_NC = gallery.similarity().numpy()
-    i2t, t2i = evaluation.reranked(model, gallery, sim_NC, k_test, torch.device("cpu"))
+    i2t, t2i = dense(evaluation.reranked(model, gallery_of(model), k_test, torch.device("cpu")))
     np.testing.assert_allclose(i2t, expected_i2t, atol=1e-4)
     np.testing.assert_allclose(t2i, expected_t2i, atol=1e-4)
     assert (i2t > -100).sum() == N * k_test and (t2i > -100).sum() == N * PER_IMAGE * k_test
@@ -132,6 +135,35 @@ def test_truth_counts_what_holds_beside_what_is_annotated(model: Any) -> None:
     assert "itm" not in evaluated(model, data)
 
 
+@pytest.mark.parametrize("change", [{"BLOCK": 3}, {"TOKEN_BYTES": 0}])
+def test_neither_blocks_nor_what_is_kept_changes_a_figure(
+    change: dict[str, int], model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no memory for tower tokens the images that ITM asks for are read and encoded again."""
+    expected = evaluated(model, HandMade(), K_TEST)
+    for name, value in change.items():
+        for module in (evaluation, relevance):
+            monkeypatch.setattr(module, name, value, raising=False)
+    assert evaluated(model, HandMade(), K_TEST) == expected
+
+
+def test_by_itc_alone_no_tower_tokens_are_kept(model: Any) -> None:
+    gallery = evaluation.encode_gallery(model, HandMade(), 4, 0, torch.device("cpu"), token_bytes=0)
+    assert isinstance(gallery.tokens, evaluation.TokensAgain)
+    torch.testing.assert_close(gallery.tokens[np.array([3, 0])], gallery_of(model).tokens[[3, 0]])
+
+
+def test_captions_of_an_image_count_towards_r_precision(model: Any) -> None:
+    """Two captions an image: what share of an image's two best are its own; a caption has one image alone."""
+    found = evaluated(model, HandMade(), 3)
+    best = np.argsort(-gallery_of(model).similarity().numpy(), axis=1)[:, :2]
+    own = best // PER_IMAGE == np.arange(N)[:, None]
+    figures = found["at_r"]["itc"]["annotation"]
+    assert set(figures) == {"text"} and set(found["at_r"]) == {"itc", "itm"}
+    assert figures["text"]["r_precision"] == pytest.approx(100 * own.mean())
+    assert figures["text"]["map_at_r"] == pytest.approx(100 * (own[:, 0] + own[:, 1] * own.sum(1) / 2).mean() / 2)
+
+
 def test_tower_in_half_precision_is_evaluated_too(batch: dict[str, Any]) -> None:
     """vit_precision: fp16 keeps the frozen tower in half: here bf16, which a CPU computes."""
     exact, rough = (loud(tiny_blip2(vit={"freeze_vit": True})) for _ in range(2))
@@ -140,3 +172,46 @@ def test_tower_in_half_precision_is_evaluated_too(batch: dict[str, Any]) -> None
     torch.testing.assert_close(*similarity, atol=0.1, rtol=0)
     assert evaluated(rough, HandMade(), 3)["itm"]
     assert rough({**batch}).loss.item() == pytest.approx(exact({**batch}).loss.item(), rel=0.2)
+
+
+# ---- several processes
+
+
+def share(rank: int, world: int, images: int) -> dict[str, Any]:
+    """What one rank makes of an evaluation, and what it put through the model for it."""
+    model, data, seen = loud(tiny_blip2()), HandMade(images), {"images": [], "texts": [], "pairs": 0}
+    recalls = evaluated(model, data, 5)
+    tokenize, match, vision = model.tokenize, model.match_logits, model.vision_tokens
+
+    def tokenized(texts: list[str]) -> Any:
+        seen["texts"] += texts
+        return tokenize(texts)
+
+    def tokens(batch: dict[str, Any]) -> Any:
+        seen["images"] += batch["index"].tolist()
+        return vision(batch)
+
+    def matched(state: Any, image_K: Any, text_K: Any) -> Any:
+        seen["pairs"] += len(image_K)
+        return match(state, image_K, text_K)
+
+    model.vision_tokens, model.tokenize = tokens, tokenized
+    gallery = evaluation.encode_gallery(model, data, 4, 0, torch.device("cpu"))
+    model.tokenize, model.match_logits = tokenize, matched
+    sim_NC = gallery.similarity().numpy()
+    i2t, t2i = dense(evaluation.reranked(model, gallery, 5, torch.device("cpu")))
+    return {"scores": (sim_NC, i2t, t2i), "recalls": recalls, **seen}
+
+
+@pytest.mark.parametrize(("world", "images"), [(2, 13), (3, 8), (2, 1)])
+def test_ranks_share_an_evaluation(world: int, images: int, tmp_path: Path) -> None:
+    """Every sample is encoded and every pair matched once; all ranks end with the figures of one process."""
+    alone, found = share(0, 1, images), on_ranks(world, tmp_path, share, images)
+    for rank in found:
+        for scores, expected in zip(rank["scores"], alone["scores"], strict=True):
+            np.testing.assert_allclose(scores, expected, atol=1e-5)
+        assert rank["recalls"] == alone["recalls"]
+    for part in ("images", "texts"):
+        assert [each for rank in found for each in rank[part]] == alone[part], part
+    assert sum(rank["pairs"] for rank in found) == alone["pairs"]
+    assert max(len(rank["texts"]) for rank in found) == -(-len(alone["texts"]) // world)

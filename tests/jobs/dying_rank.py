@@ -1,0 +1,39 @@
+"""Training with a rank that ends in its second step: `python -m tests.jobs.dying_rank RANK HOW FILE ARGUMENTS…`.
+
+HOW: `raises` or `killed`. The time of its end is written to FILE.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lavis_mafa
+
+
+def main() -> None:
+    rank, how, file = sys.argv[1:4]
+    del sys.argv[1:4]
+    lavis_mafa.register()
+    from lavis_mafa import tasks, train
+
+    forward = tasks.MafaPretrainTask._forward
+
+    def dying(task: Any, model: Any, samples: Any, cuda_enabled: bool) -> Any:
+        if os.environ["RANK"] == rank and samples["iters"] == 1:
+            Path(file).write_text(str(time.time()))
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("this GPU is gone")
+        return forward(task, model, samples, cuda_enabled)
+
+    tasks.MafaPretrainTask._forward = dying
+    train.main()
+
+
+if __name__ == "__main__":
+    main()

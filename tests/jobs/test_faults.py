@@ -1,0 +1,338 @@
+"""A run killed anywhere and started again ends as one that was not: losses, plans, connections, weights, bit for bit.
+
+A run is killed again and again, in the order in which it reaches the points, and each life goes on from what the one
+before has left (fault_server.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.numpy import load_file
+
+from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.data.scenes.dataset import scenes_table
+from tests.jobs.commands import ROOT, environment, rows
+
+SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
+N, BATCH, EPOCHS = 50, 8, 2  # 6 steps an epoch, and 2 records that are left over
+SMALL = [
+    f"datasets.scenes.splits.train.n={N}",
+    "datasets.scenes.splits.val.n=12",
+    "datasets.scenes.splits.test.n=12",
+    f"run.batch_size_train={BATCH}",
+    f"run.max_epoch={EPOCHS}",
+    "run.search_space=20",
+    "run.k_test=2",
+    "run.warmup_steps=2",
+    "run.save_every_steps=2",
+    "run.cache_tokens=false",
+    "run.keep_checkpoints=3",
+]
+AUGMENTED = ["datasets.scenes.vis_processor.train={name: blip_image_train, image_size: 48, mean: 0.5, std: 0.5}"]
+POINTS = [  # in the order of the run; calls are counted anew in every life
+    ("before the first plan", "lavis_mafa.core.plan:Plan.save", 1, "before"),
+    ("mid plan", "lavis_mafa.core.plan:Plan.save", 1, "torn"),
+    ("mid-step, after the gradients", "lavis_mafa.tasks:_update", 2, "before"),
+    ("mid-step, after the weights", "lavis_mafa.tasks:_update", 2, "after"),
+    ("between store and checkpoint", "lavis_mafa.checkpoint:save", 1, "before"),
+    ("mid checkpoint", "lavis_mafa.checkpoint:write", 1, "torn"),
+    ("after a checkpoint, old ones not yet dropped", "lavis_mafa.checkpoint:write", 2, "after"),
+    ("mid-journal", "lavis_mafa.journal:Journal.step", 1, "after"),
+    ("mid-validation", "lavis_mafa.evaluation:encode_gallery", 1, "after"),
+    ("mid best weights", "lavis_mafa.checkpoint:write", 1, "torn"),
+    ("between best weights and stores", "lavis_mafa.runner_evaluation:RunEvaluation.keep_best", 1, "after"),
+    ("between store and plan", "lavis_mafa.core.embeddings:EmbeddingStore.gather", 1, "after"),
+    ("mid plan of the next epoch", "lavis_mafa.core.plan:Plan.save", 1, "torn"),
+    ("between plan and checkpoint", "lavis_mafa.core.plan:Plan.save", 1, "after"),
+    ("mid merge of connections", "lavis_mafa.core.runs:Run.save", 1, "torn"),
+    ("between merge and commit", "lavis_mafa.core.connections:ConnectionStore.merge", 1, "after"),
+    ("between commit and checkpoint", "lavis_mafa.core.connections:ConnectionStore.commit", 1, "after"),
+    ("at the start of an epoch", "lavis_mafa.core.embeddings:EmbeddingStore.begin_epoch", 1, "after"),
+    ("between store and checkpoint again", "lavis_mafa.checkpoint:save", 2, "before"),
+    ("mid final weights", "lavis_mafa.runner_evaluation:RunEvaluation._keep_final", 1, "torn"),
+    ("mid-evaluation", "lavis_mafa.evaluation:match_scores", 1, "after"),
+    ("mid report", "lavis_mafa.report:draw_curves", 1, "after"),
+]
+
+Life = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """life(folder, *options, kill=None, config=…, small=…) → exit status; what it printed stands in folder.log."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.jobs.fault_server"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), text=True, **pipes) as server:
+
+        def one(
+            folder: Path, *options: str, kill: Any = None, config: str | Path = SCENES, small: Sequence[str] = SMALL
+        ) -> int:
+            given = [*small, f"run.output_dir={folder}", *options]
+            order = {"config": str(config), "options": given, "log": f"{folder}.log", "kill": kill}
+            server.stdin.write(json.dumps(order) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
+
+        yield one
+        server.stdin.close()
+
+
+def whole(life: Life, folder: Path, *options: str, **config: Any) -> Path:
+    assert life(folder, *options, **config) == 0, told(folder)
+    return folder
+
+
+def told(folder: Path) -> str:
+    return Path(f"{folder}.log").read_text()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def unbroken(life: Life, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole(life, tmp_path_factory.mktemp("unbroken") / "run")
+
+
+def ends_alike(mine: Path, other: Path) -> None:
+    for name in ("steps.jsonl", "epochs.jsonl"):
+        assert rows(mine / name) == rows(other / name)
+    for epoch in range(EPOCHS + 1):
+        orders = [np.load(folder / f"plan_{epoch}.npz")["order"] for folder in (mine, other)]
+        np.testing.assert_array_equal(*orders)
+    same(load_file(mine / "model.safetensors"), load_file(other / "model.safetensors"))
+    names = [sorted(path.name for path in folder.glob("checkpoint_*")) for folder in (mine, other)]
+    assert names[0] == names[1] and len(names[0]) == 3 + 1
+    for name in names[0]:
+        contents = [torch.load(folder / name, weights_only=True) for folder in (mine, other)]
+        for content in contents:
+            content.pop("config", None)  # it names the folder
+        same(*contents)
+    same(*(connections(folder) for folder in (mine, other)))
+    assert {path.name for path in files(mine)} == {path.name for path in files(other)}
+
+
+def files(folder: Path) -> list[Path]:
+    """Every file but TensorBoard's, of which each life writes its own."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"]
+
+
+def connections(folder: Path) -> Any:
+    header = folder / "connections" / "store.json"
+    if not header.exists():
+        return None
+    store = ConnectionStore(folder / "connections", json.loads(header.read_text())["fingerprint"])
+    return store.to_frame().to_dict("list")
+
+
+def same(mine: Any, other: Any) -> None:
+    """Equal to the bit, in whatever is nested."""
+    assert type(mine) is type(other)
+    if isinstance(mine, dict):
+        assert mine.keys() == other.keys()
+        for key, value in mine.items():
+            same(value, other[key])
+    elif isinstance(mine, (torch.Tensor, np.ndarray)):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
+    elif isinstance(mine, (list, tuple)) and len(mine) == len(other):
+        for one, another in zip(mine, other, strict=True):
+            same(one, another)
+    else:
+        assert mine == other
+
+
+def test_a_run_killed_at_every_named_point_ends_as_an_unbroken_one(life: Life, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for name, *kill in POINTS:
+        assert life(folder, kill=kill) == -signal.SIGKILL, f"{name}: not reached\n{told(folder)}"
+        if kill[0].endswith("Journal.step"):
+            tear_last_line(folder / "steps.jsonl")
+    ends_alike(whole(life, folder), unbroken)
+    assert drawn(folder) == [(epoch * 6 + step) for epoch in range(EPOCHS) for step in range(6)]
+
+
+def tear_last_line(path: Path) -> None:
+    """What a kill leaves of a line that was being written."""
+    with open(path, "a") as file:
+        file.write('{"epoch": 0, "step": 5, "lo')
+
+
+def drawn(folder: Path) -> list[int]:
+    """The steps of TensorBoard's loss curve."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return [event.step for event in events.Scalars("train/loss")]
+
+
+VARIANTS = {
+    # name: (options of both runs, options of the killed one alone)
+    "con_d, augmented, accumulated, workers": (["run.accum_grad_iters=2", *AUGMENTED], ["run.num_workers=2"]),
+    "random, no scorer": (["run.sampling=random", "model.mafa.preset=none", "run.con_d=null"], []),
+    "verdicts from a file, M=all": (["run.search_space=all"], []),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(life: Life, tmp_path: Path, name: str) -> None:
+    both, killed = VARIANTS[name]
+    config = from_verdicts(tmp_path) if name.startswith("verdicts") else SCENES
+    folder, dead = tmp_path / "killed", 0
+    for moment in np.random.default_rng(len(name)).uniform(0.05, 1.0, 3):
+        dead += life(folder, *both, *killed, kill=["clock", moment], config=config) == -signal.SIGPROF
+    assert dead >= 2, told(folder)
+    whole(life, folder, *both, *killed, config=config)
+    ends_alike(folder, whole(life, tmp_path / "unbroken", *both, config=config))
+
+
+def from_verdicts(folder: Path) -> Path:
+    """The config with offline verdicts in the place of Con-D."""
+    config = OmegaConf.load(ROOT / SCENES)
+    config.run.con_d = {"arch": "file", "path": str(verdicts(folder))}
+    OmegaConf.save(config, folder / "run.yaml")
+    return folder / "run.yaml"
+
+
+def verdicts(folder: Path) -> Path:
+    """A connections.parquet that calls every seventh pair of the training data a connection."""
+    table, _, _ = scenes_table(N, seed=1, match_share=0.002, captions_a_scene=2)
+    image, text = np.divmod(np.arange(N * len(table.text_id))[::7], len(table.text_id))
+    columns = {"image_id": table.image_id[image], "text_id": table.text_id[text], "p": np.full(len(image), 0.9)}
+    path = folder / "connections.parquet"
+    pq.write_table(pa.table({**columns, "verdict": ["connection"] * len(image)}), path)
+    return path
+
+
+BAD_IMAGES = """
+model: {{arch: mafa_blip2, model_type: scenes, mafa: {{action: keep}}}}
+datasets: {{image_text: {{images: {0}, annotations: {{train: {0}/train.json}}, on_bad_image: replace, vis_processor: {{
+  train: {{name: blip_image_eval, image_size: 48, mean: 0.5, std: 0.5}}}}}}}}
+run: {{batch_size_train: 8, max_epoch: 1, warmup_steps: 1, save_every_steps: 1, test_splits: [], num_workers: 2,
+  resume_ckpt_path: auto}}
+"""
+
+
+def test_bad_images_found_before_a_kill_are_named_after_it(life: Life, tmp_path: Path) -> None:
+    table, open_scene, _ = scenes_table(24, seed=5)
+    for record in range(24):
+        open_scene(record).save(tmp_path / f"{record}.png")
+        if record < 12:
+            cut(tmp_path / f"{record}.png")
+    lines = [{"image": f"{record}.png", "caption": table.caption(2 * record)} for record in range(24)]
+    (tmp_path / "train.json").write_text(json.dumps(lines))
+    (config := tmp_path / "run.yaml").write_text(BAD_IMAGES.format(tmp_path))
+    folder = tmp_path / "run"
+    kill = ["lavis_mafa.tasks:_update", 3, "before"]
+    assert life(folder, kill=kill, config=config, small=[]) == -signal.SIGKILL, told(folder)
+    whole(life, folder, config=config, small=[])
+    assert rows(folder / "epochs.jsonl")[0]["bad_images"] == 12
+    assert sorted((folder / "bad_images_rank0.txt").read_text().split()) == sorted(f"{n}.png" for n in range(12))
+
+
+# ---- what cannot be gone on with
+
+
+def refused(life: Life, folder: Path, *options: str) -> str:
+    assert life(folder, *options) == 1, told(folder)
+    return told(folder)
+
+
+@pytest.fixture
+def copied(unbroken: Path, tmp_path: Path) -> Path:
+    """A finished run with the checkpoints (1, 2), (1, 4) and (2, 0)."""
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", unbroken, folder], check=True)
+    return folder
+
+
+def newest(folder: Path, back: int = 1) -> Path:
+    return sorted(folder.glob("checkpoint_e*.pth"))[-back]
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    """One bit of a weight, which only a checksum tells."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda path: path.write_bytes(b"")])
+def test_a_torn_checkpoint_names_the_newest_whole_one(life: Life, copied: Path, unbroken: Path, damage: Any) -> None:
+    damage(newest(copied))
+    instead = f"the newest whole checkpoint is {newest(copied, 2)}: set run.resume_ckpt_path to it"
+    assert "torn" in (said := refused(life, copied)) and instead in said
+    if damage is cut:
+        whole(life, copied, f"run.resume_ckpt_path={newest(copied, 2)}")
+        ends_alike(copied, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("torn", "said", "back"),
+    [
+        ("plan_2.npz", "plan_2.npz is missing, torn or no plan", 2),
+        ("plan_1.npz", None, 1),
+        ("connections/merged_2.npy", "merged_2.npy is damaged", 2),
+        ("connections/merged_1.npy", None, 1),
+    ],
+)
+def test_a_torn_plan_or_store_names_a_checkpoint_that_needs_it_not(
+    life: Life, copied: Path, torn: str, said: str | None, back: int
+) -> None:
+    cut(copied / torn)
+    if said is None:  # the newest checkpoint does not need it
+        whole(life, copied)
+        return
+    found = refused(life, copied)
+    assert said in found and f"the newest whole checkpoint is {newest(copied, back)}" in found
+
+
+def test_a_torn_embedding_store_is_told(life: Life, copied: Path) -> None:
+    newest(copied).unlink()
+    cut(next((copied / "embeddings").glob("*odd*")))
+    assert "is torn: it holds fewer than 32 rows" in (said := refused(life, copied))
+    assert f"the newest whole checkpoint is {copied}/checkpoint_e0001_s0000002.pth" in said  # of 16 rows
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["datasets.scenes.splits.train.seed=99"], "data: the checkpoint has"),
+        (["model.vocab=VOCAB"], "vocabulary: the checkpoint has"),
+        (["model.qformer.num_hidden_layers=2"], "network: the checkpoint has 'MafaBlip2, "),
+        (["model.mafa.action=keep"], "scorer: the checkpoint has"),
+        (["run.batch_size_train=9"], "batch_size is 8, expected 9"),
+    ],
+)
+def test_a_run_of_something_else_is_told(
+    life: Life, unbroken: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    words = (ROOT / "lavis_mafa" / "data" / "scenes" / "vocab.txt").read_text().splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join([*words[:-2], words[-1], words[-2]]) + "\n")
+    before = {path: path.stat().st_mtime_ns for path in files(unbroken)}
+    found = refused(life, unbroken, *(option.replace("VOCAB", f"{tmp_path}/vocab.txt") for option in options))
+    assert "belongs to another run" in found and said in found
+    assert "no other checkpoint there is whole and of this run: choose another run.output_dir" in found
+    assert before == {path: path.stat().st_mtime_ns for path in files(unbroken)}, "a refused run changes nothing"
+
+
+def test_foreign_files_are_told(life: Life, copied: Path, tmp_path: Path) -> None:
+    best = copied / "checkpoint_best.pth"
+    assert "is no run checkpoint of format" in refused(life, copied, f"run.resume_ckpt_path={best}")
+    elsewhere = f"run.resume_ckpt_path={newest(copied)}"
+    assert "is not in run.output_dir" in refused(life, tmp_path / "other", elsewhere)
+    assert "holds a run" in refused(life, copied, "run.resume_ckpt_path=null")

@@ -1,0 +1,67 @@
+"""Runs a function on every rank of a gloo group. They are forked from one server that has imported the package."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+LIMIT_S = 300  # after which ranks that wait for each other are an error
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["lavis_mafa.openclip", "lavis_mafa.builders", "lavis_mafa.tasks", "lavis_mafa.runner", "lavis.common.optims"]
+)
+
+
+def on_ranks(world: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """function(rank, world, *args) of every rank, in the order of ranks."""
+    store = str(folder / f"store_{world}_{len(list(folder.iterdir()))}")
+    return _map(world, functools.partial(_on_rank, world, store, function, args))
+
+
+def train_on_ranks(world: int, *arguments: str, **more: str) -> None:
+    """`python -m lavis_mafa.train ARGUMENTS…` on every rank, as torchrun starts it; `more`: environment variables."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    _map(world, functools.partial(_train_on_rank, world, port, arguments, more))
+
+
+def _map(world: int, job: Callable[[int], Any]) -> list[Any]:
+    with CONTEXT.Pool(world) as pool:
+        return pool.map_async(job, range(world), chunksize=1).get(LIMIT_S)
+
+
+def _on_rank(world: int, store: str, function: Callable[..., Any], args: tuple[Any, ...], rank: int) -> Any:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    try:
+        return function(rank, world, *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _train_on_rank(world: int, port: int, arguments: tuple[str, ...], more: dict[str, str], rank: int) -> None:
+    from lavis_mafa.train import main
+
+    torch.set_num_threads(1)
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update(more | {name: str(value) for name, value in ranks.items()})
+    sys.argv = ["train", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        raise RuntimeError(f"rank {rank}: {end.code}") from None
+    finally:
+        dist.destroy_process_group()
