@@ -35,7 +35,8 @@ EXTRAS = {
         "open_clip_torch==2.32.0",
         "tensorboard>=2.14",
     ],
-    "openclip": ["open_clip_torch>=3.0"],  # without LAVIS, whose timm is too old for it
+    # Without LAVIS, whose timm is too old for it. Its training reads shards by webdataset.
+    "openclip": ["open_clip_torch>=3.0", "webdataset>=0.2.5", "braceexpand"],
     "cpu": ["faiss-cpu>=1.8"],
     "gpu": ["faiss-gpu>=1.15.1"],  # brings NVIDIA's cu12 runtime, cuBLAS and cuRAND
     "ray": ["ray>=2.9"],
@@ -62,7 +63,7 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=find_packages(include=["lavis_mafa", "lavis_mafa.*"]),
-    package_data={"lavis_mafa": [f"**/*.{suffix}" for suffix in ("yaml", "safetensors", "txt", "j2", "md")]},
+    package_data={"lavis_mafa": [f"**/*.{suffix}" for suffix in ("yaml", "safetensors", "txt", "j2", "md", "json")]},
     install_requires=BASE,
     extras_require=EXTRAS,
 )

@@ -23,8 +23,12 @@ from torch import Tensor, nn
 from lavis_mafa.models.albef import MafaAlbef
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2 import MafaBlip2, QformerState
+from lavis_mafa.models.clip import ClipTokenizer, MafaOpenClip
+from lavis_mafa.models.openclip_tower import TowerName, create_openclip_model
 from lavis_mafa.models.strict import build_strictly
 from lavis_mafa.models.text import tokenize
+from lavis_mafa.openclip import GuideScorer
+from lavis_mafa.openclip_processors import OpenClipImageEval
 
 ARCHITECTURES = (
     "mafa_blip2",
@@ -34,6 +38,7 @@ ARCHITECTURES = (
     "albef_retrieval",
     "blip_image_text_matching",
 )
+DUAL_ENCODERS = ("mafa_openclip",)
 EncodeImages = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
 Match = Callable[[Any, Tensor, Any, Tensor, Tensor], Tensor]
 
@@ -141,33 +146,75 @@ def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "ru
     Raises:
         ValueError: an unknown arch or type, weights that are missing or fit in part: never a silently random network.
     """
+    network = build_network(cfg, device, section, ARCHITECTURES)
+    return ItmScorer(network.model, network.fingerprint, network.vis_processor, network.text_processor)
+
+
+@dataclass
+class Network:
+    """A frozen model with its own preparation: PIL image → tensor, raw caption → its text input."""
+
+    model: BaseModel
+    fingerprint: str
+    vis_processor: Callable[[Any], Tensor]
+    text_processor: Callable[[str], str]
+
+
+def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -> ItmScorer | Network:
+    """What embeds images and captions: a matching network, or a dual encoder. Errors: those of build_con_d."""
+    if cfg.get("arch") not in DUAL_ENCODERS:
+        return build_con_d(cfg, device, section)
+    network = build_network(cfg, device, section, DUAL_ENCODERS)
+    network.model.eval().requires_grad_(False)
+    return network
+
+
+def build_guide(cfg: Mapping[str, Any], device: torch.device, section: str = "run.con_d") -> GuideScorer:
+    """A bi-encoder in Con-D's place: `{arch: open_clip, vit_model: open_clip:NAME/TAG_OR_FILE}`.
+
+    Raises:
+        ValueError: an unknown name or tag, no such file, or no weights: never a silently random network.
+    """
+    name = TowerName.parse(str(cfg.get("vit_model")))
+    if name.pretrained is None:
+        raise ValueError(f"{section}.vit_model names no weights; give {cfg.get('vit_model')}/TAG_OR_FILE")
+    model = create_openclip_model(name, None).to(device)
+    vis_processor = OpenClipImageEval.from_config({"vit_model": cfg["vit_model"]})
+    return GuideScorer(model, ClipTokenizer(name.model), vis_processor, _fingerprint(model))
+
+
+def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
+    """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
     given = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
-    model_cls = registry.get_model_class(arch) if arch in ARCHITECTURES else None
+    model_cls = registry.get_model_class(arch) if arch in archs else None
     if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
         types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
-        raise ValueError(
-            f"{section}: arch {arch!r} (one of {', '.join(ARCHITECTURES)}), model_type {model_type!r} ({types})"
-        )
+        raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(archs)}), model_type {model_type!r} ({types})")
     defaults = OmegaConf.load(model_cls.default_config_path(model_type))
-    merged = OmegaConf.merge(
-        defaults.model, {k: v for k, v in given.items() if k not in ("arch", "model_type", "preprocess")}
-    )
+    keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
+    defaults.model = merged = OmegaConf.merge(defaults.model, keys)  # the preparation may refer to it
+    _require_weights(model_cls, merged, section)
+    model = _build(model_cls, merged, section)
+    preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
+    vis, text = load_preprocess(preprocess)
+    return Network(model.float().to(device), _fingerprint(model), vis["eval"], text["eval"])
+
+
+def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> None:
+    if issubclass(model_cls, MafaOpenClip) and TowerName.parse(merged.vit_model, merged.get("vit_weights")).pretrained:
+        return
     loads_pretrained = merged.get("load_pretrained", True) and merged.get("pretrained")
     if not (merged.get("finetuned") if merged.get("load_finetuned", False) else loads_pretrained):
         raise ValueError(
             f"{section} names no weights; set {section}.finetuned to a matching network's checkpoint "
             f"(train_con_d.sh makes one) and {section}.load_finetuned: true"
         )
-    model = _build(model_cls, merged, section)
-    preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
-    vis, text = load_preprocess(preprocess)
-    return ItmScorer(model.float().to(device), _fingerprint(model), vis["eval"], text["eval"])
 
 
 def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
     """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
-    if issubclass(model_cls, MafaBlip2):
+    if issubclass(model_cls, (MafaBlip2, MafaOpenClip)):
         return model_cls.from_config(cfg)
     if issubclass(model_cls, MafaAlbef):
         return model_cls.from_config(cfg, may_miss=("text_encoder.cls.",))  # a retrieval model has no MLM head
@@ -187,9 +234,10 @@ def _fingerprint(model: nn.Module) -> str:
 
 def share_tower(scorer: ItmScorer, student: nn.Module) -> None:
     """Mark that Con-D stands on the student's frozen tower, and drop its copy: ECM then costs the Q-Former alone."""
-    own, theirs = getattr(student, "visual_encoder", None), scorer.model.visual_encoder
-    if not getattr(student, "tower_is_frozen", False) or not isinstance(scorer.model, (Blip2Qformer, MafaAlbef)):
+    model = getattr(scorer, "model", None)  # a guide has none
+    if not getattr(student, "tower_is_frozen", False) or not isinstance(model, (Blip2Qformer, MafaAlbef)):
         return
+    own, theirs = student.visual_encoder, model.visual_encoder
     first, second = own.state_dict(), theirs.state_dict()
     if first.keys() == second.keys() and all(torch.equal(first[key], second[key].to(first[key])) for key in first):
         scorer.shares_tower = True

@@ -37,11 +37,15 @@ MODEL_KEYS = (
         "cross_attention_freq",
     ),
     *("load_finetuned", "load_pretrained", "finetuned", "pretrained", "mlm_mask_prob", "temp"),
+    *("vit_model", "prompt", "max_txt_len", "llm_precision"),  # of a language model
+    *("queue_size", "momentum", "alpha", "num_classes"),  # of LAVIS' ALBEF models (models/albef_tasks.py)
 )
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
 CON_D_KEYS = ("preprocess",)
 PROCESSOR_KEYS = ("name", "vit_model", "image_size")
 FILE_KEYS = ("arch", "path")  # run.con_d: {arch: file}: verdicts that were mined before
+GUIDE_KEYS = ("arch", "vit_model")  # run.con_d: {arch: open_clip}: a bi-encoder
+ZERO_SHOT_KEYS = ("images", "templates", "names")
 
 
 def closest(name: Any, valid: Iterable[str]) -> str:
@@ -100,6 +104,8 @@ def check_names(given: Any, run_defaults: Mapping[str, Any]) -> None:
     _check_model(given.model, "model", ())
     if run.get("con_d"):
         _check_con_d(run.con_d)
+    if run.get("zero_shot"):
+        check_keys(run.zero_shot, ZERO_SHOT_KEYS, "run.zero_shot")
     for name, dataset in given.datasets.items():
         _check_dataset(name, dataset or {})
 
@@ -125,8 +131,8 @@ def _check_model(model: Any, where: str, more: tuple[str, ...]) -> None:
 
 
 def _check_con_d(con_d: Any) -> None:
-    if con_d.get("arch") == "file":
-        check_keys(con_d, FILE_KEYS, "run.con_d")
+    if con_d.get("arch") in ("file", "open_clip"):
+        check_keys(con_d, FILE_KEYS if con_d.arch == "file" else GUIDE_KEYS, "run.con_d")
     else:
         _check_model(con_d, "run.con_d", CON_D_KEYS)
 

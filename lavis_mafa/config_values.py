@@ -33,14 +33,24 @@ def check_values(cfg: Any) -> None:
     run = cfg.run
     _check_numbers(run)
     _check_choices(run)
-    if is_ours(registry.get_model_class(cfg.model.arch)):
+    model_cls = registry.get_model_class(cfg.model.arch)
+    if is_ours(model_cls):
         _told("model.mafa", lambda: MafaSettings.from_dict(cfg.model.get("mafa") or {}))
+        _check_evaluation(run, cfg.model.arch, getattr(model_cls, "has_itm", True))
     for name, dataset in cfg.datasets.items():
         choice = dataset.get("on_bad_image", "raise")
         if choice not in ON_BAD_IMAGE:
             _refuse(f"datasets.{name}.on_bad_image", choice, " or ".join(ON_BAD_IMAGE))
         if choice == "replace" and run.get("cache_tokens", False):  # a record would keep the tokens of its replacement
             _refuse(f"datasets.{name}.on_bad_image", choice, "raise where run.cache_tokens is true")
+
+
+def _check_evaluation(run: Any, arch: str, has_itm: bool) -> None:
+    """What only a dual encoder does, and what it cannot."""
+    if run.get("k_test", 0) and not has_itm:
+        _refuse("run.k_test", run.k_test, f"0, as {arch} has no matching head to re-rank with")
+    if run.get("zero_shot") and has_itm:
+        _refuse("run.zero_shot", run.zero_shot, f"null, as {arch} is no model of open_clip (mafa_openclip is)")
 
 
 def _refuse(key: str, value: Any, allowed: str) -> None:
@@ -132,6 +142,8 @@ def _weights(cfg: Any) -> Iterator[tuple[str, str]]:
         return
     if con_d.get("arch") == "file":
         yield "run.con_d.path", str(con_d.get("path"))
+        return
+    if con_d.get("arch") == "open_clip":  # TowerName says what is wrong with its one key
         return
     model_cls = registry.get_model_class(con_d.arch)
     if is_ours(model_cls):

@@ -28,6 +28,8 @@ def dry_run(cfg: Any) -> list[str]:
     model_cls = registry.get_model_class(cfg.model_cfg.arch)
     if not is_ours(model_cls):
         raise ValueError(f"--dry-run describes models of lavis_mafa, not {cfg.model_cfg.arch!r}")
+    if hasattr(model_cls, "llm"):
+        raise ValueError(f"--dry-run describes stage 1 alone; {cfg.model_cfg.arch} would fetch its language model")
     missing = missing_files(cfg.config) + to_fetch(cfg.config)
     model, table = None, None
     if not any(line.startswith(("model.vit_weights", "model.vocab")) for line in missing):
@@ -136,7 +138,7 @@ def disk_bytes(model: Any, records: int, cfg: Any) -> dict[str, int]:
     found = {
         "checkpoints": kept * 3 * trained + 2 * trained,  # with moments; the best and the last without
         "plans": 8 * records * (epochs + 1),
-        "embeddings": 2 * 2 * 2 * records * int(model.text_proj.out_features) if run.sampling != "random" else 0,
+        "embeddings": 2 * 2 * 2 * records * model.embed_dim if run.sampling != "random" else 0,
         "connections": PAIR_BYTES * 2 * int(run.batch_size_train) * steps * epochs if run.get("con_d") else 0,
     }
     if run.get("cache_tokens", False):

@@ -1,4 +1,4 @@
-"""ITC embeddings from any registered model: BLIP-2 gives Q vectors an image, ALBEF and BLIP one.
+"""ITC embeddings from any registered model: BLIP-2 gives Q vectors an image, all others one.
 
 Tested in tests/models/test_embedders.py against LAVIS' own similarities.
 """
@@ -32,9 +32,9 @@ def embed_images(model: Any, batch: Mapping[str, Any]) -> Tensor:
 @torch.no_grad()
 def embed_texts(model: Any, texts: Sequence[str]) -> Tensor:
     """(B, D) of unit length; `texts` have been through the model's own text processor."""
-    tokens = tokenize(model.tokenizer, list(texts), model.max_txt_len, next(model.parameters()).device)
     if isinstance(model, MafaForward):
-        return model.encode_text(tokens)
+        return model.encode_text(model.tokenize(list(texts)))
+    tokens = tokenize(model.tokenizer, list(texts), model.max_txt_len, next(model.parameters()).device)
     if isinstance(model, Blip2Qformer):
         return MafaBlip2.encode_text(model, tokens)
     bert = getattr(model.text_encoder, "bert", model.text_encoder)

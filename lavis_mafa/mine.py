@@ -76,11 +76,13 @@ def load_source(cfg: Any) -> Source:
 
 def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
     """The embedding model (`model`) and Con-D (`run.con_d`, or the same model) as plain callables."""
-    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.con_d import ItmScorer, build_con_d, build_embedder
     from lavis_mafa.embedders import embed_images, embed_texts
 
     run = cfg.run_cfg
-    embedder = build_con_d(cfg.model_cfg, device, "model")
+    embedder = build_embedder(cfg.model_cfg, device, "model")
+    if not run.get("con_d") and not isinstance(embedder, ItmScorer):
+        raise ValueError(f"run.con_d is not set, and {cfg.model_cfg.arch} has no matching head to judge with: name one")
     con_d = build_con_d(run.con_d, device) if run.get("con_d") else embedder
     options = {"batch_size": int(run.batch_size_eval), "num_workers": int(run.num_workers)}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from inspect import isfunction
 from typing import Any
 
 from lavis.common.registry import registry
 from lavis.processors.base_processor import BaseProcessor
 from lavis.processors.blip_processors import BlipImageTrainProcessor
+from torchvision.transforms import Compose, Lambda
 
 
 @registry.register_processor("open_clip_image_train")
@@ -30,7 +32,9 @@ class OpenClipImageEval(BaseProcessor):
         from open_clip.transform import image_transform_v2
 
         processor = cls()
-        processor.transform = image_transform_v2(_settings(cfg), is_train=False)
+        steps = image_transform_v2(_settings(cfg), is_train=False).transforms
+        # a plain function's repr holds its address, and fingerprints are made of the repr
+        processor.transform = Compose([Lambda(step) if isfunction(step) else step for step in steps])
         return processor
 
     def __call__(self, item: Any) -> Any:

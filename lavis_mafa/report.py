@@ -33,13 +33,20 @@ PACKAGES = (
 SHOWN = 48  # connections on the page
 
 
-def report_run(runner: Any, retrieval: Mapping[str, Any], judgments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def report_run(
+    runner: Any,
+    retrieval: Mapping[str, Any],
+    judgments: Mapping[str, Any] | None = None,
+    zero_shot: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Write the report of a finished run and print its table; returns what results.json holds."""
     folder: Path = runner.output_dir
     splits = list(retrieval)
     results: dict[str, Any] = {"retrieval": retrieval[splits[0]] if len(splits) == 1 else dict(retrieval)}
     if judgments is not None:
         results["judgments"] = judgments
+    if zero_shot is not None:
+        results["zero_shot"] = zero_shot
     written, mined = ["results.json"], getattr(runner, "connections", None) is not None
     journal = folder / "epochs.jsonl"
     if journal.exists() and journal.stat().st_size:
@@ -65,7 +72,8 @@ def _training(steps: pd.DataFrame, epochs: pd.DataFrame, mined: bool) -> dict[st
     """Connections over all epochs where a Con-D was asked, and the last epoch's plan."""
     last = epochs.iloc[-1].dropna().to_dict()
     plan = {"sampling": last["sampling"], "distinct_images_per_batch": last.get("distinct_images")}
-    plan["itm_false_negative_rate"] = last.get("itm_false_negative_rate")
+    if "loss_itm" in steps:
+        plan["itm_false_negative_rate"] = last.get("itm_false_negative_rate")
     plan["false_negatives_per_batch"] = last.get("false_negatives_per_batch")
     results = {"plan": plan, "seconds_per_step": float(steps["s_it"].median())}
     if not mined:

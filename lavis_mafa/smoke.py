@@ -21,7 +21,8 @@ def shorten(config: Any) -> Any:
     if not folder:
         return config
     smoke, short = OmegaConf.load(PRESET), OmegaConf.to_container(config, resolve=True)
-    short["run"] |= {key: value for key, value in smoke.run.items() if key in short["run"]}
+    # what is off stays off: a dual encoder has nothing to re-rank with
+    short["run"] |= {key: value for key, value in smoke.run.items() if short["run"].get(key)}
     for data in short["datasets"].values():
         for split in (data.get("splits") or {}).values():
             split["n"] = min(split["n"], smoke.records)

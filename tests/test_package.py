@@ -22,6 +22,7 @@ FLOORS = (
     set(),
     {"train", "evaluate", "mine", "doctor"},
 )
+COMMANDS = {"lavis_mafa.openclip.train"}  # a command that stands beside what it runs
 UNNAMED = FLOORS.index(set())
 WITHOUT_LAVIS = ("core", "data", "mining", "openclip", "reports")
 
@@ -45,6 +46,8 @@ def module_name(path: Path) -> str:
 
 
 def floor(name: str) -> int:
+    if name in COMMANDS:
+        return len(FLOORS) - 1
     part = name.split(".")[1]
     return next((number for number, parts in enumerate(FLOORS) if part in parts), UNNAMED)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import open_clip
 import torch
 from lavis.models import clip_vit, eva_vit
 from lavis.models.blip2_models.Qformer import BertLMHeadModel
@@ -36,6 +37,7 @@ def on_meta_device() -> Iterator[None]:
             (BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
             (eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),
             (clip_vit, "download_cached_file", lambda *args, **kwargs: "any"),
+            (open_clip, "create_model", _untrained(open_clip.create_model)),
             (torch, "load", lambda *args, **kwargs: {}),
             (torch, "linspace", partial(torch.linspace, device="cpu")),
         ]
@@ -44,6 +46,10 @@ def on_meta_device() -> Iterator[None]:
         stack.enter_context(mock.patch.dict("os.environ", HF_HUB_OFFLINE="1"))
         stack.enter_context(torch.device("meta"))
         yield
+
+
+def _untrained(create_model: Any) -> Any:
+    return lambda name, pretrained=None, **more: create_model(name, None, **{**more, "device": "meta"})
 
 
 def build_on_meta(model_cls: Any, config: Any) -> nn.Module:

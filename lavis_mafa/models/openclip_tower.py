@@ -50,6 +50,11 @@ class TowerName:
         return self.pretrained in list_pretrained_tags_by_model(self.model)
 
     @property
+    def source(self) -> str | None:
+        """The tag, or the path of the file."""
+        return self.pretrained if self.pretrained is None or self.is_tag else str(Path(self.pretrained).expanduser())
+
+    @property
     def preprocessing(self) -> PreprocessCfg:
         """Size, mean and std of the images that the weights were trained on; what open_clip itself would prepare."""
         size = open_clip.get_model_config(self.model)["vision_cfg"].get("image_size", 224)
@@ -102,26 +107,30 @@ class OpenClipTower(GridTower):
         return torch.cat([kept["image_intermediates_prefix"][-1], kept["image_intermediates"][-1]], dim=1)
 
 
+def create_openclip_model(name: TowerName, image_size: int | None) -> Any:
+    """The whole CLIP model with its weights; another image size than its own interpolates the positions.
+
+    Raises:
+        ValueError: a file that does not fit the model, with what open_clip says of it.
+    """
+    cache = os.environ.get("LAVIS_MAFA_CACHE")
+    cache_dir = str(Path(cache) / "open_clip") if cache else None
+    try:
+        return open_clip.create_model(name.model, name.source, force_image_size=image_size, cache_dir=cache_dir)
+    except RuntimeError as error:
+        raise ValueError(f"model.vit_model: {name.source} does not fit {name.model}: {error}") from error
+
+
 def build_openclip_tower(vit_model: str, image_size: int | None, weights: str | None) -> OpenClipTower:
     """The tower of an OpenCLIP model; another image size than its own interpolates the positions (None: its own).
 
     Raises:
-        ValueError: see TowerName.parse; or a file that does not fit the model, with what open_clip says of it.
+        ValueError: see TowerName.parse and create_openclip_model.
     """
     name = TowerName.parse(vit_model, weights)
-    pretrained = name.pretrained if name.pretrained is None or name.is_tag else str(Path(name.pretrained).expanduser())
-    cache = os.environ.get("LAVIS_MAFA_CACHE")
-    try:
-        model: Any = open_clip.create_model(
-            name.model,
-            pretrained,
-            force_image_size=image_size,
-            cache_dir=str(Path(cache) / "open_clip") if cache else None,
-        )
-    except RuntimeError as error:
-        raise ValueError(f"model.vit_model: {pretrained} does not fit {name.model}: {error}") from error
+    model = create_openclip_model(name, image_size)
     size = name.preprocessing.size if image_size is None else image_size
-    return OpenClipTower(model.visual, size if isinstance(size, int) else size[0], pretrained)
+    return OpenClipTower(model.visual, size if isinstance(size, int) else size[0], name.source)
 
 
 def image_settings(vit_model: str) -> dict[str, Any]:

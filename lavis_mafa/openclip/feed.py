@@ -69,7 +69,7 @@ class Feed:
         self.epoch = -1
         self._plan: Plan | None = None
         self._last: deque[Tensor] = deque(maxlen=accum_freq)
-        self._unseen = False  # a batch was handed out whose features are not kept yet
+        self.fresh = False  # a batch was handed out that the loss has not seen (accumulation shows it several times)
         store = folder / "embeddings", self.num_samples, dim, planner.fingerprint, rank, planner.world
         self._store = EmbeddingStore(*store) if planner.sampling == "grit" else None
 
@@ -99,7 +99,7 @@ class Feed:
         )
         for images, texts, row_B in loader:
             self._last.append(row_B)
-            self._unseen = True
+            self.fresh = True
             yield images, texts
         if self._store is not None:
             self._store.commit()
@@ -110,11 +110,15 @@ class Feed:
         assert len(row_n) == n, f"{len(row_n)} rows were handed out, {n} features came back"
         return row_n
 
-    def keep(self, row_n: Tensor, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
-        """Stores the features that the next epoch is planned from, once for each batch (accumulation calls again)."""
-        if self._store is not None and self._unseen:
-            self._store.write(row_n, image_features_nD, text_features_nD)
-        self._unseen = False
+    def ids(self, n: int) -> Tensor:
+        """(n, 2) image_id and text_id of the same rows."""
+        return self.ids_N2[self.rows(n)]
+
+    def keep(self, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
+        """Stores the features that the next epoch is planned from, once for each batch."""
+        if self._store is not None and self.fresh:
+            self._store.write(self.rows(len(image_features_nD)), image_features_nD, text_features_nD)
+        self.fresh = False
 
     def _make_plan(self, epoch: int) -> Plan:
         lead = embeddings = None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from open_clip import loss as open_clip_loss
 from torch import Tensor
 
-from lavis_mafa.core.losses import itc_loss, itc_targets, smooth_own_columns
+from lavis_mafa.core.losses import itc_targets, leave_out, smooth_own_columns, soft_cross_entropy
 from lavis_mafa.openclip.guide import BiEncoderGuide, unit_length
 from lavis_mafa.openclip.masks import PairMasks, Step, gather_rows
 
@@ -117,8 +117,9 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
             )
         # a bias common to all logits moves no softmax, so it is left out here
         logits_2RW = self.get_logits(image_features, text_features, logit_scale)
-        target_2RW, dropped_2RW = self._targets(step)
-        loss = itc_loss(*(_without(*both) for both in zip(logits_2RW, dropped_2RW, strict=True)), *target_2RW)
+        directions = zip(logits_2RW, *self._targets(step), strict=True)
+        i2t, t2i = (soft_cross_entropy(*leave_out(*direction)) for direction in directions)
+        loss = (i2t + t2i) / 2
         return {"contrastive_loss": loss} if output_dict else loss
 
     def _targets(self, step: Step) -> tuple[list[Tensor], list[Tensor]]:
@@ -126,10 +127,9 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
         positive_2BW, dropped_2BW = step.by_anchor()
         own_col_B = torch.arange(step.first_col, step.first_col + step.B, device=step.device)
         targets = []
-        for positive_BW, dropped_BW in zip(positive_2BW, dropped_2BW, strict=True):
+        for positive_BW in positive_2BW:
             target_BW = itc_targets(own_col_B, positive_BW, torch.zeros_like(positive_BW))
-            target_BW = smooth_own_columns(target_BW, self.alpha, step.first_col, step.B).masked_fill(dropped_BW, 0.0)
-            targets.append(target_BW / target_BW.sum(dim=1, keepdim=True))  # what a dropped pair had goes to the others
+            targets.append(smooth_own_columns(target_BW, self.alpha, step.first_col, step.B))
         world = 1 if self.local_loss else step.world
         return (
             [gather_rows(target_BW, world) for target_BW in targets],
@@ -195,9 +195,3 @@ class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
         from torch.distributed.nn.functional import all_gather
 
         return tuple(all_gather(text_BD))  # with gradient
-
-
-def _without(logits_RW: Tensor, dropped_RW: Tensor) -> Tensor:
-    """Logits in float32; a dropped pair has no part in its row's softmax."""
-    # not -inf: a target of 0 times the logarithm of 0 would be NaN
-    return logits_RW.float().masked_fill(dropped_RW, torch.finfo(torch.float32).min)

@@ -1,7 +1,8 @@
-"""open_clip's own training with MAFA: `python -m lavis_mafa.openclip.train`, on CSV data.
+"""open_clip's own training with MAFA: `python -m lavis_mafa.openclip.train`, on CSV data or WebDataset shards.
 
 All arguments of open_clip_train are open_clip's; ours begin with --mafa. Nothing of open_clip is copied or changed on
-disk: while it runs, its `get_data` and `create_loss` are ours. Tested in tests/openclip/test_train.py.
+disk: while it runs, its `get_data` and `create_loss` are ours, and we see the model that it creates. Tested in
+tests/openclip/test_train.py, test_shards.py and test_judge.py.
 """
 
 from __future__ import annotations
@@ -17,12 +18,19 @@ from typing import Any
 import open_clip
 import pandas as pd
 import torch
+from omegaconf import OmegaConf
 
 from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.feed import Feed, fingerprint, pair_ids
 from lavis_mafa.openclip.guide import ACTIONS, BiEncoderGuide
+from lavis_mafa.openclip.handed import HandedLoss
+from lavis_mafa.openclip.judge import RowJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
+from lavis_mafa.openclip.shards import ShardFeed, encoder, identified, without_eof
 from lavis_mafa.openclip.table import GuideTable, guide_table
+
+BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--mafa-alpha", type=float, default=0.5, help="S-ITC smoothing")
     add("--mafa-alpha-from-epoch", type=int, default=1, help="first epoch with S-ITC; epoch 0 is random")
     add("--mafa-sampling", choices=("grit", "random"), default="grit", help="batches of look-alikes, or random ones")
-    add("--mafa-search-space", default="all", help="rows a chain of look-alikes may choose from, or all")
+    add("--mafa-search-space", default="all", help="rows a chain of look-alikes may choose from")
     add("--mafa-siblings", choices=("apart", "free"), default="apart", help="may a batch hold two rows of one image?")
     add("--mafa-known-positives", choices=("on", "off"), default="on", help="equal images and captions are positives")
     add("--mafa-connections", help="file like --train-data with further pairs that match")
@@ -40,41 +48,84 @@ def parser() -> argparse.ArgumentParser:
     add("--mafa-guide-pretrained", help="its pretrained tag or local file")
     add("--mafa-guide-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
     add("--mafa-guide-action", choices=ACTIONS, default="drop", help="what becomes of such a pair")
+    add("--mafa-con-d", nargs="+", metavar="KEY=VALUE", help="matching network that judges the hardest pairs, by LAVIS")
+    add("--mafa-con-d-action", choices=ACTIONS, default="connect", help="what becomes of a pair that it finds to match")
     return ours
 
 
 class Training:
-    """What takes the place of open_clip_train's `get_data` and `create_loss` in one run."""
+    """What takes the place of open_clip_train's functions in one run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.feed: Feed | None = None
+        self.model: Any = None
+        self.feed: Feed | ShardFeed | None = None
         self.table: GuideTable | None = None
+        self.judge: RowJudge | None = None
         self.guide = None
+        if options.mafa_con_d and options.mafa_guide:
+            raise ValueError("--mafa-con-d and --mafa-guide both judge pairs: give one of them")
         if options.mafa_guide:
             if not options.mafa_guide_pretrained:
                 raise ValueError("--mafa-guide needs --mafa-guide-pretrained: a guide without weights tells nothing")
             self.guide = BiEncoderGuide(options.mafa_guide_margin, options.mafa_guide_action)
 
+    def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """open_clip's; the first model is the one that is trained."""
+        created = open_clip.create_model_and_transforms(*args, **kwargs)
+        self.model = created[0] if self.model is None else self.model
+        return created
+
     def get_data(self, args: Any, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
         """open_clip's data with the training loader replaced by our feed."""
         from open_clip_train import data as open_clip_data
 
-        data: dict[str, Any] = open_clip_data.get_data(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
+        plain = open_clip_data.get_wds_dataset
+
+        def get_wds_dataset(args: Any, preprocess: Any, is_train: bool, **more: Any) -> Any:
+            names = identified(open_clip_data.wds) if is_train else {}
+            with replaced(open_clip_data.wds, **names):
+                return plain(args, preprocess, is_train, **more)
+
+        with replaced(open_clip_data, get_wds_dataset=get_wds_dataset):
+            data: dict[str, Any] = open_clip_data.get_data(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
         if "train" not in data:
             return data
-        dataset = data["train"].dataloader.dataset
-        if not (hasattr(dataset, "images") and hasattr(dataset, "captions")):
-            raise ValueError("lavis_mafa.openclip.train plans batches by row: give CSV data (--dataset-type csv)")
-        folder = Path(args.logs) / args.name / "mafa"
-        ids_N2 = pair_ids(dataset.images, dataset.captions)
-        ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
-        self.feed = Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks)
-        if self.guide:
-            where = folder, args.rank, args.world_size, args.device
-            self.table = guide_table(self.options.mafa_guide, self.options.mafa_guide_pretrained, dataset, *where)
+        loader = data["train"].dataloader
+        dataset = getattr(loader, "dataset", None)
+        if hasattr(dataset, "images") and hasattr(dataset, "captions"):
+            self.feed = self._rows(args, dataset)
+        elif isinstance(loader, open_clip_data.wds.DataPipeline):
+            self.feed = self._shards(args, data["train"])
+        else:
+            raise ValueError(f"--dataset-type {args.dataset_type}: MAFA knows pairs of csv or webdataset data alone")
         data["train"] = open_clip_data.DataInfo(dataloader=self.feed, shared_epoch=self.feed)
         return data
+
+    def _rows(self, args: Any, dataset: Any) -> Feed:
+        """CSV data: epochs are planned, and every row may be seen by a guide or Con-D as its file has it."""
+        folder, options = Path(args.logs) / args.name / "mafa", self.options
+        if self.guide:
+            where = folder, args.rank, args.world_size, args.device
+            self.table = guide_table(options.mafa_guide, options.mafa_guide_pretrained, dataset, *where)
+        if options.mafa_con_d:
+            settings = MafaSettings(action=options.mafa_con_d_action)
+            scorer = _con_d(options.mafa_con_d, torch.device(args.device))
+            self.judge = RowJudge(scorer, settings, dataset.images, dataset.captions)
+        ids_N2 = pair_ids(dataset.images, dataset.captions)
+        ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
+        return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks)
+
+    def _shards(self, args: Any, info: Any) -> ShardFeed:
+        """WebDataset: what streams by is grouped in a buffer, and is not seen again."""
+        options = self.options
+        if options.mafa_guide or options.mafa_con_d:
+            raise ValueError("--mafa-guide and --mafa-con-d look at the files of CSV data: shards have none to look at")
+        space = options.mafa_search_space
+        buffer = int(space) // args.batch_size if space.isdigit() else BUFFER
+        buffer = max(buffer, 1) if options.mafa_sampling == "grit" else 1
+        ranks = args.seed, args.rank, options.mafa_siblings, args.accum_freq
+        return ShardFeed(info, encoder(self.model, args), buffer, *ranks)
 
     def create_loss(self, args: Any) -> HandedLoss:
         """The managed loss that the arguments ask for, and what it needs of each batch."""
@@ -90,7 +141,7 @@ class Training:
         ours: dict[str, Any] = {"connections": self._connections(args), "guide": self.guide}
         if args.siglip:
             ranks = {"rank": args.rank, "world_size": args.world_size, "dist_impl": args.loss_dist_impl}
-            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.table, self.options)
+            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.table, self.options, self.judge)
         loss = MafaClipLoss(
             local_loss=args.local_loss,
             gather_with_grad=args.gather_with_grad,
@@ -99,7 +150,7 @@ class Training:
             world_size=args.world_size,
             **ours,
         )
-        return HandedLoss(loss, self.feed, self.table, self.options)
+        return HandedLoss(loss, self.feed, self.table, self.options, self.judge)
 
     def _planner(self, args: Any, ids_N2: torch.Tensor) -> GritPlanner:
         space, options = self.options.mafa_search_space, self.options
@@ -120,24 +171,6 @@ class Training:
             return None
         table = pd.read_csv(path, sep=args.csv_separator)
         return pair_ids(table[args.csv_img_key].tolist(), table[args.csv_caption_key].tolist())
-
-
-class HandedLoss:
-    """Calls a managed loss with what open_clip's loop does not know: ids, guide features, the epoch's α."""
-
-    def __init__(self, loss: Any, feed: Feed, table: GuideTable | None, options: argparse.Namespace) -> None:
-        self.loss, self.feed, self.table, self.options = loss, feed, table, options
-
-    def __call__(self, image_features: torch.Tensor, text_features: torch.Tensor, **rest: Any) -> Any:
-        row_n = self.feed.rows(len(image_features))
-        self.feed.keep(row_n, image_features, text_features)
-        on = self.feed.epoch >= self.options.mafa_alpha_from_epoch
-        self.loss.alpha = self.options.mafa_alpha if on else 0.0
-        if self.options.mafa_known_positives == "on" or self.loss.connections is not None:
-            rest["image_id"], rest["text_id"] = self.feed.ids_N2[row_n].unbind(dim=1)
-        if self.table is not None:
-            rest |= self.table.rows(row_n, image_features.device)
-        return self.loss(image_features, text_features, **rest)
 
 
 @contextmanager
@@ -161,14 +194,29 @@ def replaced(module: Any, **functions: Any) -> Iterator[None]:
 
 def main(argv: Sequence[str]) -> Any:
     """Runs open_clip_train.main with our arguments taken out; returns what it returns."""
+    from open_clip_train import data as open_clip_data
     from open_clip_train import main as open_clip_main
 
     if "--help" in argv or "-h" in argv:
         parser().print_help()
     options, theirs = parser().parse_known_args(argv)
     training = Training(options)
-    with replaced(open_clip_main, get_data=training.get_data, create_loss=training.create_loss):
+    ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
+    with replaced(open_clip_main, **ours), replaced(open_clip_data, **without_eof(open_clip_data)):
         return open_clip_main.main(theirs)
+
+
+def _con_d(given: Sequence[str], device: torch.device) -> Any:
+    """The matching network of a config's run.con_d, given as KEY=VALUE."""
+    import lavis_mafa
+
+    try:
+        lavis_mafa.register()
+    except ImportError as error:
+        raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
+    from lavis_mafa.con_d import build_con_d
+
+    return build_con_d(OmegaConf.from_dotlist(list(given)), device, "--mafa-con-d")
 
 
 def _dim(model: str) -> int:

@@ -13,6 +13,8 @@ from lavis_mafa.core.artifacts import atomic_write
 RANKINGS = {"itc": "by ITC", "itm": "re-ranked by ITM"}
 RECALLS = [(way, f"r{k}") for way in ("image", "text") for k in (1, 5, 10)]
 RECALL_HEADER = ["image R@1", "R@5", "R@10", "  text R@1", "R@5", "R@10"]
+AT_R = [(way, name) for way in ("image", "text") for name in ("r_precision", "map_at_r")]
+AT_R_HEADER = ["image R-P", "mAP@R", "  text R-P", "mAP@R"]
 SCORERS = {"itc": "ITC", "itm": "ITM", "con_d": "Con-D"}
 JUDGED = {
     "all": "false from hard true negatives",
@@ -30,13 +32,18 @@ PLAN = {
 def results_table(results: Mapping[str, Any]) -> str:
     """The results as text. Any part, and any figure of a part, may be missing or None; it then shows as "-".
 
-    results: `retrieval` {itc | itm: {annotation | truth: {image | text: {r1, r5, r10: percent}}}},
+    results: `retrieval` {itc | itm: {annotation | truth: {image | text: {r1, r5, r10: percent}}},
+            at_r: the same with {r_precision, map_at_r}, eccv: {itc | itm: {metric: {image | text: percent}}}},
+        `zero_shot` {top1, top5: percent; images, classes: counts},
         `judgments` {all | unanimous | any_kind | any_kind_unanimous: {itc | itm | con_d: {auc, ap; pairs: count}}},
         `connections` {pairs_scored, connections: counts; precision, recall, coverage: shares},
         `plan` {sampling; distinct_images_per_batch, false_negatives_per_batch; itm_false_negative_rate: share}.
     """
     parts = (
         _retrieval(results.get("retrieval") or {}),
+        _at_r((results.get("retrieval") or {}).get("at_r") or {}),
+        _eccv((results.get("retrieval") or {}).get("eccv") or {}),
+        _zero_shot(results.get("zero_shot") or {}),
         _judgments(results.get("judgments") or {}),
         _connections(results.get("connections") or {}),
         _plan(results.get("plan") or {}),
@@ -59,6 +66,35 @@ def _retrieval(retrieval: Mapping[str, Any]) -> str:
         if (scores := retrieval.get(ranking, {}).get(relevance))
     ]
     return _aligned("Retrieval, in %", RECALL_HEADER, rows) if rows else ""
+
+
+def _at_r(at_r: Mapping[str, Any]) -> str:
+    """Where a query has several matches: image and text queries apart."""
+    rows = [
+        [f"against the {relevance}, {label}", *(_figure(found.get(way, {}).get(name)) for way, name in AT_R)]
+        for relevance in ("annotation", "truth")
+        for ranking, label in RANKINGS.items()
+        if (found := at_r.get(ranking, {}).get(relevance))
+    ]
+    return _aligned("Several matches, in %", AT_R_HEADER, rows) if rows else ""
+
+
+def _eccv(eccv: Mapping[str, Any]) -> str:
+    rows = [
+        [f"{name}, {label}", *(_figure(found[name].get(way)) for way in ("image", "text"))]
+        for ranking, label in RANKINGS.items()
+        if (found := eccv.get(ranking))
+        for name in sorted(found)
+    ]
+    return _aligned("ECCV Caption and CxC, in %", ["image", "text"], rows) if rows else ""
+
+
+def _zero_shot(found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    counts = [_figure(found.get(name), digits=0) for name in ("images", "classes")]
+    row = [f"over {counts[0]} images", counts[1], *(_figure(found.get(name)) for name in ("top1", "top5"))]
+    return _aligned("Zero-shot classification, in %", ["classes", "top 1", "top 5"], [row])
 
 
 def _judgments(judgments: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@ import torch
 
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.openclip import BiEncoderGuide, ItmGuide, OpenClipEncoder
+from lavis_mafa.openclip import BiEncoderGuide, GuideScorer, ItmGuide, OpenClipEncoder
 
 from .tiny import tiny_clip
 
@@ -80,3 +80,32 @@ def test_an_open_clip_model_gives_guide_features():
     assert all(torch.allclose(feature.norm(dim=1), torch.ones(3), atol=1e-5) for feature in features.values())
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+class Features:
+    """A guide whose features are given: an image is its own feature, a text too."""
+
+    logit_scale = torch.tensor(10.0).log()
+
+    def eval(self):
+        return self
+
+    def requires_grad_(self, on):
+        return self
+
+    def encode_image(self, images, normalize):
+        return images
+
+    def encode_text(self, texts, normalize):
+        return texts
+
+
+def test_a_bi_encoder_tells_how_surely_it_prefers_an_image_to_the_texts_own():
+    scorer = GuideScorer(Features(), lambda captions: TEXT[[int(one) for one in captions]], None, "by hand")
+    batch = {"image": IMAGE, "caption": ["0", "1", "2"]}
+    # text 0: its own image has 0.6, image 1 has 0; text 1: its own has 1, image 0 has 0.8; a pair twice
+    p_K = scorer.score(batch, torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]))
+    expected = torch.tensor([-6.0, -2.0, -6.0]).sigmoid()
+    assert torch.allclose(p_K, expected)
+    clean = scorer.score({**batch, "image": None, "con_d_image": IMAGE.flip(0)}, torch.tensor([0]), torch.tensor([2]))
+    assert torch.allclose(clean, torch.tensor([10.0 - 0.0]).sigmoid())  # image 2 stands first, text 2's own last

@@ -9,9 +9,9 @@ from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.openclip import BiEncoderGuide, MafaClipLoss, MafaSigLipLoss, PairMasks
 from lavis_mafa.openclip.feed import Feed
+from tests.ranks import on_ranks
 
 from .batches import SCALE, features
-from .ranks import on_ranks
 
 B = 3
 MODES = [(False, False), (False, True), (True, False), (True, True)]  # local_loss, gather_with_grad
@@ -179,7 +179,7 @@ def fed(rank, world, folder):
         batches = []
         for images, texts in feed:
             assert images.equal(-texts) and images.equal(feed.rows(B))
-            feed.keep(images, image[images], text[images])
+            feed.keep(image[images], text[images])
             batches.append(images.tolist())
         epochs.append(batches)
     return epochs

@@ -15,9 +15,11 @@ from lavis_mafa.core.plan import Plan
 from lavis_mafa.openclip import train
 from lavis_mafa.openclip.feed import pair_ids
 
+from . import launch
+from .launch import BATCH, EPOCHS
 from .tiny import register_tiny
 
-IMAGES, EPOCHS, BATCH = 13, 3, 4  # two captions an image: 26 rows, six batches of 4, two rows left over
+IMAGES = 13  # two captions an image: 26 rows, six batches of 4, two rows left over
 
 
 @pytest.fixture(autouse=True)
@@ -44,34 +46,11 @@ def data(tmp_path_factory):
 
 
 def arguments(data, logs, *more):
-    theirs = {"model": "tiny-train", "train-data": data / "train.csv", "dataset-type": "csv", "epochs": EPOCHS}
-    theirs |= {"batch-size": BATCH, "workers": 0, "precision": "fp32", "device": "cpu", "warmup": 1, "lr": 1e-3}
-    theirs |= {"logs": logs, "name": "run", "log-every-n-steps": 1}
-    return [str(word) for name, value in theirs.items() for word in (f"--{name}", value)] + [str(word) for word in more]
+    return launch.arguments(data / "train.csv", logs, *more)
 
 
 def run(monkeypatch, data, logs, *more):
-    """Trains; returns for every call of the loss its epoch, alpha, value, and keywords."""
-    calls = []
-
-    def spied(self, *features, _forward=train.HandedLoss.__call__, **rest):
-        inner = self.loss.forward
-
-        def forward(*args, **keywords):
-            out = inner(*args, **keywords)
-            call = {"epoch": self.feed.epoch, "alpha": self.loss.alpha, "n": len(args[0]), "loss": self.loss}
-            calls.append({**call, **keywords, **out})
-            return out
-
-        self.loss.forward = forward
-        try:
-            return _forward(self, *features, **rest)
-        finally:
-            self.loss.forward = inner
-
-    monkeypatch.setattr(train.HandedLoss, "__call__", spied)
-    train.main(arguments(data, logs, *more))
-    return calls
+    return launch.run(monkeypatch, arguments(data, logs, *more))
 
 
 def plans(logs):
@@ -167,9 +146,20 @@ def test_siglip_trains_too(monkeypatch, data, tmp_path):
 
 
 def test_what_is_not_there_is_told(data, tmp_path):
-    with pytest.raises(ValueError, match="CSV data"):
+    with pytest.raises(ValueError, match="csv or webdataset"):
         train.main([*arguments(data, tmp_path / "a", "--train-num-samples", 8), "--dataset-type", "synthetic"])
     with pytest.raises(ValueError, match="guide-pretrained"):
         train.main(arguments(data, tmp_path / "b", "--mafa-guide", "tiny-train"))
+    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", data / "guide.pt"]
     with pytest.raises(ValueError, match="no create_task"), train.replaced(train, create_task=None):
         pass
+    with pytest.raises(ValueError, match="give one of them"):
+        train.main(arguments(data, tmp_path / "c", *guide, "--mafa-con-d", "arch=mafa_blip2"))
+
+
+def test_bf16_trains_too(monkeypatch, data, tmp_path):
+    calls = run(monkeypatch, data, tmp_path, "--precision", "amp_bf16", "--epochs", 2)
+    assert all(
+        call["contrastive_loss"].isfinite() and call["contrastive_loss"].dtype == torch.float32 for call in calls
+    )
+    assert calls[-1]["image"].dtype == torch.bfloat16

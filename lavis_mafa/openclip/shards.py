@@ -1,0 +1,135 @@
+"""WebDataset shards of open_clip's training, grouped into batches of look-alikes inside a buffer.
+
+Shards are streamed, so no epoch can be planned. What comes out of open_clip's shuffle is buffered, embedded by the
+model as it stands, chained (GRIT) and cut into batches. Tested in tests/openclip/test_shards.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor
+
+from lavis_mafa.core.chain import Chainer
+from lavis_mafa.core.siblings import keep_apart
+from lavis_mafa.data.identity import image_id, text_id
+
+IDS = "mafa_ids"
+Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Identified:
+    """A stage of webdataset's pipeline that adds (image_id, text_id): of shard and key, and of the caption."""
+
+    def __init__(self, stage: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
+        self.stage = stage
+
+    def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
+        for sample in self.stage(samples):
+            name = f"{Path(sample['__url__']).name}/{sample['__key__']}"
+            yield {**sample, IDS: torch.tensor([image_id("webdataset", name), text_id(sample["text"])])}
+
+
+def identified(wds: Any) -> dict[str, Any]:
+    """webdataset's `rename` and `to_tuple`, as open_clip calls them, with the ids of every sample going along."""
+    rename, to_tuple = wds.rename, wds.to_tuple
+    return {
+        "rename": lambda *args, **names: Identified(rename(*args, **names)),
+        "to_tuple": lambda *names: to_tuple(*names, IDS),
+    }
+
+
+def encoder(model: Any, args: Any) -> Encode:
+    """The model's features of a batch, in open_clip's precision, and nothing learned from it."""
+    from open_clip_train.precision import get_autocast
+
+    device, dtype = torch.device(args.device), open_clip.get_input_dtype(args.precision)
+    autocast = get_autocast(args.precision, device_type=device.type)
+
+    @torch.no_grad()
+    def encode(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        training = model.training
+        model.eval()  # running means are the training's
+        with autocast():
+            image = model.encode_image(images.to(device, dtype), normalize=True)
+            text = model.encode_text(texts.to(device), normalize=True)
+        model.train(training)
+        return image, text
+
+    return encode
+
+
+def without_eof(open_clip_data: Any) -> dict[str, Any]:
+    """webdataset 1 marks the end of a shard by a sample that open_clip's reader stumbles on: it is left out."""
+    expander = open_clip_data.tar_file_expander
+    marks = "eof_value" in inspect.signature(expander).parameters
+    return {"tar_file_expander": partial(expander, eof_value=None)} if marks else {}
+
+
+class ShardFeed:
+    """The training loader that open_clip's loop sees: batches (images, texts) of look-alikes.
+
+    info: open_clip_train's DataInfo of shards, whose loader yields (images, texts, ids (B, 2)). encode: images and
+    texts → features (B, D) of unit length by the model as it stands. buffer: batches that are grouped at a time; the
+    first epoch is left as it comes, as is everything where buffer is 1. accum_freq: batches the loss sees at a time.
+    """
+
+    def __init__(
+        self, info: Any, encode: Encode, buffer: int, seed: int, rank: int, siblings: str, accum_freq: int = 1
+    ) -> None:
+        self.info, self.encode, self.buffer, self.siblings = info, encode, buffer, siblings
+        self.seed, self.rank = seed, rank
+        self.num_samples, self.num_batches = info.dataloader.num_samples, info.dataloader.num_batches
+        self.epoch = -1
+        self.fresh = False
+        self._last: deque[Tensor] = deque(maxlen=accum_freq)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def set_value(self, epoch: int) -> None:
+        """open_clip's DataInfo.set_epoch calls this before it iterates."""
+        self.epoch = epoch
+        self.info.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._last.clear()
+        loader, number = iter(self.info.dataloader), 0
+        while batches := list(islice(loader, self.buffer)):
+            if self.epoch > 0 and len(batches) > 1:
+                batches = self._grouped(batches, np.random.default_rng((self.seed, self.epoch, self.rank, number)))
+            for images, texts, ids_B2 in batches:
+                self._last.append(ids_B2)
+                self.fresh = True
+                yield images, texts
+            number += 1
+
+    def ids(self, n: int) -> Tensor:
+        """(n, 2) image_id and text_id of the batch, or of the accumulated batches, that the loss is called with."""
+        ids_n2 = torch.cat(list(self._last))
+        assert len(ids_n2) == n, f"{len(ids_n2)} pairs were handed out, {n} features came back"
+        return ids_n2
+
+    def keep(self, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
+        """Nothing is kept: the next buffer is embedded anew."""
+        self.fresh = False
+
+    def _grouped(self, batches: list[tuple[Tensor, ...]], rng: np.random.Generator) -> list[tuple[Tensor, ...]]:
+        """The same pairs, chained and cut into as many batches, those in random order."""
+        features = zip(*(self.encode(images, texts) for images, texts, _ in batches), strict=True)
+        image_MD, text_MD = (torch.cat(part).float().cpu().numpy() for part in features)
+        parts = [torch.cat(part) for part in zip(*batches, strict=True)]
+        size = len(batches[0][0])
+        order = Chainer(size).chain(image_MD, text_MD, int(rng.integers(len(image_MD))))
+        if self.siblings == "apart":
+            order = keep_apart(order, parts[2][:, 0].numpy(), size)
+        return [tuple(part[rows] for part in parts) for rows in rng.permutation(order.reshape(-1, size))]

@@ -1,0 +1,80 @@
+"""Zero-shot classification of image folders, root/class_name/*.png. Tested in tests/openclip/test_zero_shot.py.
+
+Class names and templates are open_clip's (CLIP, arXiv 2103.00020, section 3.1.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+TEMPLATES = {
+    "openai": open_clip.OPENAI_IMAGENET_TEMPLATES,
+    "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES,
+    "name": (str,),
+}
+CLASS_NAMES = ("folders", "imagenet")
+TOP = 5
+
+
+def class_names(folders: list[str], names: str = "folders") -> list[str]:
+    """What the classes of an image folder are called, in the order of its sorted folders.
+
+    names: `folders`, their own names with spaces for underscores; `imagenet`, open_clip's names of ImageNet's classes.
+    ValueError: `imagenet` where there are not 1000 folders, or another choice.
+    """
+    if names == "folders":
+        return [folder.replace("_", " ") for folder in folders]
+    if names != "imagenet":
+        raise ValueError(f"class names are {names!r}: allowed are {', '.join(CLASS_NAMES)}")
+    if len(folders) != len(open_clip.IMAGENET_CLASSNAMES):
+        raise ValueError(f"ImageNet has 1000 classes, here are {len(folders)} folders: take the folders' own names")
+    return list(open_clip.IMAGENET_CLASSNAMES)
+
+
+@torch.no_grad()
+def zero_shot(
+    model: Any,
+    tokenizer: Callable[[list[str]], Tensor],
+    preprocess: Callable[[Any], Tensor],
+    images: str | Path,
+    *,
+    templates: str = "openai",
+    names: str = "folders",
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """{"top1", "top5": percent, "images", "classes": counts}; with under 5 classes top5 is 100.
+
+    model: open_clip's, or anything with its encode_image and encode_text(…, normalize=True).
+    ValueError: no such folder, no images in it, or a choice of templates or names that is not there.
+    """
+    if templates not in TEMPLATES:
+        raise ValueError(f"templates are {templates!r}: allowed are {', '.join(TEMPLATES)}")
+    data = _image_folder(Path(images).expanduser(), preprocess)
+    model.eval()
+    classifier_DC = open_clip.build_zero_shot_classifier(
+        model, tokenizer, class_names(data.classes, names), TEMPLATES[templates], device=device
+    )
+    hits = torch.zeros(min(TOP, len(data.classes)))
+    for image_BCHW, label_B in DataLoader(data, batch_size=batch_size, num_workers=workers):
+        feature_BD = model.encode_image(image_BCHW.to(device), normalize=True)
+        best_BK = (feature_BD @ classifier_DC).topk(len(hits)).indices.cpu()
+        hits += (best_BK == label_B[:, None]).sum(dim=0)
+    top = 100 * hits.cumsum(0) / len(data)
+    return {"top1": top[0].item(), "top5": top[-1].item(), "images": len(data), "classes": len(data.classes)}
+
+
+def _image_folder(root: Path, preprocess: Callable[[Any], Tensor]) -> Any:
+    try:
+        return ImageFolder(str(root), preprocess)
+    except FileNotFoundError as error:
+        raise ValueError(f"{root} is no image folder (root/class_name/*.png): {error}") from error

@@ -1,0 +1,108 @@
+"""A matching network judges the hardest pairs of open_clip's batches, seeing each image as its file has it."""
+
+import logging
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.openclip import train
+from lavis_mafa.openclip.judge import RowJudge
+
+from . import launch
+from .tiny import register_tiny
+
+GREYS = [0, 40, 80, 120, 160, 200, 240, 20]
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging():
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers = before
+
+
+class ByGrey:
+    """P(match) is high where the caption names the image's grey, to 40 levels; remembers what it was asked."""
+
+    fingerprint = "by grey"
+
+    def __init__(self):
+        self.asked = []
+
+    def vis_processor(self, image):
+        return torch.full((3, 1, 1), float(image.getpixel((0, 0))[0]))
+
+    def score(self, batch, image_K, text_K):
+        grey_K = batch["con_d_image"][image_K][:, 0, 0, 0]
+        named_K = torch.tensor([float(batch["caption"][text].split()[-1]) for text in text_K.tolist()])
+        self.asked += list(zip(grey_K.tolist(), named_K.tolist(), strict=True))
+        return torch.where((grey_K - named_K).abs() <= 40, 0.9, 0.1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    register_tiny(folder, "tiny-train")
+    rows = []
+    for number, grey in enumerate(GREYS):
+        Image.new("RGB", (32, 32), (grey, grey, grey)).save(folder / f"{number}.png")
+        rows.append((str(folder / f"{number}.png"), f"grey {grey}"))
+    pd.DataFrame(rows, columns=["filepath", "title"]).to_csv(folder / "train.csv", sep="\t", index=False)
+    return folder
+
+
+def test_rows_are_judged_by_their_files(data):
+    table = pd.read_csv(data / "train.csv", sep="\t")
+    scorer = ByGrey()
+    judge = RowJudge(scorer, MafaSettings(), table.filepath.tolist(), table.title.tolist())
+    rows = torch.tensor([1, 2, 5])  # greys 40, 80, 200
+    # 40's image is nearest to the text "80"; 80's to "200"; 200's to "80"
+    image = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.6, 0.5], [0.0, 0.8, 0.6]])
+    masks = judge(rows, torch.stack([rows, rows], dim=1), image, torch.eye(3))
+    assert masks.connected_2BB[0].nonzero().tolist() == [[0, 1]]  # 40's image with "80": 40 apart
+    # 80's image comes first for "40"; 40's and 200's are as near to "80", and the first is asked about
+    assert masks.connected_2BB[1].nonzero().tolist() == [[0, 1], [1, 0]]
+    assert set(scorer.asked) <= {(grey, named) for grey in (40.0, 80.0, 200.0) for named in (40.0, 80.0, 200.0)}
+
+
+@pytest.mark.parametrize(("action", "more"), [("connect", []), ("drop", ["--accum-freq", 2])])
+def test_the_launcher_hands_its_verdicts_to_the_loss(monkeypatch, data, tmp_path, action, more):
+    scorer, given = ByGrey(), []
+    monkeypatch.setattr(train, "_con_d", lambda words, device: given.append(words) or scorer)
+    con_d = ["--mafa-con-d", "arch=mafa_blip2", "model_type=coco", "--mafa-con-d-action", action]
+    argv = launch.arguments(data / "train.csv", tmp_path, *con_d, *more, "--epochs", 2)
+    calls = launch.run(monkeypatch, argv)
+    assert given == [["arch=mafa_blip2", "model_type=coco"]]
+    greys = dict(enumerate(GREYS))
+    table = pd.read_csv(data / "train.csv", sep="\t")
+    ids = train.pair_ids(table.filepath.tolist(), table.title.tolist())[:, 0].tolist()
+    found = 0
+    for call in calls:
+        grey_B = [greys[ids.index(one)] for one in call["image_id"].tolist()]
+        masks = call["pairs"]
+        marked = masks.connected_2BB if action == "connect" else masks.dropped_2BB
+        assert not (masks.dropped_2BB if action == "connect" else masks.connected_2BB).any()
+        for _, anchor, partner in marked.nonzero().tolist():
+            assert abs(grey_B[anchor] - grey_B[partner]) <= 40
+            found += 1
+    assert found
+    if more:  # the two calls of a step get the same verdicts
+        assert all(one["pairs"] is two["pairs"] for one, two in zip(calls[::2], calls[1::2], strict=True))
+
+
+def test_without_lavis_it_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lavis", None)
+    monkeypatch.setattr("lavis_mafa.register", lambda: __import__("lavis"))
+    with pytest.raises(ValueError, match="needs LAVIS"):
+        train._con_d(["arch=mafa_blip2"], torch.device("cpu"))
+
+
+def test_a_packaged_con_d_judges(data, tmp_path, monkeypatch):
+    pytest.importorskip("lavis", reason="Con-D is LAVIS'")
+    con_d = ["--mafa-con-d", "arch=mafa_blip2", "model_type=scenes_con_d"]
+    calls = launch.run(monkeypatch, launch.arguments(data / "train.csv", tmp_path, *con_d, "--epochs", 1))
+    assert all(call["pairs"].connected_2BB.shape == (2, 4, 4) for call in calls)

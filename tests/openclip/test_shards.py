@@ -1,0 +1,129 @@
+"""WebDataset shards: ids travel with the samples, and a buffer is cut into batches of look-alikes."""
+
+import io
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lavis_mafa.data.identity import image_id, text_id
+from lavis_mafa.openclip import train
+from lavis_mafa.openclip.shards import ShardFeed
+
+from . import launch
+from .launch import BATCH
+from .tiny import register_tiny
+
+wds = pytest.importorskip("webdataset")
+PAIRS = 24
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging():
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers = before
+
+
+def caption(number):
+    return f"a picture of number {number // 2}"  # captions come in pairs
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    register_tiny(folder, "tiny-train")
+    rng = np.random.default_rng(0)
+    for shard in range(2):
+        with wds.TarWriter(str(folder / f"{shard}.tar")) as writer:
+            for number in range(shard * PAIRS // 2, (shard + 1) * PAIRS // 2):
+                file = io.BytesIO()
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, "png")
+                writer.write({"__key__": f"{number:04d}", "png": file.getvalue(), "txt": caption(number)})
+    return folder
+
+
+def arguments(shards, logs, *more):
+    kind = ["--train-num-samples", PAIRS, *more]
+    return launch.arguments(shards / "{0..1}.tar", logs, *kind, kind="webdataset")
+
+
+def test_every_pair_comes_with_its_ids_in_every_epoch(monkeypatch, shards, tmp_path):
+    calls = launch.run(monkeypatch, arguments(shards, tmp_path, "--mafa-search-space", PAIRS))
+    of_image = {image_id("webdataset", f"{2 * n // PAIRS}.tar/{n:04d}"): text_id(caption(n)) for n in range(PAIRS)}
+    assert len(calls) == 3 * PAIRS // BATCH
+    for epoch in range(3):
+        met = [call for call in calls if call["epoch"] == epoch]
+        images, texts = (torch.cat([call[name] for call in met]).tolist() for name in ("image_id", "text_id"))
+        assert dict(zip(images, texts, strict=True)) == of_image
+        assert met[0]["alpha"] == (0.5 if epoch else 0.0)
+    assert all(call["contrastive_loss"].isfinite() for call in calls)
+
+
+def test_accumulation_masks_over_the_whole_accumulated_batch(monkeypatch, shards, tmp_path):
+    calls = launch.run(monkeypatch, arguments(shards, tmp_path, "--accum-freq", 2, "--epochs", 2))
+    assert [call["n"] for call in calls] == [2 * BATCH] * (2 * PAIRS // BATCH)
+    for first, second in zip(calls[::2], calls[1::2], strict=True):
+        assert first["image_id"].equal(second["image_id"])
+        assert len(first["image_id"].unique()) == 2 * BATCH
+
+
+def test_a_run_of_shards_resumes(monkeypatch, shards, tmp_path):
+    launch.run(monkeypatch, arguments(shards, tmp_path, "--epochs", 1))
+    monkeypatch.undo()
+    rest = launch.run(monkeypatch, arguments(shards, tmp_path, "--epochs", 2, "--resume", "latest"))
+    assert {call["epoch"] for call in rest} == {1}
+
+
+class Loader:
+    """Batches (images, texts, ids) of pairs whose image and text say their number."""
+
+    def __init__(self, numbers):
+        self.numbers, self.num_samples, self.num_batches = numbers, len(numbers), len(numbers) // BATCH
+
+    def __iter__(self):
+        for part in torch.tensor(self.numbers).split(BATCH):
+            yield part[:, None].float(), part[:, None], torch.stack([part, part], dim=1)
+
+
+def feed(numbers, encode, **settings):
+    info = SimpleNamespace(dataloader=Loader(numbers), set_epoch=lambda epoch: None)
+    return ShardFeed(info, encode, **{"buffer": 100, "seed": 0, "rank": 0, "siblings": "apart"} | settings)
+
+
+def by_tens(images, texts):
+    """Pairs look alike that share their tens."""
+    features = torch.eye(10)[(texts[:, 0] // 10) % 10]
+    return features, features
+
+
+@pytest.mark.parametrize(("epoch", "alike"), [(0, False), (1, True)])
+def test_a_buffer_is_cut_into_batches_of_look_alikes(epoch, alike):
+    numbers = [10 * (n % 3) + n // 3 for n in range(12)]  # 0, 10, 20, 1, 11, 21, …
+    found = feed(numbers, by_tens)
+    found.set_value(epoch)
+    batches = []
+    for images, texts in found:
+        assert found.ids(BATCH)[:, 0].tolist() == texts[:, 0].tolist() == images[:, 0].tolist()
+        batches.append(texts[:, 0].tolist())
+    assert sorted(n for batch in batches for n in batch) == sorted(numbers)
+    assert all(len({n // 10 for n in batch}) == 1 for batch in batches) == alike
+    assert found.num_batches == len(batches)
+
+
+def test_a_buffer_of_its_own_size_is_grouped_alone():
+    numbers = [10 * (n % 2) + n // 2 for n in range(16)]
+    found = feed(numbers, by_tens, buffer=2)
+    found.set_value(1)
+    halves = [set(texts[:, 0].tolist()) for _, texts in found]
+    assert halves[0] | halves[1] == set(numbers[:8])
+    assert all(len({n // 10 for n in half}) == 1 for half in halves)
+
+
+def test_what_looks_at_files_is_refused(shards, tmp_path):
+    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", "any.pt"]
+    with pytest.raises(ValueError, match="shards have none"):
+        train.main(arguments(shards, tmp_path, *guide))
