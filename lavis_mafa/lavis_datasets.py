@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from lavis.datasets.datasets.base_dataset import BaseDataset
+from lavis.datasets.datasets.retrieval_datasets import RetrievalEvalDataset
 
 from lavis_mafa.data.annotations import ROWS
-from lavis_mafa.data.dataset import PairDataset
+from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.identity import key_string
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.mixed import MixedImages, mixed_table
@@ -40,14 +41,17 @@ def as_records(name: str, dataset: Any) -> tuple[RecordTable, ImageFiles]:
 
 
 def mix(datasets: Mapping[str, Mapping[str, Any]], seed: int, augmented: bool, on_bad_image: str) -> dict[str, Any]:
-    """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split, only `train`.
+    """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split.
+
+    Of several only `train`; of a lone one (coco_retrieval, flickr30k) also its retrieval splits.
 
     ValueError: data sets whose processors differ (one batch, one view), or that hold no image files.
     """
     trained = {name: splits.get("train") for name, splits in datasets.items()}
     tables, openers = zip(*(as_records(name, dataset) for name, dataset in trained.items()), strict=True)
     first = next(iter(trained.values()))
-    for name, dataset in list(trained.items())[1:]:
+    others = list(trained.items())[1:]
+    for name, dataset in others:
         for which in ("vis_processor", "text_processor"):
             if _about(getattr(dataset, which)) != _about(getattr(first, which)):
                 raise ValueError(
@@ -57,7 +61,15 @@ def mix(datasets: Mapping[str, Mapping[str, Any]], seed: int, augmented: bool, o
     opener = MixedImages(tuple(openers), tuple(starts.tolist()))
     table = mixed_table(tables)
     mixed = PairDataset(table, opener, first.vis_processor, first.text_processor, seed, augmented, on_bad_image)
-    return {"+".join(trained): {"train": mixed}}
+    return {"+".join(trained): {"train": mixed, **(_evaluated(*next(iter(datasets.items()))) if not others else {})}}
+
+
+def _evaluated(name: str, splits: Mapping[str, Any]) -> dict[str, RetrievalDataset]:
+    held_out = {split: dataset for split, dataset in splits.items() if isinstance(dataset, RetrievalEvalDataset)}
+    return {
+        split: RetrievalDataset(*as_records(name, dataset), dataset.vis_processor, dataset.text_processor)
+        for split, dataset in held_out.items()
+    }
 
 
 def _about(processor: Any) -> str:

@@ -19,11 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 from lavis_mafa.builders import AUGMENTING
-from lavis_mafa.con_d import build_con_d, share_tower
+from lavis_mafa.con_d import build_con_d, build_guide, share_tower
 from lavis_mafa.core.file_scorer import FileScorer
 from lavis_mafa.core.miner import PairScorer
 from lavis_mafa.lavis_datasets import mix
 from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.models.teacher import Teacher
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 AfterStep = Callable[[int, Any, MafaOutput, float, float], dict[str, float]]
@@ -70,7 +71,8 @@ class MafaPretrainTask(BaseTask):
             )
         if self.run_cfg.con_d.get("arch") == "file":
             return _verdicts(self.run_cfg.con_d, train_set)
-        scorer = build_con_d(self.run_cfg.con_d, device)
+        is_guide = self.run_cfg.con_d.get("arch") == "open_clip"
+        scorer = (build_guide if is_guide else build_con_d)(self.run_cfg.con_d, device)
         same_view = repr(scorer.vis_processor.transform) == repr(train_set.vis_processor.transform)
         if same_view:
             share_tower(scorer, student)
@@ -79,6 +81,10 @@ class MafaPretrainTask(BaseTask):
             # a score on one augmentation may not be stored: the record's clean view is scored (projects/mafa/README.md)
             train_set.con_d_processor = scorer.vis_processor
         return scorer
+
+    def build_teacher(self, student: Any) -> Teacher | None:
+        """The momentum copy of a student that learns from one."""
+        return Teacher(student) if student.mafa.targets == "momentum" else None
 
     def train_epoch(
         self,

@@ -59,6 +59,14 @@ def managed_itc_targets(
     return label_smooth(i2t_BW, label_smoothing), label_smooth(t2i_BW, label_smoothing)
 
 
+def leave_out(logits_RW: Tensor, target_RW: Tensor, dropped_RW: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, in float32, and targets without the dropped pairs: what the target gave them goes to the row's others."""
+    kept_RW = target_RW.masked_fill(dropped_RW, 0.0)
+    # not -inf: a target of 0 times the logarithm of 0 would be NaN
+    logits_RW = logits_RW.float().masked_fill(dropped_RW, torch.finfo(torch.float32).min)
+    return logits_RW, kept_RW / kept_RW.sum(dim=1, keepdim=True)
+
+
 def soft_cross_entropy(logits_BW: Tensor, target_BW: Tensor) -> Tensor:
     """Mean over rows of -Σ_w target · log_softmax(logits), in float32 whatever the logits are in."""
     return -(target_BW.float() * logits_BW.float().log_softmax(dim=1)).sum(dim=1).mean()
@@ -67,6 +75,31 @@ def soft_cross_entropy(logits_BW: Tensor, target_BW: Tensor) -> Tensor:
 def itc_loss(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor, target_i2t_BW: Tensor, target_t2i_BW: Tensor) -> Tensor:
     """Image-text contrastive loss, the mean of both directions; logits are similarities / temperature."""
     return (soft_cross_entropy(logits_i2t_BW, target_i2t_BW) + soft_cross_entropy(logits_t2i_BW, target_t2i_BW)) / 2
+
+
+def distilled(target_BW: Tensor, teacher_BW: Tensor, alpha: float) -> Tensor:
+    """Momentum distillation: (1-α)·y + α·softmax(the momentum model's logits) (ALBEF, arXiv 2107.07651, eq. 6)."""
+    return target_BW * (1 - alpha) + teacher_BW.detach().float().softmax(dim=1) * alpha
+
+
+def consistency_loss(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor) -> Tensor:
+    """Each direction's row learns the other's, which is detached (GRIT-VLP, arXiv 2208.04060, ITC consistency loss).
+
+    Cross-entropy as in its code; the paper's KL divergence differs by the entropy of the detached row, so has the same
+    gradient.
+    """
+    logits = logits_i2t_BW, logits_t2i_BW
+    i2t_BW, t2i_BW = (direction_BW.detach().float().softmax(dim=1) for direction_BW in logits)
+    return itc_loss(*logits, t2i_BW, i2t_BW)
+
+
+def token_loss(logits_MV: Tensor, label_M: Tensor, teacher_MV: Tensor | None = None, alpha: float = 0.0) -> Tensor:
+    """Mean cross-entropy of M masked tokens over V words, 0 for none; with a teacher distilled (ALBEF, eq. 7)."""
+    loss = F.cross_entropy(logits_MV.float(), label_M, reduction="sum")
+    if teacher_MV is not None:
+        taught_MV = teacher_MV.detach().float().softmax(dim=1) * logits_MV.float().log_softmax(dim=1)
+        loss = (1 - alpha) * loss - alpha * taught_MV.sum()
+    return loss / max(len(label_M), 1)
 
 
 def itm_labels(B: int, settled: SettledPairs) -> Tensor:

@@ -42,9 +42,35 @@ def precision_at_r(sim_IT: Floats, positives: Positives, block: int = 1024) -> d
     precisions: dict[str, float] = {}
     for name, sim_QC, positive_QC in _directions(sim_IT, positives):
         blocks = _blocks(sim_QC, positive_QC, block)
-        r_precision, map_at_r = np.concatenate([_at_r(*pair) for pair in blocks], axis=1).mean(axis=1)
+        found = [_at_r(*pair, pair[1].sum(axis=1)) for pair in blocks]
+        r_precision, map_at_r = np.concatenate(found, axis=1).mean(axis=1)
         precisions |= {f"{name}_r_precision": 100 * float(r_precision), f"{name}_map_at_r": 100 * float(map_at_r)}
     return precisions
+
+
+def query_figures(sim_QC: Floats, positive_QC: Bools) -> Floats:
+    """(4, Q'): place of the first positive, from 0; R-precision; mAP@R; R, of every query with a positive.
+
+    For matrices that come block by block; `summary` of the blocks side by side gives the figures.
+    """
+    known_Q = positive_QC.any(axis=1)
+    sim_QC, positive_QC = sim_QC[known_Q], positive_QC[known_Q]
+    assert not np.isnan(sim_QC).any(), "a similarity is NaN"
+    R_Q = positive_QC.sum(axis=1)
+    at_r_2Q = _at_r(*_top(sim_QC, positive_QC, R_Q), R_Q)
+    figures_4Q: Floats = np.concatenate([_first_rank(sim_QC, positive_QC)[None], at_r_2Q, R_Q[None]])
+    return figures_4Q
+
+
+def summary(figures_4Q: Floats) -> tuple[dict[str, float], dict[str, float]]:
+    """({r1, r5, r10}, {r_precision, map_at_r}) in percent; the second is empty where every query has one positive."""
+    rank_Q, r_precision_Q, map_at_r_Q, R_Q = figures_4Q
+    if not len(rank_Q):
+        raise ValueError("no query has a match: look at the positives")
+    recalls = {f"r{k}": 100 * float((rank_Q < k).mean()) for k in (1, 5, 10)}
+    if (R_Q == 1).all():
+        return recalls, {}
+    return recalls, {"r_precision": 100 * float(r_precision_Q.mean()), "map_at_r": 100 * float(map_at_r_Q.mean())}
 
 
 def false_negatives(
@@ -132,11 +158,21 @@ def _first_rank(sim_QC: Floats, positive_QC: Bools) -> NDArray[np.int64]:
     return rank_Q
 
 
-def _at_r(sim_QC: Floats, positive_QC: Bools) -> Floats:
-    """(2, Q) R-precision and average precision at R of each query."""
+def _top(sim_QC: Floats, positive_QC: Bools, R_Q: NDArray[np.int64]) -> tuple[Floats, Bools]:
+    """The max(R) best columns of each query, ties before positives; sorting whole rows would take most of the time."""
+    most = int(R_Q.max(initial=1))
+    if 2 * most >= sim_QC.shape[1]:
+        return sim_QC, positive_QC
+    behind_QC = np.where(positive_QC, np.nextafter(sim_QC, sim_QC.dtype.type(-np.inf)), sim_QC)
+    best_QR = np.argpartition(-behind_QC, most - 1, axis=1)[:, :most]
+    return np.take_along_axis(sim_QC, best_QR, 1), np.take_along_axis(positive_QC, best_QR, 1)
+
+
+def _at_r(sim_QC: Floats, positive_QC: Bools, R_Q: NDArray[np.int64]) -> Floats:
+    """(2, Q) R-precision and average precision at R of each query, whose R positives are among the columns, or not."""
     order_QC = np.lexsort((positive_QC, -sim_QC), axis=1)  # the last key leads; among ties, negatives first
     hit_QC = np.take_along_axis(positive_QC, order_QC, axis=1)
-    R_Q1 = positive_QC.sum(axis=1, keepdims=True)
+    R_Q1 = R_Q[:, None]
     place_C = np.arange(1, hit_QC.shape[1] + 1)
     hit_QC &= place_C <= R_Q1
     precision_QC = np.cumsum(hit_QC, axis=1) / place_C

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-CHOICES = {"negatives": ("hardest", "multinomial"), "action": ("connect", "drop", "keep")}
+CHOICES = {
+    "negatives": ("hardest", "multinomial"),
+    "action": ("connect", "drop", "keep"),
+    "targets": ("s_itc", "one_hot", "momentum", "consistency"),
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mafa": {},
@@ -32,8 +36,13 @@ class MafaSettings:
     action: what becomes of a connection. connect: a positive. drop: left out like an ambiguous pair, its spare takes
         its place. keep: every candidate stays a negative, whatever its score; verdicts are only counted.
     low, high: bounds of P(match); below low a negative, above high a connection, else ambiguous.
+    targets: of the ITC beside labels and connections. s_itc: smoothed over the rank's columns (MAFA). one_hot: none.
+        momentum: what a moving average of the model says (ALBEF). consistency: one_hot, and a loss that draws the two
+        directions together (GRIT-VLP).
     alpha, alpha_from_epoch: S-ITC smoothing, and the first epoch (from 0) that has it (Table 5).
     label_smoothing: plain label smoothing of the ITC where S-ITC is off (LAVIS' BLIP-2: 0.1).
+    distillation, ema: of targets momentum, the weight of the average's word, and what it keeps of itself each step.
+    consistency: of targets consistency, the weight of its loss.
     known_positives: equal images or captions are positives, never negatives.
     pairs_once: ITM and LM see a pair once that was found in both directions.
     verify_spare: score a spare before it becomes a negative.
@@ -45,11 +54,15 @@ class MafaSettings:
 
     negatives: str = "hardest"
     action: str = "connect"
+    targets: str = "s_itc"
     low: float = 0.5
     high: float = 0.8
     alpha: float = 0.5
     alpha_from_epoch: int = 1
     label_smoothing: float = 0.1
+    distillation: float = 0.4
+    ema: float = 0.995
+    consistency: float = 0.2
     known_positives: bool = True
     pairs_once: bool = True
     verify_spare: bool = False
@@ -80,7 +93,11 @@ class MafaSettings:
 
     def smoothing_at(self, epoch: int) -> float:
         """The α of S-ITC in this epoch (counted from 0); 0.0 where S-ITC is off."""
-        return self.alpha if epoch >= self.alpha_from_epoch else 0.0
+        return self.alpha if self.targets == "s_itc" and epoch >= self.alpha_from_epoch else 0.0
+
+    def distillation_at(self, epochs: float) -> float:
+        """The weight of the momentum targets after so many (broken) epochs: it grows over two, as in LAVIS' ALBEF."""
+        return self.distillation * min(1.0, epochs / 2) if self.targets == "momentum" else 0.0
 
 
 def _closest(key: str, valid: Iterable[str]) -> str:

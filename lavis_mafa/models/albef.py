@@ -16,9 +16,15 @@ from lavis.models.blip2_models.blip2 import disabled_train
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.core.losses import token_loss
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.models.albef_parts import adapt_albef, build_text_encoder, build_visual_encoder
+from lavis_mafa.models.albef_parts import (
+    adapt_albef,
+    build_text_encoder,
+    build_visual_encoder,
+    files_of_parts,
+)
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
 from lavis_mafa.models.pretrained import load_from_config
@@ -38,8 +44,69 @@ class AlbefState:
     tokens: Any  # input_ids, attention_mask (B, T)
 
 
+class AlbefEncoding:
+    """Mixin over LAVIS' ALBEF models: encoders as `mafa_albef`'s forward and the retrieval evaluation call them"""
+
+    tower_is_frozen = False
+
+    def freeze_tower(self) -> None:
+        self.tower_is_frozen = True
+        self.visual_encoder.requires_grad_(False).eval()
+        self.visual_encoder.train = disabled_train.__get__(self.visual_encoder)
+
+    @property
+    def bert(self) -> nn.Module:
+        """A pre-trained ALBEF holds BERT below its MLM head, a fine-tuned one has no such head."""
+        return getattr(self.text_encoder, "bert", self.text_encoder)
+
+    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
+        """Tower tokens (B, L, V), the sample's cached ones or computed; without gradient where the tower is frozen."""
+        if "image_tokens" in samples:
+            return samples["image_tokens"].float()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
+            return self.visual_encoder(samples["image"])
+
+    def encode_image(self, tokens_BLV: Tensor) -> tuple[Tensor, Tensor]:
+        """Tower tokens → (image_embeds (B, L, V), image_feat (B, 1, D) of unit length: class token or mean)."""
+        net = getattr(self.visual_encoder, "net", self.visual_encoder)
+        has_class_token = hasattr(net, "cls_token") or hasattr(net, "class_token")
+        summary_BV = tokens_BLV[:, 0] if has_class_token else tokens_BLV.mean(dim=1)
+        return tokens_BLV, F.normalize(self.vision_proj(summary_BV).float(), dim=-1)[:, None]
+
+    def text_embeds(self, tokens: Any) -> Tensor:
+        """Tokens (B, T) → states (B, T, E) after the text half of BERT."""
+        mask = tokens.attention_mask
+        return self.bert(tokens.input_ids, mask, return_dict=True, mode="text").last_hidden_state
+
+    def text_feat(self, text_embeds: Tensor) -> Tensor:
+        return F.normalize(self.text_proj(text_embeds[:, 0]).float(), dim=-1)
+
+    def encode_text(self, tokens: Any) -> Tensor:
+        """Tokens (B, T) → text_feat (B, D) of unit length."""
+        return self.text_feat(self.text_embeds(tokens))
+
+    def tokenize(self, texts: list[str]) -> Any:
+        return tokenize(self.tokenizer, list(texts), self.max_txt_len, self.device)
+
+    def pair_state(self, tokens_NLV: Tensor, tokens: Any) -> AlbefState:
+        """What `match_logits` needs of images, given as tower tokens (N, L, V), and texts, given as tokens (C, T)."""
+        return AlbefState(tokens_NLV, self.text_embeds(tokens), tokens)
+
+    def match_logits(self, state: AlbefState, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """ITM head on the fusion half's [CLS] (ALBEF, section 3.2), (K, 2); the text half is run once a text."""
+        with images_of_pairs(self.text_encoder, image_K):
+            output = self.bert(
+                encoder_embeds=state.text_embeds[text_K],
+                attention_mask=state.tokens.attention_mask[text_K],
+                encoder_hidden_states=state.image_embeds,
+                return_dict=True,
+                mode="fusion",
+            )
+        return self.itm_head(output.last_hidden_state[:, 0]).float()
+
+
 @registry.register_model("mafa_albef")
-class MafaAlbef(MafaForward, AlbefPretrain):
+class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
     """ALBEF with MAFA in its losses: ITC on the local batch, ITM and MLM; no momentum encoder, no queue.
 
     Beyond LAVIS' keys the model config takes `vocab`, `bert`, `text_encoder` (widths), `vit_model` (any tower of
@@ -71,43 +138,9 @@ class MafaAlbef(MafaForward, AlbefPretrain):
         fuse_attention(self.text_encoder)
         self.mafa = mafa or MafaSettings(**ALBEF_SETTINGS)
         self.miner = ConnectionMiner(self.mafa)
-        self.tower_is_frozen, self.tower_has_weights = freeze_vit, False
+        self.tower_has_weights = False
         if freeze_vit:
-            self.visual_encoder.requires_grad_(False).eval()
-            self.visual_encoder.train = disabled_train.__get__(self.visual_encoder)
-
-    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
-        """Tower tokens (B, L, V), the sample's cached ones or computed; without gradient where the tower is frozen."""
-        if "image_tokens" in samples:
-            return samples["image_tokens"].float()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
-            return self.visual_encoder(samples["image"])
-
-    def encode_image(self, tokens_BLV: Tensor) -> tuple[Tensor, Tensor]:
-        """Tower tokens → (image_embeds (B, L, V), image_feat (B, 1, D) of unit length: class token or mean)."""
-        net = getattr(self.visual_encoder, "net", self.visual_encoder)
-        has_class_token = hasattr(net, "cls_token") or hasattr(net, "class_token")
-        summary_BV = tokens_BLV[:, 0] if has_class_token else tokens_BLV.mean(dim=1)
-        return tokens_BLV, F.normalize(self.vision_proj(summary_BV).float(), dim=-1)[:, None]
-
-    def text_embeds(self, tokens: Any) -> Tensor:
-        """Tokens (B, T) → states (B, T, E) after the text half of BERT."""
-        mask = tokens.attention_mask
-        return self.text_encoder.bert(tokens.input_ids, mask, return_dict=True, mode="text").last_hidden_state
-
-    def text_feat(self, text_embeds: Tensor) -> Tensor:
-        return F.normalize(self.text_proj(text_embeds[:, 0]).float(), dim=-1)
-
-    def encode_text(self, tokens: Any) -> Tensor:
-        """Tokens (B, T) → text_feat (B, D) of unit length."""
-        return self.text_feat(self.text_embeds(tokens))
-
-    def tokenize(self, texts: list[str]) -> Any:
-        return tokenize(self.tokenizer, list(texts), self.max_txt_len, self.device)
-
-    def pair_state(self, tokens_NLV: Tensor, tokens: Any) -> AlbefState:
-        """What `match_logits` needs of images, given as tower tokens (N, L, V), and texts, given as tokens (C, T)."""
-        return AlbefState(tokens_NLV, self.text_embeds(tokens), tokens)
+            self.freeze_tower()
 
     def encode(self, samples: Mapping[str, Any]) -> Encoded:
         with torch.no_grad():
@@ -118,47 +151,40 @@ class MafaAlbef(MafaForward, AlbefPretrain):
         state = self.pair_state(image_embeds, self.tokenize(samples["text_input"]))
         return Encoded(image_feat, self.text_feat(state.text_embeds), state)
 
-    def match_logits(self, state: AlbefState, image_K: Tensor, text_K: Tensor) -> Tensor:
-        """ITM head on the fusion half's [CLS] (ALBEF, section 3.2), (K, 2); the text half is run once a text."""
-        with images_of_pairs(self.text_encoder, image_K):
-            output = self.text_encoder.bert(
-                encoder_embeds=state.text_embeds[text_K],
-                attention_mask=state.tokens.attention_mask[text_K],
-                encoder_hidden_states=state.image_embeds,
-                return_dict=True,
-                mode="fusion",
-            )
-        return self.itm_head(output.last_hidden_state[:, 0]).float()
-
-    def text_loss(self, state: AlbefState, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
-        """Masked language modelling (ALBEF, eq. 3), every pair under its own mask; the head sees masked tokens only."""
+    def text_loss(self, encoded: Encoded, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
+        """Masked language modelling (ALBEF, eq. 3), every pair under its own mask; with a lesson distilled (eq. 7)."""
+        state: AlbefState = encoded.state
         ids = state.tokens.input_ids[text_K].cpu()  # LAVIS draws its masks on the CPU
         chances = torch.full(ids.shape, self.mlm_probability)
         ids, labels = self.mask(
             ids, self.text_encoder.config.vocab_size, ids.device, targets=ids.clone(), probability_matrix=chances
         )
         ids, labels = ids.to(text_K.device), labels.to(text_K.device)
+        masked, lesson = labels != -100, encoded.lesson
+        logits = self.word_logits(state, ids, masked, image_K, text_K)
+        if lesson is None:
+            return {"loss_mlm": token_loss(logits, labels[masked])}
+        with torch.no_grad():
+            said = lesson.model.word_logits(lesson.encoded.state, ids, masked, image_K, text_K)
+        return {"loss_mlm": token_loss(logits, labels[masked], said, lesson.alpha)}
+
+    def word_logits(self, state: AlbefState, ids_KT: Tensor, at_KT: Tensor, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """Logits over the vocabulary (M, V) at the M tokens that `at` marks; the head sees these alone."""
         with images_of_pairs(self.text_encoder, image_K):
             hidden = self.text_encoder.bert(
-                ids,
+                ids_KT,
                 attention_mask=state.tokens.attention_mask[text_K],
                 encoder_hidden_states=state.image_embeds,
                 return_dict=True,
             ).last_hidden_state
-        masked = labels != -100
-        logits = self.text_encoder.cls(hidden[masked]).float()
-        # where no token is masked the loss is 0; a plain mean would be NaN
-        return {"loss_mlm": F.cross_entropy(logits, labels[masked], reduction="sum") / max(len(logits), 1)}
+        return self.text_encoder.cls(hidden[at_KT])
 
     @classmethod
     def from_config(cls, cfg: Any, may_miss: tuple[str, ...] = ()) -> MafaAlbef:
         """Build and load. `may_miss`: prefixes that the checkpoint may lack (Con-D needs no MLM head)."""
         plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
-        # what a checkpoint will give is not fetched from elsewhere first
-        starts = not (plain.get("load_finetuned", False) or plain.get("load_pretrained", True))
         frozen = bool(plain.get("freeze_vit", False))
-        vit_weights = plain.get("vit_weights") if starts or frozen else None
-        bert = plain.get("bert") if starts else None
+        vit_weights, bert = files_of_parts(plain)
         tower = build_visual_encoder(plain, vit_weights)
         tokenizer = load_tokenizer(plain.get("vocab", "bert-base-uncased"))
         model = cls(

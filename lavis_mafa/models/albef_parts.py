@@ -16,8 +16,17 @@ from lavis_mafa.models.pretrained import weights_file
 from lavis_mafa.models.towers import build_tower
 from lavis_mafa.models.weights import fit_state, read_state_dict
 
-MOMENTUM = ("visual_encoder_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.", "image_queue", "text_queue")
-QUEUES = ("idx_queue", "queue_ptr", "ptr_queue")
+MOMENTUM = tuple(
+    f"{part}_m." for part in ("visual_encoder", "text_encoder", "text_decoder", "vision_proj", "text_proj", "cls_head")
+)
+QUEUES = ("image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
+
+
+def files_of_parts(cfg: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """`vit_weights` and `bert` where they count: what a checkpoint will give is not fetched from elsewhere first."""
+    starts = not (cfg.get("load_finetuned", False) or cfg.get("load_pretrained", True))
+    vit_weights = cfg.get("vit_weights") if starts or cfg.get("freeze_vit", False) else None
+    return vit_weights, cfg.get("bert") if starts else None
 
 
 def build_visual_encoder(cfg: Mapping[str, Any], weights: str | None) -> nn.Module:
@@ -42,9 +51,7 @@ def build_text_encoder(cfg: Mapping[str, Any], encoder_width: int, vocab_size: i
     Raises:
         ValueError: `bert` is neither a local folder nor a name that can be fetched.
     """
-    with open(get_abs_path("configs/models/med_config_albef.json")) as file:
-        values = {**json.load(file), "encoder_width": encoder_width, "vocab_size": vocab_size}
-    config = BertConfig(**{**values, **(cfg.get("text_encoder") or {})})
+    config = bert_config(cfg, encoder_width, vocab_size)
     if bert is None:
         return BertForMaskedLM(config)
     try:
@@ -54,6 +61,13 @@ def build_text_encoder(cfg: Mapping[str, Any], encoder_width: int, vocab_size: i
             f"model.bert: {bert!r} is no BERT of these widths that can be had here ({error}); set it to a local folder "
             "with its weights, to null to start untrained, or set model.load_pretrained: true and model.pretrained"
         ) from error
+
+
+def bert_config(cfg: Mapping[str, Any], encoder_width: int, vocab_size: int, **changed: int) -> BertConfig:
+    """LAVIS' med_config_albef.json with the widths of `text_encoder`, then what is `changed`."""
+    with open(get_abs_path("configs/models/med_config_albef.json")) as file:
+        values = {**json.load(file), "encoder_width": encoder_width, "vocab_size": vocab_size}
+    return BertConfig(**{**values, **(cfg.get("text_encoder") or {}), **changed})
 
 
 def adapt_albef(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

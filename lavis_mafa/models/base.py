@@ -21,6 +21,7 @@ from lavis_mafa.core import losses
 from lavis_mafa.core.miner import ConnectionMiner, MinedPairs
 from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.models.teacher import Lesson, Teacher
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Encoded:
     image_feat: Tensor  # (B, Q, D)
     text_feat: Tensor  # (B, D)
     state: Any
+    lesson: Lesson | None = None
 
 
 @dataclass
@@ -51,6 +53,13 @@ class MafaForward:
 
     mafa: MafaSettings
     miner: ConnectionMiner
+    teacher: Teacher | None = None  # for targets momentum; the task hands it in
+    has_itm = True  # a dual encoder has no matching head, so nothing to re-rank with
+
+    @property
+    def embed_dim(self) -> int:
+        """D of the ITC embeddings."""
+        return int(self.text_proj.out_features)
 
     def encode(self, samples: Mapping[str, Any]) -> Encoded:
         raise NotImplementedError
@@ -59,12 +68,15 @@ class MafaForward:
         """ITM logits (K, 2) of the pairs (image_K[k], text_K[k]), positions in the batch."""
         raise NotImplementedError
 
-    def text_loss(self, state: Any, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
-        """MLM or LM loss of the pairs, under its name."""
+    def text_loss(self, encoded: Encoded, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
+        """MLM or LM loss of the pairs (image_K[k], text_K[k]), under its name."""
         raise NotImplementedError
 
     def forward(self, samples: Mapping[str, Any]) -> MafaOutput:
         encoded = self.encode(samples)
+        if self.mafa.targets == "momentum":
+            assert self.teacher is not None, "targets momentum needs a teacher, as mafa_pretrain builds it"
+            encoded.lesson = self.teacher.lesson(self, samples)
         batch = len(encoded.text_feat)
         known_BW, first = self._known(samples, batch, encoded.text_feat.device)
         own = slice(first, first + batch)
@@ -73,9 +85,8 @@ class MafaForward:
         mined = self.miner.mine(samples, *local, known_BW[:, own], _generator(known_BW.device))
         pairs = mined.settled.once() if self.mafa.pairs_once else mined.settled
         parts = {
-            "loss_itc": self._itc(sim_i2t_BW, sim_t2i_BW, known_BW, first, mined.settled, int(samples.get("epoch", 0))),
-            "loss_itm": self._itm(encoded, pairs),
-            **self._text(encoded, pairs),
+            **self._itc(encoded, (sim_i2t_BW, sim_t2i_BW), known_BW, first, mined, int(samples.get("epoch", 0))),
+            **self.pair_losses(encoded, pairs),
         }
         image_embed = _query_that_fits(encoded.image_feat.detach(), encoded.text_feat.detach())
         return MafaOutput(sum(parts.values()), parts, mined, image_embed, encoded.text_feat.detach())
@@ -104,12 +115,37 @@ class MafaForward:
         return sim_i2t, sim_t2i
 
     def _itc(
-        self, sim_i2t_BW: Tensor, sim_t2i_BW: Tensor, known_BW: Tensor, first: int, settled: SettledPairs, epoch: int
-    ) -> Tensor:
+        self,
+        encoded: Encoded,
+        sim_2BW: tuple[Tensor, Tensor],
+        known_BW: Tensor,
+        first: int,
+        mined: MinedPairs,
+        epoch: int,
+    ) -> dict[str, Tensor]:
         """Soft cross-entropy over the columns; targets smoothed by S-ITC or, where that is off, by LAVIS' 0.1."""
         alpha = self.mafa.smoothing_at(epoch)
-        targets = losses.managed_itc_targets(settled, known_BW, first, alpha, self.mafa.label_smoothing)
-        return losses.itc_loss(sim_i2t_BW / self.temp, sim_t2i_BW / self.temp, *targets)
+        targets = losses.managed_itc_targets(mined.settled, known_BW, first, alpha, self.mafa.label_smoothing)
+        logits = [sim_BW / self.temp for sim_BW in sim_2BW]
+        if encoded.lesson is not None:
+            said = [sim_BW / self.temp for sim_BW in self._similarities(encoded.lesson.encoded)]
+            targets = [losses.distilled(*pair, encoded.lesson.alpha) for pair in zip(targets, said, strict=True)]
+        dropped_2BW = self.left_out_of_itc(mined, known_BW, first)
+        if dropped_2BW is not None:
+            logits, targets = zip(*map(losses.leave_out, logits, targets, dropped_2BW), strict=True)
+        found = {"loss_itc": losses.itc_loss(*logits, *targets)}
+        if self.mafa.targets == "consistency":
+            found["loss_consistency"] = self.mafa.consistency * losses.consistency_loss(*logits)
+        return found
+
+    def left_out_of_itc(self, mined: MinedPairs, known_BW: Tensor, first: int) -> Tensor | None:
+        """(2, B, W) bool, image→text and text→image: pairs without a part in the ITC; None: every pair has one."""
+        return None
+
+    def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
+        """ITM and the text loss, means over the rank's own pairs: ranks count alike, however many each found. A dual
+        encoder has none."""
+        return {"loss_itm": self._itm(encoded, pairs), **self._text(encoded, pairs)}
 
     def _itm(self, encoded: Encoded, pairs: SettledPairs) -> Tensor:
         own = torch.arange(len(encoded.text_feat), device=encoded.text_feat.device)
@@ -119,9 +155,7 @@ class MafaForward:
     def _text(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
         own = torch.arange(len(encoded.text_feat), device=encoded.text_feat.device)
         found = pairs.connections
-        return self.text_loss(
-            encoded.state, torch.cat([own, pairs.image_K[found]]), torch.cat([own, pairs.text_K[found]])
-        )
+        return self.text_loss(encoded, torch.cat([own, pairs.image_K[found]]), torch.cat([own, pairs.text_K[found]]))
 
 
 def _query_that_fits(image_BQD: Tensor, text_BD: Tensor) -> Tensor:

@@ -10,19 +10,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lavis.common.registry import registry
-from lavis.models.blip2_models.blip2 import Blip2Base, LayerNorm
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
-from lavis.models.blip2_models.Qformer import BertConfig, BertLMHeadModel
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
 from lavis_mafa.models.pretrained import load_from_config
-from lavis_mafa.models.text import load_tokenizer, tokenize
-from lavis_mafa.models.towers import LAVIS_TOWERS, build_tower, half_as_it_is
+from lavis_mafa.models.qformer_parts import QformerParts
+from lavis_mafa.models.text import tokenize
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
 
@@ -37,7 +35,7 @@ class QformerState:
 
 
 @registry.register_model("mafa_blip2")
-class MafaBlip2(MafaForward, Blip2Qformer):
+class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
     """LAVIS' `blip2` with MAFA in its losses.
 
     Beyond LAVIS' keys the model config takes `vocab`, `bert` or `qformer` (widths of a small Q-Former), `vit_weights`,
@@ -62,52 +60,9 @@ class MafaBlip2(MafaForward, Blip2Qformer):
         self._vocab, self._bert, self._qformer, self._vit_weights = vocab, bert, qformer, vit_weights
         super().__init__(**lavis)
         fuse_attention(self.Qformer)
-        vit_model = lavis.get("vit_model", "eva_clip_g")
-        lavis_file = vit_model if vit_model in LAVIS_TOWERS else None
-        tower_file = vit_weights or getattr(self.visual_encoder, "source", lavis_file)
-        self.part_files = {"visual_encoder": tower_file, "Qformer": None if qformer else bert}
+        self.tell_parts(lavis.get("vit_model", "eva_clip_g"))
         self.mafa = mafa or MafaSettings()
         self.miner = ConnectionMiner(self.mafa)
-        self.tower_is_frozen = not any(parameter.requires_grad for parameter in self.visual_encoder.parameters())
-        self.tower_has_weights = self.tower_is_frozen and tower_file is not None
-
-    # LAVIS calls these three while it builds itself
-    def init_tokenizer(self) -> Any:
-        tokenizer = load_tokenizer(self._vocab)
-        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-        return tokenizer
-
-    def init_vision_encoder(
-        self, model_name: str, img_size: int, drop_path_rate: float, use_grad_checkpoint: bool, precision: str
-    ) -> tuple[nn.Module, nn.Module]:
-        if model_name in LAVIS_TOWERS:
-            return Blip2Base.init_vision_encoder(model_name, img_size, drop_path_rate, use_grad_checkpoint, precision)
-        tower = build_tower(model_name, img_size, self._vit_weights)
-        return tower, LayerNorm(tower.num_features)
-
-    def init_Qformer(
-        self, num_query_token: int, vision_width: int, cross_attention_freq: int = 2
-    ) -> tuple[nn.Module, nn.Parameter]:
-        small = self._qformer is not None
-        config = BertConfig(**self._qformer) if small else BertConfig.from_pretrained(self._bert)
-        config.update(
-            {"encoder_width": vision_width, "add_cross_attention": True, "cross_attention_freq": cross_attention_freq}
-        )
-        config.query_length = num_query_token
-        qformer = BertLMHeadModel(config) if small else BertLMHeadModel.from_pretrained(self._bert, config=config)
-        query_tokens = nn.Parameter(torch.zeros(1, num_query_token, config.hidden_size))
-        query_tokens.data.normal_(mean=0.0, std=config.initializer_range)
-        return qformer, query_tokens
-
-    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
-        """Tower tokens (B, L, V): the sample's cached ones, else computed; a frozen tower gives no gradient."""
-        if "image_tokens" in samples:
-            return samples["image_tokens"]
-        with (
-            torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen),
-            half_as_it_is(self.visual_encoder),
-        ):
-            return self.visual_encoder(samples["image"])
 
     def encode_image(self, tokens_BLV: Tensor, use_cache: bool = False) -> tuple[Tensor, Tensor, Any]:
         """Tower tokens → (image_embeds (B, L, V), image_feat (B, Q, D) of unit length, the Q-Former's output)."""
@@ -153,8 +108,9 @@ class MafaBlip2(MafaForward, Blip2Qformer):
             )
         return self.itm_head(output.last_hidden_state[:, : queries.shape[1]]).mean(dim=1).float()
 
-    def text_loss(self, state: QformerState, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
+    def text_loss(self, encoded: Encoded, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
         """Captioning from the queries' cache, labels smoothed by 0.1 as in LAVIS; the head sees real tokens only."""
+        state: QformerState = encoded.state
         mask = state.tokens.attention_mask[text_K]  # (K, T)
         ids = state.tokens.input_ids[text_K].clone()
         ids[:, 0] = self.tokenizer.bos_token_id

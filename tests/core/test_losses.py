@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +8,8 @@ from hypothesis import strategies as st
 
 from lavis_mafa.core.losses import (
     connection_masks,
+    consistency_loss,
+    distilled,
     itc_loss,
     itc_targets,
     itm_labels,
@@ -14,6 +18,7 @@ from lavis_mafa.core.losses import (
     managed_itc_targets,
     smooth_own_columns,
     soft_cross_entropy,
+    token_loss,
 )
 from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
 
@@ -126,3 +131,42 @@ def test_itm_of_no_pair_is_zero_and_has_a_gradient():
     loss.backward()
     assert loss.item() == 0.0
     assert scores.grad.shape == (0, 2)
+
+
+LN3 = 1.0986122886681098  # softmax of (ln 3, 0) is (3/4, 1/4)
+
+
+def test_momentum_distillation_by_hand():
+    targets = distilled(torch.tensor([[0.0, 1.0]]), torch.tensor([[LN3, 0.0]]), alpha=0.4)
+    assert torch.allclose(targets, torch.tensor([[0.3, 0.7]]))  # 0.6·(0, 1) + 0.4·(3/4, 1/4)
+
+
+def test_consistency_by_hand():
+    """i2t rows (3/4, 1/4), t2i rows (1/2, 1/2): each learns the other's."""
+    i2t, t2i = torch.tensor([[LN3, 0.0]]), torch.tensor([[0.0, 0.0]])
+    learns_t2i = -(math.log(0.75) + math.log(0.25)) / 2
+    learns_i2t = math.log(2)
+    assert consistency_loss(i2t, t2i).item() == pytest.approx((learns_t2i + learns_i2t) / 2, abs=1e-6)
+
+
+def test_consistency_has_the_gradient_of_the_kl_divergence():
+    i2t, t2i = logits(3, 4).requires_grad_(), logits(3, 4, seed=1).requires_grad_()
+    consistency_loss(i2t, t2i).backward()
+    found = i2t.grad.clone(), t2i.grad.clone()
+    i2t.grad = t2i.grad = None
+    pairs_of = ((i2t, t2i), (t2i, i2t))
+    kl = [F.kl_div(own.log_softmax(1), other.detach().softmax(1), reduction="batchmean") for own, other in pairs_of]
+    (sum(kl) / 2).backward()
+    for grad, parameter in zip(found, (i2t, t2i), strict=True):
+        torch.testing.assert_close(grad, parameter.grad)
+
+
+def test_token_loss_by_hand():
+    words, label = torch.tensor([[LN3, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+    plain = -(math.log(0.75) + math.log(0.5)) / 2
+    assert token_loss(words, label).item() == pytest.approx(plain, abs=1e-6)
+    teacher = torch.tensor([[0.0, 0.0], [LN3, 0.0]])
+    taught = (-(math.log(0.75) + math.log(0.25)) / 2 + math.log(2)) / 2
+    assert token_loss(words, label, teacher, 0.4).item() == pytest.approx(0.6 * plain + 0.4 * taught, abs=1e-6)
+    none = torch.empty(0, 2, requires_grad=True)
+    assert token_loss(none, label[:0], none, 0.4).item() == 0.0

@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavis_mafa.core.metrics import average_precision, false_negatives, precision_at_r, recall_at_k, roc_auc
+from lavis_mafa.core.metrics import (
+    average_precision,
+    false_negatives,
+    precision_at_r,
+    query_figures,
+    recall_at_k,
+    roc_auc,
+    summary,
+)
 
 # 3 images, 6 texts, two texts an image
 SIM = np.array(
@@ -137,3 +145,26 @@ def test_auc_and_average_precision_equal_the_definition(items):
     assert roc_auc(labels, scores) == pytest.approx(np.mean(wins))
     precision = [sum(p >= score for p in positives) / sum(s >= score for s in scores) for score in positives]
     assert average_precision(labels, scores) == pytest.approx(np.mean(precision))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_figures_of_blocks_are_those_of_the_whole_with_ties(queries: int, columns: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sim = rng.integers(0, 4, (queries, columns)).astype(np.float32)
+    positive = rng.random((queries, columns)) < 0.3
+    positive[0, 0] = True
+    parts = [query_figures(sim[part : part + 2], positive[part : part + 2]) for part in range(0, queries, 2)]
+    recalls, at_r = summary(np.concatenate(parts, axis=1))
+    whole = recall_at_k(sim, positive)
+    assert recalls == pytest.approx({f"r{k}": whole[f"txt_r{k}"] for k in (1, 5, 10)})
+    expected = precision_at_r(sim, positive)
+    if at_r:
+        assert at_r == pytest.approx({name: expected[f"txt_{name}"] for name in ("r_precision", "map_at_r")})
+    else:
+        assert positive.sum(1).max() == 1
+
+
+def test_no_match_at_all_is_told() -> None:
+    with pytest.raises(ValueError, match="no query has a match"):
+        summary(query_figures(SIM, np.zeros(SIM.shape, dtype=bool)))

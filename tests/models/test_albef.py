@@ -29,12 +29,12 @@ def own_losses(ours: Any, batch: dict[str, Any]) -> Any:
     return ours({**batch})
 
 
-def lavis_losses(theirs: Any, batch: dict[str, Any]) -> Any:
+def lavis_losses(theirs: Any, batch: dict[str, Any], **now: int) -> Any:
     """LAVIS' forward with the draw of its negatives fixed, and the same masks."""
     drawn = iter([torch.tensor([row]) for row in NEGATIVE_IMAGE + NEGATIVE_TEXT])
     torch.manual_seed(5)
     with mock.patch("torch.multinomial", lambda weights, count: next(drawn)):
-        return theirs({**batch, "epoch": 0, "iters": 0, "num_iters_per_epoch": 1})
+        return theirs({**batch, "epoch": 0, "iters": 0, "num_iters_per_epoch": 1, **now})
 
 
 @pytest.fixture

@@ -1,0 +1,197 @@
+"""Fine-tuning LAVIS' ALBEF models: tasks for retrieval, VQA by ranking and NLVR2, and the runner of retrieval.
+
+VQA and NLVR2 run under `stage2_runner`, which trains by a model's own loss and judges what it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from lavis.common.registry import registry
+from lavis.common.vqa_tools.vqa_eval import VQAEval
+from lavis.datasets.datasets.nlvr_datasets import NLVRDataset
+from lavis.datasets.datasets.vqa_datasets import VQADataset
+from lavis.tasks.base_task import BaseTask
+from torch import nn
+
+from lavis_mafa.answers.tasks import NOTHING_MINED, MafaStage2Task, MafaVqaTask
+from lavis_mafa.answers.truth import question_rows
+from lavis_mafa.answers.verdicts import normalised
+from lavis_mafa.data.dataset import PairDataset
+from lavis_mafa.data.finetuning import AnsweredQuestions, Statements, TextAssignment
+from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.questions import QuestionRow
+from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.runner_evaluation import RunEvaluation
+from lavis_mafa.stage2_runner import Stage2Runner
+from lavis_mafa.statement_builders import from_lavis
+from lavis_mafa.tasks import MafaPretrainTask, precision
+
+LOSSES = ("loss_itc", "loss_itm", "loss_mlm")
+TOLD = ("False", "True")
+
+
+@registry.register_runner("retrieval_runner")
+class RetrievalRunner(Stage2Runner):
+    """Trains by the model's own loss on random batches, and evaluates retrieval as `grit_runner` does."""
+
+    def __init__(self, cfg: Any, task: Any, model: nn.Module, datasets: Mapping[str, Any], job_id: str = "") -> None:
+        super().__init__(cfg, task, model, datasets, job_id)
+        self.evaluation = RunEvaluation(self)
+
+
+@registry.register_task("mafa_finetune")
+class MafaFinetuneTask(MafaStage2Task):
+    """Trains by the model's own loss: LAVIS' albef_retrieval, and its albef_pretrain."""
+
+    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+        return MafaPretrainTask.build_datasets(self, cfg)
+
+    def _forward(self, model: nn.Module, samples: Any, cuda_enabled: bool) -> MafaOutput:
+        dtype = precision(self.run_cfg)
+        with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
+            output = model(samples)
+        parts = {name: output[name] for name in LOSSES if output.get(name) is not None}
+        return MafaOutput(output["loss"], parts, NOTHING_MINED, None, None)  # type: ignore[arg-type]
+
+    def _lone(self, cfg: Any) -> tuple[str, dict[str, Any]]:
+        datasets = BaseTask.build_datasets(self, cfg)
+        if len(datasets) != 1:
+            raise ValueError(f"datasets: run.task {self.run_cfg.task} takes one, not {', '.join(datasets)}")
+        return next(iter(datasets.items()))
+
+
+@registry.register_task("mafa_albef_vqa")
+class MafaRankVqaTask(MafaFinetuneTask, MafaVqaTask):
+    """LAVIS' `vqa` with inference_method rank: the likeliest of an answer list (ALBEF, section 4)."""
+
+    answer_list: list[str]
+
+    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+        name, splits = self._lone(cfg)
+        if isinstance(train := splits.get("train"), VQADataset):
+            splits["train"] = _answered(train, int(self.run_cfg.seed))
+        self.answer_list = self._answers(splits)
+        return {name: splits}
+
+    def _answers(self, splits: Mapping[str, Any]) -> list[str]:
+        """run.answer_list, that of LAVIS' data set, or the answers of the training split, the most common first."""
+        if self.run_cfg.get("answer_list"):
+            return _read_answers(str(self.run_cfg.answer_list))
+        for dataset in splits.values():
+            if getattr(dataset, "answer_list", None):
+                return list(dataset.answer_list)
+        if "train" not in splits:
+            raise ValueError("run.answer_list names no file, and there is no training split to take the answers from")
+        given = Counter(answer for row in splits["train"].rows for answer in row.answers)
+        return [answer for answer, _ in sorted(given.items(), key=lambda one: (-one[1], one[0]))]
+
+    def settings(self) -> dict[str, Any]:
+        digest = hashlib.blake2b("\n".join(self.answer_list).encode(), digest_size=8).hexdigest()
+        return {"answers": digest, "num_ans_candidates": self.run_cfg.num_ans_candidates}
+
+    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+        return model.predict_answers(dict(samples), self.answer_list, int(self.run_cfg.num_ans_candidates))
+
+    def verdicts(self, rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+        """run.match: `vqa`, or `any`: an exact match with one of the answers is a hit."""
+        return hits(rows, said) if self.run_cfg.match == "any" else super().verdicts(rows, said)
+
+
+def hits(rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+    """(N,) 1 where the answer is one of the row's, words normalised as VQA does, else 0; NaN where none is known."""
+    tool = VQAEval()
+    right = [
+        normalised(tool, one) in {normalised(tool, answer) for answer in row.answers}
+        for row, one in zip(rows, said, strict=True)
+    ]
+    return np.where([bool(row.answers) for row in rows], np.array(right, dtype=float), np.nan)
+
+
+def _answered(dataset: VQADataset, seed: int) -> AnsweredQuestions:
+    rows = question_rows(dataset)
+    images = ImageFiles(dataset.vis_root, pa.array([row.image for row in rows]))
+    return AnsweredQuestions(rows, images, dataset.vis_processor, dataset.text_processor, seed)
+
+
+def _read_answers(path: str) -> list[str]:
+    """A JSON list of answers, or a text file with one a line."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        answers = json.loads(text) if path.endswith(".json") else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"run.answer_list: {path} cannot be read ({error}); give a JSON list or a text file"
+        ) from error
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"run.answer_list: {path} is no list of answers")
+    return list(dict.fromkeys(answer for answer in answers if answer.strip()))
+
+
+@registry.register_task("mafa_albef_nlvr")
+class MafaNlvrTask(MafaFinetuneTask):
+    """LAVIS' NLVR2; with a model of three classes, on image-text pairs, ALBEF's text assignment before it."""
+
+    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+        if int(cfg.model_cfg.get("num_classes", 2)) == 3:
+            ((name, splits),) = super().build_datasets(cfg).items()
+            return {name: {"train": self._assignment(splits["train"])}}
+        name, splits = self._lone(cfg)
+        seed = int(self.run_cfg.seed)
+        lavis = {split: from_lavis(data, seed) for split, data in splits.items() if isinstance(data, NLVRDataset)}
+        return {name: {**splits, **lavis}}
+
+    def _assignment(self, pairs: Any) -> TextAssignment:
+        if not isinstance(pairs, PairDataset):
+            raise ValueError(
+                "model.num_classes 3 is text assignment, which takes image-text pairs (image_text, scenes)"
+            )
+        return TextAssignment(pairs, int(self.run_cfg.seed))
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def items(self, dataset: Statements) -> list[int]:
+        return [row.statement_id for row in dataset.rows]
+
+    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+        unknown = torch.zeros(len(samples["text_input"]), dtype=torch.long, device=samples["image0"].device)
+        logits = model.predict({**samples, "label": unknown})["predictions"]
+        return [TOLD[int(label)] for label in logits.argmax(dim=1)]
+
+    def judge(self, dataset: Statements, said: Mapping[int, str]) -> dict[str, Any]:
+        """Accuracy in percent, and that of the one answer that holds most often."""
+        held = {row.statement_id: row.holds for row in dataset.rows if row.holds is not None}
+        if not held:
+            return {"all": None, "questions": 0, "missing": {"labels": "the split's labels are held back"}}
+        right = np.mean([said[one] == TOLD[int(holds)] for one, holds in held.items()])
+        share = np.mean(list(held.values()))
+        one = {"answer": TOLD[int(share >= 0.5)], "all": 100 * float(max(share, 1 - share))}
+        return {"all": 100 * float(right), "questions": len(held), "majority": one, "missing": {}}
+
+    def table(self, dataset: Statements, said: Mapping[int, str]) -> pd.DataFrame:
+        answers = [said[row.statement_id] for row in dataset.rows]
+        rows = [
+            (
+                row.statement_id,
+                " | ".join(row.images),
+                row.sentence,
+                answer,
+                [] if row.holds is None else [TOLD[int(row.holds)]],
+                None if row.holds is None else float(answer == TOLD[int(row.holds)]),
+            )
+            for row, answer in zip(dataset.rows, answers, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["statement_id", "image", "question", "answer", "ground_truth", "verdict"])
+
+    def files(self, dataset: Statements, said: Mapping[int, str]) -> dict[str, Any]:
+        return {"leaderboard": [{"identifier": item, "prediction": text} for item, text in said.items()]}

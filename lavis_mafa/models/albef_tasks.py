@@ -1,0 +1,253 @@
+"""LAVIS' ALBEF of every downstream task from a `mafa_albef` checkpoint: retrieval, VQA, NLVR2; and its pre-training.
+
+Forward, losses and momentum are LAVIS' own. Ours is how they are built (any tower, any widths, a local vocabulary) and
+what they load: every key has a place, is named as not used, or is an error. Tested in tests/models/test_albef_tasks.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lavis.common.registry import registry
+from lavis.models.albef_models.albef_nlvr import AlbefNLVR
+from lavis.models.albef_models.albef_pretrain import AlbefPretrain
+from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
+from lavis.models.albef_models.albef_vqa import AlbefVQA
+from lavis.models.med import BertForMaskedLM, BertLMHeadModel, BertModel, XBertEncoder
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lavis_mafa.models.albef import CONFIGS, AlbefEncoding
+from lavis_mafa.models.albef_parts import (
+    MOMENTUM,
+    QUEUES,
+    adapt_albef,
+    bert_config,
+    build_visual_encoder,
+    files_of_parts,
+)
+from lavis_mafa.models.attention import fuse_attention
+from lavis_mafa.models.pretrained import load_from_config
+from lavis_mafa.models.teacher import cut_from_student
+from lavis_mafa.models.text import load_tokenizer
+
+State = Mapping[str, Tensor]
+UNUSED = ("vision_proj.", "text_proj.", "itm_head.", "temp", "text_encoder.cls.")
+
+
+class AlbefTask(AlbefEncoding):
+    """Mixin over one of LAVIS' ALBEF models, whose config it reads as `mafa_albef` does, and loads key by key.
+
+    `model.pretrained`, with load_pretrained: a checkpoint of mafa_albef or LAVIS, or of ALBEF's authors;
+    `model.finetuned`, with load_finetuned: of this very task. The momentum copies start as copies of what was loaded.
+    """
+
+    PRETRAINED_MODEL_CONFIG_DICT: dict[str, str] = {
+        name: str(Path(CONFIGS) / f"mafa_albef_{name}.yaml") for name in ("base", "scenes")
+    }
+    settings: tuple[str, ...]
+    reads_class_token = False
+
+    def __init__(self, tokenizer: Any, **parts: Any) -> None:
+        self.given_tokenizer = tokenizer
+        super().__init__(**parts)
+        fuse_attention(self.text_encoder)  # not a decoder: it masks what it attends to
+        for name, copied in self.named_children():
+            if name.endswith("_m"):
+                cut_from_student(copied, getattr(self, name[:-2]))
+
+    def init_tokenizer(self) -> Any:
+        return self.given_tokenizer
+
+    @classmethod
+    def text_parts(cls, cfg: Mapping[str, Any], width: int, words: int) -> dict[str, nn.Module]:
+        """The text networks by the names of LAVIS' constructor."""
+        return {"text_encoder": XBertEncoder(bert_config(cfg, width, words), add_pooling_layer=False)}
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> AlbefTask:
+        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        vit_weights, _ = files_of_parts(plain)
+        tower = build_visual_encoder(plain, vit_weights)
+        tower.vision_width = tower.num_features
+        if not hasattr(tower, "forward_features"):
+            tower.forward_features = tower.forward  # under this name LAVIS asks its own
+        if cls.reads_class_token and not (hasattr(tower, "cls_token") or hasattr(tower, "class_token")):
+            raise ValueError(f"model.vit_model {plain.get('vit_model')} has no class token, which {cls.__name__} reads")
+        tokenizer = load_tokenizer(plain.get("vocab", "bert-base-uncased"))
+        chosen = {name: plain[name] for name in cls.settings if name in plain}
+        text_parts = cls.text_parts(plain, tower.num_features, len(tokenizer))
+        model = cls(tokenizer, image_encoder=tower, **text_parts, **chosen)
+        if plain.get("freeze_vit", False):
+            model.freeze_tower()
+        model.tower_has_weights = model.tower_is_frozen and vit_weights is not None
+        model.part_files = {"visual_encoder": vit_weights}
+        new = model.new_parts()
+        logging.info("new in %s: %s", cls.__name__, ", ".join(new) or "nothing")
+        load_from_config(model, plain, model.adapted, (*new, *MOMENTUM, *QUEUES))
+        model.copy_params()
+        model.origin |= {name: "a copy" for name in model.origin if name.endswith("_m")}
+        return model
+
+    def new_parts(self) -> tuple[str, ...]:
+        """Prefixes of the keys that no pre-training gives."""
+        return ()
+
+    def adapted(self, state: State, model: nn.Module) -> dict[str, Tensor]:
+        """A checkpoint's tensors under this model's keys; which parts are not used is logged."""
+        state = adapt_albef(state, model)
+        placed = self.placed(state)
+        # a pre-trained ALBEF has heads that a task does without; anything else that has no place is an error
+        own = set(self.state_dict())
+        unused = [key for key in placed if key not in own and key.startswith(UNUSED)]
+        logging.info("not used by %s: %s", type(self).__name__, ", ".join(sorted({k.split(".")[0] for k in unused})))
+        return {key: value for key, value in placed.items() if key not in unused}
+
+    def placed(self, state: State) -> dict[str, Tensor]:
+        return {_without_bert(key): value for key, value in state.items()}
+
+
+def _without_bert(key: str) -> str:
+    return key.replace("text_encoder.bert.", "text_encoder.", 1)
+
+
+def _layer(key: str) -> int | None:
+    """Number of the BERT layer that text_encoder.bert.encoder.layer.N.… belongs to."""
+    parts = key.split(".")
+    return int(parts[4]) if parts[:4] == ["text_encoder", "bert", "encoder", "layer"] else None
+
+
+def _at_layer(key: str, number: int) -> str:
+    return ".".join([*key.split(".")[:4], str(number), *key.split(".")[5:]])
+
+
+@registry.register_model("mafa_albef_retrieval")
+class MafaAlbefRetrieval(AlbefTask, AlbefRetrieval):
+    """`albef_retrieval`. `queue_size` must be a multiple of the batch."""
+
+    settings = ("embed_dim", "queue_size", "temp", "momentum", "alpha", "max_txt_len")
+    reads_class_token = True
+
+    def __init__(self, tokenizer: Any, queue_size: int = 65536, **parts: Any) -> None:
+        super().__init__(tokenizer, queue_size=queue_size, **parts)
+
+
+@registry.register_model("mafa_albef_lavis")
+class LavisAlbef(AlbefTask, AlbefPretrain):
+    """`albef_pretrain`, ALBEF as it was: queue, momentum distillation, drawn negatives (the ALBEF row of Table 3)."""
+
+    settings = ("embed_dim", "queue_size", "mlm_mask_prob", "temp", "momentum", "alpha", "max_txt_len")
+    reads_class_token = True
+
+    def __init__(self, tokenizer: Any, queue_size: int = 65536, **parts: Any) -> None:
+        super().__init__(tokenizer, queue_size=queue_size, **parts)
+
+    @classmethod
+    def text_parts(cls, cfg: Mapping[str, Any], width: int, words: int) -> dict[str, nn.Module]:
+        return {"text_encoder": BertForMaskedLM(bert_config(cfg, width, words))}
+
+    def placed(self, state: State) -> dict[str, Tensor]:
+        return dict(state)
+
+
+@registry.register_model("mafa_albef_vqa")
+class MafaAlbefVqa(AlbefTask, AlbefVQA):
+    """`albef_vqa`: its decoder starts as the fusion half of BERT and the MLM head (ALBEF, section 4)."""
+
+    settings = ("momentum", "alpha", "max_txt_len")
+
+    @classmethod
+    def text_parts(cls, cfg: Mapping[str, Any], width: int, words: int) -> dict[str, nn.Module]:
+        encoder = bert_config(cfg, width, words)
+        depth = encoder.num_hidden_layers - encoder.fusion_layer
+        # the decoder attends to the states of the encoder, which are as wide as it is itself
+        decoder = bert_config(cfg, encoder.hidden_size, words, fusion_layer=0, num_hidden_layers=depth)
+        return {**super().text_parts(cfg, width, words), "text_decoder": BertLMHeadModel(decoder)}
+
+    def new_parts(self) -> tuple[str, ...]:
+        """A decoder attends to the encoder's states, the fusion half to the tower's: of another width all start new."""
+        config = self.text_encoder.config
+        if config.encoder_width == config.hidden_size:
+            return ()
+        places = range(self.text_decoder.config.num_hidden_layers)
+        layers = [f"text_decoder.bert.encoder.layer.{place}.crossattention.self." for place in places]
+        return tuple(f"{layer}{part}." for layer in layers for part in ("key", "value"))
+
+    def placed(self, state: State) -> dict[str, Tensor]:
+        placed = super().placed(state)
+        if any(key.startswith("text_decoder.") for key in state):
+            return placed
+        fusion = self.text_encoder.config.fusion_layer
+        for key, value in state.items():
+            layer, decoded = _layer(key), key.replace("text_encoder.", "text_decoder.", 1)
+            if layer is not None and layer >= fusion:
+                placed[_at_layer(key, layer - fusion).replace("text_encoder.", "text_decoder.", 1)] = value
+            elif key.startswith(("text_encoder.bert.embeddings.", "text_encoder.cls.")):
+                placed[decoded] = value
+        new = self.new_parts()
+        return {key: value for key, value in placed.items() if not new or not key.startswith(new)}
+
+    def predict_answers(self, samples: Any, answer_list: list[str], num_ans_candidates: int = 128, **kw: Any) -> Any:
+        """LAVIS would move and ask the momentum copies at every prediction."""
+        self.use_distill = False
+        try:
+            return super().predict_answers(samples, answer_list, num_ans_candidates, **kw)
+        finally:
+            self.use_distill = True
+
+
+@registry.register_model("mafa_albef_nlvr")
+class MafaAlbefNlvr(AlbefTask, AlbefNLVR):
+    """`albef_nlvr`: every fusion layer stands twice, one for each image, with one projection of keys and values.
+
+    With `num_classes: 3` it is the model of ALBEF's text assignment, the pre-training step before NLVR2 (section 4).
+    """
+
+    settings = ("momentum", "alpha", "max_txt_len", "num_classes")
+
+    def __init__(self, tokenizer: Any, num_classes: int = 2, **parts: Any) -> None:
+        super().__init__(tokenizer, num_classes=num_classes, **parts)
+
+    @classmethod
+    def text_parts(cls, cfg: Mapping[str, Any], width: int, words: int) -> dict[str, nn.Module]:
+        config = bert_config(cfg, width, words)
+        depth = 2 * config.num_hidden_layers - config.fusion_layer
+        deep = bert_config(cfg, width, words, num_hidden_layers=depth)
+        return {"text_encoder": BertModel(deep, add_pooling_layer=False)}
+
+    def share_cross_attention(self, model: nn.Module) -> None:
+        """LAVIS' own counts on BERT's 6 + 6 layers."""
+        for one, other in _pairs(model.layer, model.config.fusion_layer):
+            for name in ("key", "value"):
+                first, second = (getattr(layer.crossattention.self, name) for layer in (one, other))
+                first.weight, first.bias = second.weight, second.bias
+
+    def placed(self, state: State) -> dict[str, Tensor]:
+        fusion, depth = self.text_encoder.config.fusion_layer, self.text_encoder.config.num_hidden_layers
+        given = 1 + max((layer for key in state if (layer := _layer(key)) is not None), default=-1)
+        placed: dict[str, Tensor] = {}
+        for key, value in state.items():
+            layer = _layer(key)
+            if layer is None or layer < fusion or given == depth:
+                placed[_without_bert(key)] = value
+                continue
+            for twin in (0, 1):
+                placed[_without_bert(_at_layer(key, fusion + 2 * (layer - fusion) + twin))] = value
+        return self._with_its_head(placed)
+
+    def new_parts(self) -> tuple[str, ...]:
+        return ("cls_head.",)
+
+    def _with_its_head(self, placed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The head of text assignment tells three classes apart, that of NLVR2 two: it is then new."""
+        last = "cls_head.2.weight"
+        if last in placed and placed[last].shape != self.cls_head[2].weight.shape:
+            return {key: value for key, value in placed.items() if not key.startswith("cls_head.")}
+        return placed
+
+
+def _pairs(layers: nn.ModuleList, first: int) -> list[tuple[nn.Module, nn.Module]]:
+    return [(layers[number], layers[number + 1]) for number in range(first, len(layers), 2)]

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# ALBEF from end to end on the embedded scenes: pre-training with MAFA, which ends with retrieval, then from its checkpoint
+# questions (VQA) and statements about two images (NLVR2).
+#   bash run_scripts/mafa/albef_all.sh
+# LAVIS_MAFA_OUT: the folder for everything, default output/mafa/albef_all.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+out="${LAVIS_MAFA_OUT:-output/mafa/albef_all}"
+bash "$here/pretrain_albef.sh" --options "run.output_dir=$out/pretrain"
+for task in vqa nlvr; do
+    bash "$here/finetune_$task.sh" --options "run.output_dir=$out/$task" "model.pretrained=$out/pretrain/model.safetensors"
+done

@@ -1,0 +1,77 @@
+"""ECCV Caption and CxC: COCO's ids by image file and caption text; the package's own matches ranked first score 100."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lavis_mafa.eccv import CocoIds, _ranked, coco_ids, eccv_figures
+
+
+def split() -> Any:
+    images = ["val2014/COCO_val2014_000000391895.jpg", "val2014/COCO_val2014_000000000042.jpg"]
+    captions = ["A man  on a bike.", "Two dogs", "A man on a bike.", "two dogs"]
+    return SimpleNamespace(image=images, captions=captions, txt2img={0: 0, 1: 1, 2: 1, 3: 1})
+
+
+def captions_file(folder: Path, *rows: tuple[int, int, str]) -> str:
+    path = folder / "captions_val2014.json"
+    annotations = [{"image_id": image, "id": number, "caption": caption} for image, number, caption in rows]
+    path.write_text(json.dumps({"annotations": annotations}))
+    return str(path)
+
+
+def test_ids_by_file_name_and_text(tmp_path: Path) -> None:
+    rows = ((42, 9, "two dogs"), (391895, 3, "a man on a bike."), (42, 8, "Two dogs "), (42, 7, "A man on a bike."))
+    found = coco_ids(split(), captions_file(tmp_path, *rows))
+    assert found.image.tolist() == [391895, 42]
+    assert found.caption.tolist() == [3, 9, 7, 8]
+
+
+def test_a_caption_that_coco_does_not_have_is_named(tmp_path: Path) -> None:
+    path = captions_file(tmp_path, (391895, 3, "a man on a bike."), (42, 9, "two dogs"), (42, 7, "A man on a bike."))
+    with pytest.raises(ValueError, match=r"lacks 'two dogs' of val2014/COCO_val2014_000000000042\.jpg"):
+        coco_ids(split(), path)
+    with pytest.raises(ValueError, match="is no COCO captions file"):
+        coco_ids(split(), str(tmp_path / "none.json"))
+
+
+@pytest.fixture(scope="module")
+def gold() -> tuple[CocoIds, Any]:
+    package = pytest.importorskip("eccv_caption")
+    metrics = package.Metrics()
+    images, captions = (np.array(sorted(metrics.coco_gts[way])) for way in ("i2t", "t2i"))
+    return CocoIds(images, captions), metrics
+
+
+def test_ranks_are_of_the_best_in_order() -> None:
+    scores = np.array([[0.1, 0.9, 0.5], [0.3, 0.2, 0.4]])
+    found = _ranked(lambda queries: scores[queries.start : queries.stop], np.array([7, 8]), np.array([30, 20, 10]))
+    assert found == {7: [20, 10, 30], 8: [10, 30, 20]}
+
+
+def test_what_the_package_knows_ranked_first_scores_a_hundred(gold: tuple[CocoIds, Any]) -> None:
+    """But for two captions of its list that are not of the test split."""
+    ids, metrics = gold
+
+    def rows(way: str, query_ids: np.ndarray, item_ids: np.ndarray) -> Any:
+        place = {int(one): row for row, one in enumerate(item_ids)}
+
+        def of(queries: range) -> np.ndarray:
+            scores = np.zeros((len(queries), len(item_ids)), dtype=np.float32)
+            for row, query in enumerate(queries):
+                known = metrics.eccv_gts[way].get(int(query_ids[query]), [])
+                scores[row, [place[item] for item in known if item in place]] = 1.0
+            return scores
+
+        return of
+
+    found = eccv_figures(rows("i2t", ids.image, ids.caption), rows("t2i", ids.caption, ids.image), ids)
+    for name in ("eccv_r1", "eccv_rprecision", "eccv_map_at_r"):
+        assert found[name] == {"text": pytest.approx(100, abs=0.1), "image": pytest.approx(100)}
+    assert {"cxc_r1", "cxc_r5", "cxc_r10"} <= set(found) and 0 < found["coco_5k_r1"]["text"] < 100
