@@ -64,7 +64,7 @@ def write_gallery(
     new, old = (folder.with_name(f"{folder.name}.{part}.{os.getpid()}") for part in ("new", "old"))
     try:
         (new / "images").mkdir(parents=True)
-        images = {record: _thumbnail(open_image(record), new, record) for record in _records(rows)}
+        images = {record: thumbnail(open_image(record), new, record) for record in _records(rows)}
         data = {"images": images, "rows": [_plain(row) for row in rows]}
         # ASCII alone: a caption may hold characters that end a line in JavaScript
         (new / "data.js").write_text(f"window.gallery = {json.dumps(data)};\n", encoding="ascii")
@@ -92,7 +92,7 @@ def _records(rows: Sequence[GalleryRow]) -> list[int]:
     return sorted(shown)
 
 
-def _thumbnail(image: Image.Image, folder: Path, record: int) -> str:
+def thumbnail(image: Image.Image, folder: Path, record: int) -> str:
     """Writes a thumbnail and returns its address below the folder."""
     kind = "png" if max(image.size) < SMALL else "jpg"
     address = f"images/{record}.{kind}"

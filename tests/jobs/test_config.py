@@ -144,10 +144,10 @@ def test_data_that_does_not_fit_the_config() -> None:
 
 def test_keys_of_lavis_own_tasks_and_models_stay_usable(caplog: pytest.LogCaptureFixture) -> None:
     config = load(
-        "run.task=retrieval", "run.num_beams=3", "model.arch=blip2", "model.model_type=pretrain", "model.own=1"
+        "run.task=retrieval", "run.log_freq=3", "model.arch=blip2", "model.model_type=pretrain", "model.own=1"
     )
-    assert (config.run.num_beams, config.run.runner, config.model.own) == (3, "runner_base", 1)
-    assert "run.num_beams" in caplog.text and "model.own" in caplog.text
+    assert (config.run.log_freq, config.run.runner, config.model.own) == (3, "runner_base", 1)
+    assert "run.log_freq" in caplog.text and "model.own" in caplog.text
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "projects" / "mafa").rglob("*.yaml")), ids=lambda path: path.stem)

@@ -1,0 +1,81 @@
+"""One table of several evaluations: `python -m lavis_mafa.answers.compare FOLDER… [--untrained FOLDER…]`.
+
+FOLDER holds results.json. A row is an evaluation, a column whose answers they are: the checkpoint's, those of the
+language model without the image, one answer to all questions, an untrained Q-Former's, the published ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lavis_mafa.core.artifacts import atomic_write
+
+ROWS = tuple[str, dict[str, float | None]]
+
+
+def compared(folders: Iterable[Path], untrained: Iterable[Path] = ()) -> pd.DataFrame:
+    """Index: evaluation; columns: whose answers; accuracy and CIDEr in percent, recall@1 in percent."""
+    table = {name: row for folder in folders for name, row in _rows(_read(folder))}
+    for folder in untrained:
+        for name, row in _rows(_read(folder)):
+            table.setdefault(name, {})["untrained Q-Former"] = row["this checkpoint"]
+    return pd.DataFrame(table).T.dropna(axis=1, how="all")
+
+
+def _read(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no results.json of a finished evaluation ({error})") from error
+
+
+def _rows(results: Mapping[str, Any]) -> Iterable[ROWS]:
+    published = dict(results.get("expected") or {})
+    measure = "CIDEr" if results.get("task") == "mafa_captioning" else "accuracy"
+    for split, found in (results.get("answers") or {}).items():
+        yield (
+            f"{results['dataset']}, {split}: {measure}",
+            {
+                "this checkpoint": found.get("all"),
+                "answers lemmatised": _all(found, "lemmatised"),
+                "without the image": _all(found, "without_image"),
+                "one answer to all": _all(found, "majority"),
+                **published,
+            },
+        )
+    recalls = results.get("retrieval") or {}
+    for ranking in [name for name in ("itm", "itc") if name in recalls][:1]:
+        for way, values in recalls[ranking]["annotation"].items():
+            name = Path(results["config"]["run"]["output_dir"]).name
+            yield f"{name}: {way} R@1 ({ranking.upper()})", {"this checkpoint": values["r1"]}
+
+
+def _all(found: Mapping[str, Any], name: str) -> float | None:
+    return (found.get(name) or {}).get("all")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--untrained", nargs="*", type=Path, default=[])
+    parser.add_argument("--out", type=Path, help="also write the table, as CSV")
+    arguments = parser.parse_args()
+    try:
+        table = compared(arguments.folders, arguments.untrained)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print("\n" + table.to_string(float_format=lambda value: f"{value:.1f}", na_rep="-"))
+    if arguments.out:
+        with atomic_write(arguments.out) as file:
+            table.to_csv(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What `stage2_runner` evaluates: predictions of every test split, by all ranks, and the report about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lavis.common.dist_utils import get_rank, get_world_size, is_main_process
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset, default_collate
+from tqdm import tqdm
+
+from lavis_mafa.answers.predictions import Predictions, merged
+from lavis_mafa.answers.report import report_answers
+from lavis_mafa.checkpoint import trained_state
+from lavis_mafa.ranks import barrier
+from lavis_mafa.runner_evaluation import RunEvaluation
+
+READ = ("image", "image_tokens", "image0", "image1", "text_input")
+
+
+class AnswerEvaluation(RunEvaluation):
+    """Evaluates the model of `runner` by its task (items, say, judge)."""
+
+    def validate(self) -> dict[str, float]:
+        return {}
+
+    def report(self) -> dict[str, Any]:
+        """Keep the last weights as model.safetensors, predict every test split, judge, and report."""
+        _ = self.runner.model  # on its device
+        if is_main_process() and not self.runner.evaluate_only:
+            self._keep_final()
+        self.runner.network.eval()
+        self.weights = weights_hash(self.runner.network)
+        found = {split: self._of_split(split) for split in self.runner.test_splits}
+        results = report_answers(self.runner, self.weights, found) if is_main_process() else {}
+        barrier()
+        return results
+
+    def _of_split(self, split: str) -> dict[str, dict[int, str]]:
+        """`said`, and with run.without_image what the language model says of the text alone, {item: text}."""
+        dataset, task = self.runner.splits[split], self.runner.task
+        passes = {"said": lambda numbers: self._seeing(dataset, numbers)}
+        if self.run_cfg.get("without_image", False):
+            passes["without_image"] = lambda numbers: self._blind(dataset, numbers)
+        items, found = task.items(dataset), {}
+        for name, batches in passes.items():
+            about = {**task.settings(), "weights": self.weights, "pass": name, "items": _hash_of(items)}
+            folder = self.runner.result_dir / self.weights
+            folder.mkdir(parents=True, exist_ok=True)
+            store = Predictions(folder, f"{split}_{name}", get_rank(), about)
+            barrier()  # every rank has read what was done before any adds to it
+            todo = [number for number, item in enumerate(items) if item not in store.done]
+            for numbers, said in batches(todo[get_rank() :: get_world_size()]):
+                store.append(dict(zip([items[number] for number in numbers], said, strict=True)))
+            barrier()
+            found[name] = merged(folder, f"{split}_{name}", store.about)
+        return found
+
+    def _seeing(self, dataset: Any, numbers: Sequence[int]) -> Any:
+        size, device = int(self.run_cfg.batch_size_eval), self.runner.device
+        workers = int(self.run_cfg.num_workers)
+        loader = DataLoader(Subset(dataset, list(numbers)), size, num_workers=workers, collate_fn=_collate)
+        for start, batch in enumerate(tqdm(loader, desc="predictions", unit="batch", disable=not is_main_process())):
+            on_device = {
+                name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()
+            }
+            with torch.no_grad():
+                yield numbers[start * size : (start + 1) * size], self.runner.task.say(self.runner.network, on_device)
+
+    def _blind(self, dataset: Any, numbers: Sequence[int]) -> Any:
+        size = int(self.run_cfg.batch_size_eval)
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
+            yield part, self.runner.task.say_without_image(self.runner.network, dataset, part)
+
+
+def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a model reads of a sample; LAVIS' hold None and ragged answers beside it."""
+    return {name: default_collate([sample[name] for sample in samples]) for name in READ if name in samples[0]}
+
+
+def weights_hash(network: torch.nn.Module) -> str:
+    """Of what a checkpoint of the model holds: the frozen parts that have files of their own are left out."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, value in sorted(trained_state(network).items()):
+        digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _hash_of(items: Sequence[int]) -> str:
+    return hashlib.blake2b(repr(list(items)).encode(), digest_size=8).hexdigest()

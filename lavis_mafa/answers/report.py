@@ -1,0 +1,89 @@
+"""What an evaluation ends with: a table, results.json, every prediction in Parquet, files for leaderboards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from lavis_mafa.answers.truth import image_opener
+from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.report import commit, versions
+from lavis_mafa.reports.predictions import Said, write_predictions
+from lavis_mafa.reports.table import write_json
+
+SHOWN = 1000  # predictions on the page
+
+
+def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]) -> dict[str, Any]:
+    """Judge and write what was said of every split; returns what results.json holds."""
+    folder, task, written = runner.output_dir, runner.task, ["results.json"]
+    judged: dict[str, Any] = {}
+    for split, passes in found.items():
+        dataset = runner.splits[split]
+        judged[split] = task.judge(dataset, passes["said"])
+        if "without_image" in passes:
+            judged[split]["without_image"] = task.judge(dataset, passes["without_image"])
+        table = task.table(dataset, passes["said"])
+        with atomic_write(folder / f"predictions_{split}.parquet") as file:
+            table.to_parquet(file)
+        title = f"{runner.name}, {split}: what the checkpoint said"
+        write_predictions(folder / f"predictions_{split}", _shown(table), image_opener(dataset), title)
+        written += [f"predictions_{split}.parquet", f"predictions_{split}/index.html"]
+        for name, content in task.files(dataset, passes["said"]).items():
+            write_json(folder / f"{split}_{name}.json", content)
+            written.append(f"{split}_{name}.json")
+    config = OmegaConf.to_container(runner.config.config, resolve=True)
+    results = {"task": runner.run_cfg.task, "dataset": runner.name, "expected": config["run"].get("expected") or {}}
+    if judged:
+        results["answers"] = judged
+    results["checkpoint"] = {"hash": weights, "path": config["model"].get("pretrained") or None}
+    results |= {"versions": versions(), "commit": commit(), "weights": runner.network.origin, "config": config}
+    write_json(folder / "results.json", results)
+    for split in judged:
+        print(f"\n{runner.name}, {split}\n" + answers_table(judged[split], results["expected"]))
+    print(f"\nwritten to {folder}: {', '.join(written)}")
+    return results
+
+
+def _shown(table: pd.DataFrame) -> list[Said]:
+    """The first predictions of a split, as its page shows them."""
+    return [
+        Said(
+            number,
+            str(row["image"]),
+            str(row.get("question") or ""),
+            str(row["answer"]),
+            list(row["ground_truth"]),
+            None if row.get("verdict") is None else float(row["verdict"]),
+            str(row.get("question_type") or ""),
+        )
+        for number, row in enumerate(table.head(SHOWN).to_dict("records"))
+    ]
+
+
+def answers_table(judged: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Rows: what was measured, its baselines, the published figures; columns: all, then each type or metric."""
+    rows = {"this checkpoint": judged, "  answers lemmatised": judged.get("lemmatised")}
+    rows |= {
+        "language model without the image": judged.get("without_image"),
+        "one answer to all": judged.get("majority"),
+    }
+    rows |= {f"published, {name}": {"all": value} for name, value in expected.items()}
+    table = pd.DataFrame({name: _flat(found) for name, found in rows.items() if found}).T
+    notes = [f"{name}: {remedy}" for name, remedy in (judged.get("missing") or {}).items()]
+    return "\n".join([table.to_string(float_format=lambda value: f"{value:.1f}", na_rep="-"), *notes])
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, float]:
+    """CIDEr and accuracies in percent; the other caption metrics as COCO prints them, times 100."""
+    flat = {"all": found.get("all")}
+    for types in ("by_answer_type", "by_question_type"):
+        flat |= found.get(types) or {}
+    metrics = {name: found[name] for name in ("Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE") if name in found}
+    return {
+        **{name: value for name, value in flat.items() if value is not None},
+        **{name: 100 * value for name, value in metrics.items() if value is not None},
+    }

@@ -1,0 +1,152 @@
+"""`mafa_stage2`, `mafa_captioning`, `mafa_vqa`: LAVIS' tasks around a frozen language model.
+
+All train alike: the language model's loss over captions (LAVIS' image_text_pretrain), by the loop of `mafa_pretrain`,
+whose steps a resume repeats exactly. They differ in what they say about a test split and how that is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lavis.common.registry import registry
+from lavis.tasks.base_task import BaseTask
+from torch import nn
+
+from lavis_mafa.answers.captions import caption_metrics
+from lavis_mafa.answers.truth import caption_truth, coco_format, question_rows
+from lavis_mafa.answers.verdicts import LEMMAS_REMEDY, accuracies, lemmatised, majority, verdicts
+from lavis_mafa.core.miner import MinedPairs
+from lavis_mafa.data.questions import QuestionRow
+from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.tasks import MafaPretrainTask, precision
+
+NOTHING_MINED: Any = MinedPairs(None, {}, None, None)  # type: ignore[arg-type]
+
+
+@registry.register_task("mafa_stage2")
+class MafaStage2Task(MafaPretrainTask):
+    """Trains; evaluates nothing."""
+
+    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+        """Only training needs one record table of LAVIS' data sets; an evaluation takes them as they are."""
+        return BaseTask.build_datasets(self, cfg) if self.run_cfg.evaluate else super().build_datasets(cfg)
+
+    def build_scorer(self, student: Any, train_set: Any, device: torch.device) -> None:
+        return None
+
+    def _forward(self, model: nn.Module, samples: Any, cuda_enabled: bool) -> MafaOutput:
+        dtype = precision(self.run_cfg)
+        with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
+            loss = model(samples)["loss"]
+        return MafaOutput(loss, {"loss_lm": loss}, NOTHING_MINED, None, None)  # type: ignore[arg-type]
+
+    def settings(self) -> dict[str, Any]:
+        """What a prediction depends on beside weights and data."""
+        names = ("prompt", "num_beams", "max_len", "min_len", "length_penalty")
+        return {name: self.run_cfg.get(name) for name in names}
+
+
+@registry.register_task("mafa_captioning")
+class MafaCaptionTask(MafaStage2Task):
+    """LAVIS' captioning; run.prompt, where given, takes the place of the model's."""
+
+    def items(self, dataset: Any) -> list[int]:
+        """What names sample i in the predictions."""
+        return caption_truth(dataset, None).image_ids
+
+    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+        prompt = {"prompt": self.run_cfg.prompt} if self.run_cfg.get("prompt") else {}
+        penalty = self.run_cfg.get("length_penalty")
+        return model.generate(
+            {**samples, **prompt},
+            num_beams=int(self.run_cfg.num_beams),
+            max_length=int(self.run_cfg.max_len),
+            min_length=int(self.run_cfg.min_len),
+            length_penalty=1.0 if penalty is None else float(penalty),
+        )
+
+    def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
+        prompt = self.run_cfg.get("prompt") or model.prompt
+        beams, longest = int(self.run_cfg.num_beams), int(self.run_cfg.max_len)
+        return model.answer_without_image([prompt] * len(numbers), num_beams=beams, max_len=longest, length_penalty=1.0)
+
+    def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+        """Caption metrics, None where the references are held back; `all` is CIDEr in the papers' scale."""
+        truth = caption_truth(dataset, self.run_cfg.get("references"))
+        if not truth.references:
+            return {"all": None, "missing": {"references": "run.references names no COCO file with the captions"}}
+        metrics = caption_metrics(said, truth.references)
+        return {"all": 100 * metrics["CIDEr"], "images": len(said), **metrics}
+
+    def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
+        truth = caption_truth(dataset, self.run_cfg.get("references"))
+        told = [truth.references.get(image, []) for image in truth.image_ids]
+        rows = {"image_id": truth.image_ids, "image": truth.images, "ground_truth": told}
+        return pd.DataFrame({**rows, "answer": [said[image] for image in truth.image_ids]})
+
+    def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+        """JSON files for a leaderboard, and the ground truth in COCO's format."""
+        truth = caption_truth(dataset, self.run_cfg.get("references"))
+        board = [{"image_id": image, "caption": said[image]} for image in truth.image_ids]
+        return {"leaderboard": board, **({"references": coco_format(truth)} if truth.references else {})}
+
+
+@registry.register_task("mafa_vqa")
+class MafaVqaTask(MafaStage2Task):
+    """LAVIS' vqa and gqa with `predict_answers` (inference_method generate)."""
+
+    def items(self, dataset: Any) -> list[int]:
+        return [row.question_id for row in question_rows(dataset)]
+
+    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+        return model.predict_answers(samples, min_len=int(self.run_cfg.min_len), **self._asking())
+
+    def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
+        rows = question_rows(dataset)
+        return model.answer_without_image([dataset.text_processor(rows[i].question) for i in numbers], **self._asking())
+
+    def _asking(self) -> dict[str, Any]:
+        penalty = self.run_cfg.get("length_penalty")
+        return {
+            "prompt": self.run_cfg.prompt,
+            "num_beams": int(self.run_cfg.num_beams),
+            "max_len": int(self.run_cfg.max_len),
+            "length_penalty": -1.0 if penalty is None else float(penalty),
+        }
+
+    def verdicts(self, rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+        """(N,) how right each answer is, in [0, 1]; NaN where the ground truth is held back."""
+        return verdicts(rows, said)
+
+    def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+        """Accuracy raw and lemmatised, by types, and of the one answer that suits most questions."""
+        rows = question_rows(dataset)
+        answers = [said[row.question_id] for row in rows]
+        found = accuracies(rows, self.verdicts(rows, answers))
+        lemmas = lemmatised(answers)
+        found["lemmatised"] = None if lemmas is None else accuracies(rows, self.verdicts(rows, lemmas))
+        found["missing"] = {"lemmatised": LEMMAS_REMEDY} if lemmas is None else {}
+        if found["questions"]:
+            one = majority(rows)
+            found["majority"] = {"answer": one, **accuracies(rows, self.verdicts(rows, [one] * len(rows)))}
+        return found
+
+    def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
+        rows = question_rows(dataset)
+        answers = [said[row.question_id] for row in rows]
+        table = pd.DataFrame([vars(row) for row in rows]).rename(columns={"answers": "ground_truth"})
+        table["ground_truth"] = table["ground_truth"].map(list)
+        lemmas = lemmatised(answers)
+        judged = self.verdicts(rows, answers)
+        return table.assign(answer=answers, lemmatised=lemmas, verdict=np.where(np.isnan(judged), None, judged))
+
+    def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+        """VQA's form for a leaderboard, and GQA's."""
+        return {
+            "leaderboard": [{"question_id": item, "answer": text} for item, text in said.items()],
+            "leaderboard_gqa": [{"questionId": str(item), "prediction": text} for item, text in said.items()],
+        }

@@ -1,0 +1,104 @@
+"""The ground truth of an evaluation split: our data sets' and LAVIS' own, as rows of one kind."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from lavis_mafa.data.dataset import RetrievalDataset
+from lavis_mafa.data.images import open_image
+from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
+from lavis_mafa.models.pretrained import weights_file
+
+
+def question_rows(dataset: Any) -> list[QuestionRow]:
+    """Row i is of sample i. LAVIS' VQA sets score by their files in COCO format, which also name the types."""
+    if isinstance(dataset, QuestionDataset):
+        return dataset.rows
+    official = _official(getattr(dataset, "coco_fmt_anno_file", None))
+    return [_row(annotation, official.get(int(annotation["question_id"]), {})) for annotation in dataset.annotation]
+
+
+def image_opener(dataset: Any) -> Callable[[int], Image.Image]:
+    """What opens the image of sample i."""
+    if hasattr(dataset, "open_image"):
+        opener: Callable[[int], Image.Image] = dataset.open_image
+        return opener
+    return lambda number: open_image(dataset.vis_root, dataset.annotation[number]["image"])
+
+
+def _official(path: str | None) -> dict[int, Any]:
+    if not path:
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return {int(one["question_id"]): one for one in json.load(file)["annotations"]}
+
+
+def _row(annotation: Mapping[str, Any], official: Mapping[str, Any]) -> QuestionRow:
+    return QuestionRow(
+        int(annotation["question_id"]),
+        str(annotation["image"]),
+        str(annotation["question"]),
+        answers_of(official.get("answers") or annotation.get("answer")),
+        official.get("question_type", annotation.get("question_type")),
+        official.get("answer_type", annotation.get("answer_type")),
+    )
+
+
+@dataclass(frozen=True)
+class CaptionTruth:
+    """`image_ids`, `images` (paths) of the samples, and `references` {image_id: captions}, empty where held back."""
+
+    image_ids: list[int]
+    images: list[str]
+    references: dict[int, list[str]] = field(default_factory=dict)
+
+
+def caption_truth(dataset: Any, references: str | None) -> CaptionTruth:
+    """Of a retrieval split its own captions; of LAVIS' caption sets `references`, a COCO file, local or by URL.
+
+    Raises:
+        ValueError: references that lack an image of the split.
+    """
+    if isinstance(dataset, RetrievalDataset):
+        told = {record: [dataset.captions[row] for row in rows] for record, rows in dataset.img2txt.items()}
+        return CaptionTruth(list(range(len(dataset))), list(dataset.image), told)
+    ids = [_image_id(annotation) for annotation in dataset.annotation]
+    images = [str(annotation["image"]) for annotation in dataset.annotation]
+    found = _coco_captions(references) if references else {}
+    lacking = [image for image in ids if found and image not in found]
+    if lacking:
+        raise ValueError(f"run.references: {references} has no caption of {len(lacking)} images, e.g. {lacking[0]}")
+    return CaptionTruth(ids, images, found)
+
+
+def _image_id(annotation: Mapping[str, Any]) -> int:
+    """nocaps names its images by number; COCO's number ends the file's name (COCO_val2014_000000391895.jpg)."""
+    if "img_id" in annotation:
+        return int(annotation["img_id"])
+    return int(re.findall(r"\d+", str(annotation["image"]).rsplit("/", 1)[-1])[-1])
+
+
+def _coco_captions(references: str) -> dict[int, list[str]]:
+    with open(weights_file(references), encoding="utf-8") as file:
+        content = json.load(file)
+    found: dict[int, list[str]] = defaultdict(list)
+    for one in content["annotations"]:
+        found[int(one["image_id"])].append(str(one["caption"]))
+    return dict(found)
+
+
+def coco_format(truth: CaptionTruth) -> dict[str, Any]:
+    """The references as a COCO file: images, annotations."""
+    annotations = [(image, caption) for image in truth.image_ids for caption in truth.references.get(image, [])]
+    return {
+        "images": [{"id": i, "file_name": name} for i, name in zip(truth.image_ids, truth.images, strict=True)],
+        "annotations": [{"id": n, "image_id": i, "caption": c} for n, (i, c) in enumerate(annotations)],
+        "type": "captions",
+    }

@@ -1,0 +1,109 @@
+"""Questions for LAVIS' registry: `scenes_gqa`, `scenes_okvqa` (embedded) and `image_questions` (any JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from lavis.common.registry import registry
+from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from omegaconf import OmegaConf
+
+from lavis_mafa.data.finetuning import AnsweredQuestions
+from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.questions import QuestionDataset, QuestionRow, read_questions
+from lavis_mafa.data.scenes.dataset import open_scene
+from lavis_mafa.data.scenes.questions import Question, compositional, knowledge
+from lavis_mafa.data.scenes.scene import Scene, scene_number, scene_rng
+
+CONFIGS = Path(__file__).resolve().parent / "configs" / "datasets"
+OpenImage = Callable[[int], Any]
+
+
+class QuestionBuilder(BaseDatasetBuilder):
+    """A builder whose splits are questions. Nothing is fetched."""
+
+    def _download_data(self) -> None:
+        pass
+
+    def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
+        """Rows of a split, and what opens the image of row i."""
+        raise NotImplementedError
+
+    def splits(self) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    def build(self) -> dict[str, Any]:
+        self.build_processors()
+        return {split: self._build(split, options) for split, options in self.splits().items()}
+
+    def _build(self, split: str, options: Any) -> Any:
+        kind = "train" if split == "train" else "eval"
+        parts = *self.source(options), self.vis_processors[kind], self.text_processors[kind]
+        return AnsweredQuestions(*parts, int(self.config.seed)) if kind == "train" else QuestionDataset(*parts)
+
+
+class ScenesQuestionBuilder(QuestionBuilder):
+    """`splits: {test: {n: scenes, seed: …, questions_a_scene: …}}`; the scenes of a seed are those of `scenes`."""
+
+    ask: Callable[[Scene, Any], Question]
+    stream: int  # of scene_rng, so that the two kinds are drawn apart
+
+    def splits(self) -> Mapping[str, Any]:
+        return OmegaConf.to_container(self.config.splits, resolve=True)
+
+    def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
+        if set(options) != {"n", "seed", "questions_a_scene"}:
+            raise ValueError(f"a split of scenes' questions needs n, seed and questions_a_scene, and has {options}")
+        rows = list(self._rows(**options))
+        each = int(options["questions_a_scene"])
+        return rows, lambda index: open_scene(options["seed"], index // each)
+
+    def _rows(self, n: int, seed: int, questions_a_scene: int) -> Iterator[QuestionRow]:
+        for number in range(n):
+            scene, rng = scene_number(seed, number), scene_rng(seed, number, self.stream)
+            for place in range(questions_a_scene):
+                asked = type(self).ask(scene, rng)
+                yield QuestionRow(
+                    number * questions_a_scene + place,
+                    f"scene/{seed}/{number}",
+                    asked.text,
+                    asked.answers,
+                    asked.question_type,
+                    asked.answer_type,
+                )
+
+
+@registry.register_builder("scenes_gqa")
+class ScenesGqaBuilder(ScenesQuestionBuilder):
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "scenes_gqa.yaml")}
+    ask, stream = staticmethod(compositional), 6
+
+
+@registry.register_builder("scenes_okvqa")
+class ScenesOkvqaBuilder(ScenesQuestionBuilder):
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "scenes_okvqa.yaml")}
+    ask, stream = staticmethod(knowledge), 7
+
+
+@registry.register_builder("image_questions")
+class ImageQuestionsBuilder(QuestionBuilder):
+    """Any images with questions: ALBEF's VQA JSON, images below a root."""
+
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "image_questions.yaml")}
+
+    def splits(self) -> Mapping[str, Any]:
+        if not self.config.get("annotations"):
+            raise ValueError("datasets.image_questions.annotations is empty; give e.g. annotations: {test: my.json}")
+        return self.config.annotations
+
+    def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
+        root = self.config.get("images")
+        if not root or not Path(root).is_dir():
+            raise ValueError(
+                f"datasets.image_questions.images: no folder at {root!r}; give the folder that image paths start from"
+            )
+        rows = read_questions(options)[: self.config.get("max_rows")]
+        return rows, ImageFiles(root, pa.array([row.image for row in rows]))

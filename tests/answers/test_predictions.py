@@ -1,0 +1,42 @@
+"""Predictions on disk: nothing is lost or doubled, whatever killed the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lavis_mafa.answers.predictions import Predictions, merged
+
+ABOUT = {"weights": "abc", "prompt": "Question: {} Answer:"}
+
+
+def test_two_ranks_are_merged_and_every_item_is_there_once(tmp_path: Path) -> None:
+    Predictions(tmp_path, "test", 0, ABOUT).append({1: "red", 3: "größer"})
+    Predictions(tmp_path, "test", 1, ABOUT).append({2: "two\nlines", 3: "again"})
+    assert merged(tmp_path, "test", ABOUT) == {1: "red", 2: "two\nlines", 3: "again"}
+    assert merged(tmp_path, "val", ABOUT) == {}
+
+
+@pytest.mark.parametrize("torn", ['[2, "blu', "[2", "\n", ""])
+def test_a_killed_run_goes_on_from_the_last_whole_line(tmp_path: Path, torn: str) -> None:
+    Predictions(tmp_path, "test", 0, ABOUT).append({1: "red"})
+    with open(tmp_path / "test_rank0.jsonl", "a") as file:
+        file.write(torn)
+    again = Predictions(tmp_path, "test", 0, ABOUT)
+    assert again.done == {1: "red"}
+    again.append({2: "blue"})
+    assert merged(tmp_path, "test", ABOUT) == {1: "red", 2: "blue"}
+
+
+def test_a_torn_header_is_a_fresh_start(tmp_path: Path) -> None:
+    (tmp_path / "test_rank0.jsonl").write_text('{"weights": "a')
+    store = Predictions(tmp_path, "test", 0, ABOUT)
+    store.append({5: "x"})
+    assert merged(tmp_path, "test", ABOUT) == {5: "x"}
+
+
+def test_predictions_about_something_else_are_told(tmp_path: Path) -> None:
+    Predictions(tmp_path, "test", 0, ABOUT).append({1: "red"})
+    with pytest.raises(ValueError, match=r"differ in prompt\); remove them"):
+        Predictions(tmp_path, "test", 0, {**ABOUT, "prompt": "{}"})

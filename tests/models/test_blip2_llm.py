@@ -1,0 +1,246 @@
+"""Stage 2 before tiny random language models: what loads, what is answered, what a published checkpoint must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.models.tiny import CAPTIONS, loud, tiny_blip2
+from tests.models.tiny_llm import language_model, stage_2
+
+QUESTIONS = ["what color is the circle?", "how many objects are there?", "is there a big red star in the center?"]
+PROMPT = "Question: {} Answer:"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: language_model(kind, tmp_path_factory.mktemp(kind)) for kind in ("opt", "t5")}
+
+
+@pytest.fixture(scope="module")
+def models(folders: dict[str, Path]) -> dict[str, Any]:
+    found = {kind: stage_2(kind, folder) for kind, folder in folders.items()}
+    for model in found.values():
+        loud(model.Qformer)
+        torch.nn.init.normal_(getattr(model, model.projection).weight, std=8.0)  # so that the image is heard
+    return found
+
+
+@pytest.fixture
+def asked(batch: dict[str, Any]) -> dict[str, Any]:
+    return {"image": batch["image"][:3], "text_input": list(QUESTIONS)}
+
+
+def greedy(model: Any, image: torch.Tensor, question: str, longest: int) -> str:
+    """One question, token by token, all read again each time; a line ends the answer."""
+    queries = model.opt_proj(model.query_states({"image": image[None]}))
+    ids = model.opt_tokenizer(PROMPT.format(question), return_tensors="pt").input_ids
+    told: list[int] = []
+    for _ in range(longest):
+        words = model.opt_model.model.decoder.embed_tokens(torch.cat([ids, torch.tensor([told]).long()], 1))
+        hidden = model.opt_model.model.decoder(inputs_embeds=torch.cat([queries, words], 1)).last_hidden_state
+        told.append(int(model.opt_model.lm_head(hidden[0, -1]).argmax()))
+        if told[-1] == model.opt_tokenizer("\n", add_special_tokens=False).input_ids[0]:
+            break
+    return str(model.opt_tokenizer.decode(told, skip_special_tokens=True)).strip()
+
+
+def test_opt_answers_as_a_greedy_decode_by_hand(models: dict[str, Any], asked: dict[str, Any]) -> None:
+    model = models["opt"]
+    with torch.no_grad():
+        expected = [greedy(model, image, text, 6) for image, text in zip(asked["image"], QUESTIONS, strict=True)]
+    assert model.predict_answers(asked, num_beams=1, max_len=6, prompt=PROMPT) == expected
+    assert len(set(expected)) > 1 and all(expected)
+
+
+def test_opt_stops_at_the_newline(models: dict[str, Any], asked: dict[str, Any]) -> None:
+    model = models["opt"]
+    said = model.opt_model.generate
+    with mock.patch.object(model.opt_model, "generate", wraps=said) as generate:
+        model.predict_answers(asked, num_beams=1, max_len=3)
+    assert generate.call_args.kwargs["eos_token_id"] == model.opt_tokenizer("\n", add_special_tokens=False).input_ids[0]
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_the_image_counts_and_its_company_does_not(kind: str, models: Any, asked: Any, batch: Any) -> None:
+    model = models[kind]
+    options = {"num_beams": 3, "max_len": 6, "prompt": PROMPT}
+    together = model.predict_answers(asked, **options)
+    alone = [
+        model.predict_answers({"image": image[None], "text_input": [question]}, **options)[0]
+        for image, question in zip(asked["image"], QUESTIONS, strict=True)
+    ]
+    assert together == alone
+    options["num_beams"] = 1
+    of_images = [
+        tuple(model.predict_answers({"image": image.expand(3, -1, -1, -1), "text_input": QUESTIONS}, **options))
+        for image in batch["image"]
+    ]
+    assert len(set(of_images)) > 1
+    assert len(model.answer_without_image(QUESTIONS, PROMPT, 2, 4)) == 3
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_tower_tokens_stand_for_the_image(kind: str, models: dict[str, Any], batch: dict[str, Any]) -> None:
+    model, two = models[kind], {"text_input": CAPTIONS[:2]}
+    tokens = model.visual_encoder(batch["image"][:2])
+    losses = []
+    for seen in ({"image": batch["image"][:2]}, {"image_tokens": tokens}):
+        torch.manual_seed(0)  # T5 cuts its captions at random
+        losses.append(model({**two, **seen})["loss"].item())
+        assert len(model.generate({**two, **seen}, num_beams=2, max_length=4)) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_only_what_stands_before_the_language_model_is_trained(kind: str, models: dict[str, Any], batch: Any) -> None:
+    model = models[kind]
+    model({**batch})["loss"].backward()
+    with_gradient = {name.split(".")[0] for name, value in model.named_parameters() if value.grad is not None}
+    assert {"query_tokens", "Qformer", "ln_vision", model.projection} <= with_gradient
+    assert model.llm not in with_gradient
+    model.zero_grad()
+
+
+def test_cut_at_random_leaves_something_to_tell() -> None:
+    from lavis_mafa.models.blip2_llm import cut_at_random
+
+    torch.manual_seed(0)
+    cuts = {cut_at_random("a big red circle") for _ in range(60)}
+    assert cuts == {("", "a big red circle"), ("a", "big red circle"), ("a big", "red circle"), ("a big red", "circle")}
+
+
+def test_a_prompt_is_what_t5_reads_of_a_caption(folders: dict[str, Path]) -> None:
+    model = stage_2("t5", folders["t5"], prompt="a photo of")
+    assert model._cut("a photo of a red circle") == ("a photo of", "a red circle")
+
+
+def test_a_tower_with_its_own_file_may_be_trained(folders: dict[str, Path], tmp_path: Path) -> None:
+    from lavis_mafa.checkpoint import trained_state
+
+    tower = {"image_size": 48, "vit_weights": "package:assets/scenes_tower.safetensors"}
+    torch.save({"model": trained_state(stage_2("opt", folders["opt"], freeze_vit=True, **tower))}, tmp_path / "x.pth")
+    given = {"load_pretrained": True, "pretrained": str(tmp_path / "x.pth")}
+    model = stage_2("opt", folders["opt"], freeze_vit=False, **tower, **given)
+    assert model.origin["visual_encoder"].startswith("own file")
+    assert any(name.startswith("visual_encoder.") for name in trained_state(model))
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_stage_1_gives_its_part(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    state = loud(tiny_blip2(), seed=7).state_dict()
+    torch.save({"model": state}, tmp_path / "stage1.pth")
+    model = stage_2(kind, folders[kind], load_pretrained=True, pretrained=str(tmp_path / "stage1.pth"))
+    own = model.state_dict()
+    taken = [key for key in own if not key.startswith((model.llm, model.projection))]
+    assert len(taken) > 60 and all(torch.equal(own[key], state[key]) for key in taken)
+    assert model.origin["Qformer"].endswith("stage1.pth")
+    assert model.origin[model.projection] == "initialised"
+    assert model.origin[model.llm] == f"own file {folders[kind]}"
+
+
+def test_stage_2_comes_back_without_the_language_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    from lavis_mafa.checkpoint import trained_state
+
+    model = stage_2("opt", folders["opt"])
+    torch.nn.init.normal_(model.opt_proj.weight)
+    state = trained_state(model)
+    assert not any(key.startswith("opt_model.") for key in state)
+    torch.save({"model": state}, tmp_path / "stage2.pth")
+    again = stage_2("opt", folders["opt"], load_pretrained=True, pretrained=str(tmp_path / "stage2.pth"))
+    assert torch.equal(again.opt_proj.weight, model.opt_proj.weight)
+    with pytest.raises(ValueError, match="neither stage 1's vision_proj nor stage 2's t5_proj"):
+        stage_2("t5", folders["t5"], load_pretrained=True, pretrained=str(tmp_path / "stage2.pth"))
+    del state["query_tokens"]
+    torch.save({"model": state}, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="missing: query_tokens"):
+        stage_2("opt", folders["opt"], load_pretrained=True, pretrained=str(tmp_path / "part.pth"))
+
+
+def test_a_language_model_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no folder at"):
+        stage_2("opt", tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"model\.opt_model: .*give a hub name"):
+        stage_2("opt", tmp_path / "empty")
+
+
+# ---- the published networks, from the numbers of their configs
+
+GATED = {"d_kv": 64, "num_layers": 24, "vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
+PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
+    ("opt", "pretrain_opt2.7b"): {"hidden_size": 2560, "ffn_dim": 10240, "num_attention_heads": 32},
+    ("opt", "pretrain_opt6.7b"): {"hidden_size": 4096, "ffn_dim": 16384, "num_attention_heads": 32},
+    ("t5", "pretrain_flant5xl"): {**GATED, "d_model": 2048, "d_ff": 5120, "num_heads": 32},
+    ("t5", "pretrain_flant5xxl"): {**GATED, "d_model": 4096, "d_ff": 10240, "num_heads": 64},
+}
+
+
+@contextmanager
+def skeletons(kind: str, numbers: dict[str, Any], folder: Path) -> Iterator[None]:
+    """Language models of these sizes without weights; their words are the tiny one's, which no key depends on."""
+    from lavis.models.blip2_models import blip2_opt, blip2_t5
+
+    from lavis_mafa.models.meta import on_meta_device
+
+    words = {}
+    for name, module in (("AutoTokenizer", blip2_opt), ("T5TokenizerFast", blip2_t5)):
+        if (name == "T5TokenizerFast") == (kind == "t5"):
+            words[module, name] = getattr(module, name).from_pretrained(folder, use_fast=kind == "t5")
+
+    def opt(*args: Any, **kwargs: Any) -> Any:
+        sizes = {"num_hidden_layers": 32, "word_embed_proj_dim": numbers["hidden_size"], "vocab_size": 50272}
+        return blip2_opt.OPTForCausalLM(blip2_opt.OPTConfig(**sizes, **numbers)).to(torch.float16)
+
+    t5_config = blip2_t5.T5Config(**numbers, tie_word_embeddings=False) if kind == "t5" else None
+    with (
+        mock.patch.object(blip2_opt.OPTForCausalLM, "from_pretrained", opt),
+        mock.patch.object(blip2_t5.T5Config, "from_pretrained", lambda name: t5_config),
+        mock.patch.object(
+            blip2_t5.T5ForConditionalGeneration,
+            "from_pretrained",
+            lambda name, config, **kwargs: blip2_t5.T5ForConditionalGeneration(config),
+        ),
+        mock.patch.multiple(
+            "lavis.models.blip2_models.blip2_opt", AutoTokenizer=_given(words.get((blip2_opt, "AutoTokenizer")))
+        ),
+        mock.patch.multiple(
+            "lavis.models.blip2_models.blip2_t5", T5TokenizerFast=_given(words.get((blip2_t5, "T5TokenizerFast")))
+        ),
+        on_meta_device(),
+    ):
+        yield
+
+
+def _given(tokenizer: Any) -> Any:
+    return mock.Mock(from_pretrained=lambda *args, **kwargs: tokenizer)
+
+
+@pytest.mark.parametrize(("kind", "model_type"), PUBLISHED)
+def test_published_stage_2_has_our_keys(kind: str, model_type: str, folders: dict[str, Path]) -> None:
+    from lavis.common.registry import registry
+
+    built = {}
+    for arch in (f"blip2_{kind}", f"mafa_blip2_{kind}"):
+        model_cls: Any = registry.get_model_class(arch)
+        config = OmegaConf.load(model_cls.default_config_path(model_type)).model
+        config.update(load_finetuned=False, load_pretrained=False)
+        with (
+            skeletons(kind, PUBLISHED[kind, model_type], folders[kind]),
+            mock.patch.object(model_cls, "load_checkpoint_from_config", lambda self, cfg: None),
+        ):
+            built[arch] = model_cls.from_config(config)
+    theirs, ours = built.values()
+    expected = {key: value.shape for key, value in theirs.state_dict().items()}
+    assert len(expected) > 1000
+    assert {key: value.shape for key, value in ours.state_dict().items()} == expected
+    trained = {name for name, value in theirs.named_parameters() if value.requires_grad}
+    assert {name for name, value in ours.named_parameters() if value.requires_grad} == trained
+    assert f"{ours.projection}.weight" in trained and not any(name.startswith(ours.llm) for name in trained)
