@@ -32,7 +32,7 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
     init_distributed(run_cfg)
     logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")
     with first_failure_first():
-        return _run(cfg)
+        return record(_run)(cfg)  # torchrun's last words are the exception of the rank that failed first
 
 
 def _run(cfg: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _seed(seed: int) -> None:
 def main(description: str = "Train with LAVIS' registry", evaluate: bool = False) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        record(run)(description, evaluate)  # torchrun's last words are the exception of the rank that failed first
+        run(description, evaluate)
     except ValueError as error:
         logging.getLogger().debug("", exc_info=True)
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-LIMIT_S = 300  # after which ranks that wait for each other are an error
+LIMIT_S = 600  # after which ranks that wait for each other are an error
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["lavis_mafa.openclip", "lavis_mafa.builders", "lavis_mafa.tasks", "lavis_mafa.runner", "lavis.common.optims"]

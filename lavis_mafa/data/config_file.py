@@ -31,7 +31,11 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
     if not OmegaConf.is_dict(given) or not any(section in given for section in SECTIONS):
         raise ValueError(f"--cfg-path: {path} is no config of a run: it needs the keys {', '.join(SECTIONS)}")
     with omegaconf_told("--options"):
-        return OmegaConf.merge(given, OmegaConf.from_dotlist(list(options)))
+        chosen = OmegaConf.from_dotlist(list(options))
+        arch = OmegaConf.select(chosen, "run.con_d.arch")
+        if arch and arch != OmegaConf.select(given, "run.con_d.arch"):
+            OmegaConf.update(given, "run.con_d", None)  # its other keys are those of another network
+        return OmegaConf.merge(given, chosen)
 
 
 @contextmanager

@@ -113,6 +113,12 @@ def test_an_option_chooses_the_model_type() -> None:
     assert model.vit_model == "torchvision:mobilenet_v2"
 
 
+def test_another_con_d_chosen_by_an_option_brings_its_own_keys() -> None:
+    """The YAML names a mafa_blip2 with its model_type, which a file of verdicts has not."""
+    assert load("run.con_d={arch: file, path: some.parquet}").run.con_d == {"arch": "file", "path": "some.parquet"}
+    assert load("run.con_d.load_finetuned=false").run.con_d.model_type == "scenes_con_d"
+
+
 def test_missing_files_are_named_with_their_keys(tmp_path: Path) -> None:
     from lavis_mafa.config_values import missing_files, refuse_missing
 
