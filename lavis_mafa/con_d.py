@@ -17,6 +17,7 @@ from lavis.models import load_preprocess
 from lavis.models.albef_models import AlbefBase
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
+from lavis.processors import load_processor
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -28,7 +29,6 @@ from lavis_mafa.models.openclip_tower import TowerName, create_openclip_model
 from lavis_mafa.models.strict import build_strictly
 from lavis_mafa.models.text import tokenize
 from lavis_mafa.openclip import GuideScorer
-from lavis_mafa.openclip_processors import OpenClipImageEval
 
 ARCHITECTURES = (
     "mafa_blip2",
@@ -179,7 +179,7 @@ def build_guide(cfg: Mapping[str, Any], device: torch.device, section: str = "ru
     if name.pretrained is None:
         raise ValueError(f"{section}.vit_model names no weights; give {cfg.get('vit_model')}/TAG_OR_FILE")
     model = create_openclip_model(name, None).to(device)
-    vis_processor = OpenClipImageEval.from_config({"vit_model": cfg["vit_model"]})
+    vis_processor = load_processor("open_clip_image_eval", OmegaConf.create({"vit_model": cfg["vit_model"]}))
     return GuideScorer(model, ClipTokenizer(name.model), vis_processor, _fingerprint(model))
 
 

@@ -14,13 +14,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = (
-    *("lavis_mafa", "salesforce-lavis", "torch", "torchvision", "transformers", "timm", "open_clip_torch", "numpy"),
-    *("pandas", "pyarrow", "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "ray"),
-)
+from lavis_mafa.versions import installed_versions
+
 GPU_FAISS = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
 LEAST_GB = 2  # checkpoints and stores of the default job, with room to spare
 
@@ -93,16 +90,6 @@ def _told(output: str) -> dict[str, object]:
         if line.startswith("{"):
             told.update(json.loads(line))
     return told
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
@@ -179,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lavis_mafa.doctor", description="What this machine has and lacks")
     parser.add_argument("--timeout", type=float, default=180, help="seconds that a probe may take")
     timeout = parser.parse_args(arguments).timeout
-    found = versions()
+    found = installed_versions()
     torch, faiss, lavis = (probe(code, timeout) for code in (TORCH, FAISS, LAVIS))
     _print_facts(found, torch, faiss)
     installed = any(name in found for name in ("faiss-cpu", *GPU_FAISS))

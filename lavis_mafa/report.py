@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,8 @@ from lavis_mafa.data.records import RecordTable
 from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
+from lavis_mafa.versions import installed_versions
 
-PACKAGES = (
-    "lavis_mafa",
-    "torch",
-    "torchvision",
-    "salesforce-lavis",
-    "transformers",
-    "faiss-cpu",
-    "faiss-gpu",
-    "numpy",
-    "pandas",
-)
 SHOWN = 48  # connections on the page
 
 
@@ -115,12 +104,7 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | installed_versions()
 
 
 def commit() -> str | None:

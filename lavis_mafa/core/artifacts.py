@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writing, and the check that a file belongs to this run."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,21 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Makes a new folder beside `folder`; it takes the place of `folder`, whatever that held, once it is filled."""
+    new, old = (folder.with_name(f"{folder.name}.{part}.{os.getpid()}") for part in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync(file: IO[Any]) -> None:

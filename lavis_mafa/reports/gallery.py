@@ -6,8 +6,6 @@ index.html shows a page of cards at a time from data.js, so that ten thousand pa
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+
+from lavis_mafa.core.artifacts import atomic_folder
 
 THUMBNAIL = 320  # px, the longer side
 SMALL = 96  # px: images below are rendered ones, which JPEG and smoothing would smear
@@ -61,9 +61,8 @@ def write_gallery(
     An address names a view: index.html#q=red+cube&verdict=ambiguous&sort=-similarity&page=2.
     """
     folder, rows = Path(folder), list(rows)
-    new, old = (folder.with_name(f"{folder.name}.{part}.{os.getpid()}") for part in ("new", "old"))
-    try:
-        (new / "images").mkdir(parents=True)
+    with atomic_folder(folder) as new:
+        (new / "images").mkdir()
         images = {record: thumbnail(open_image(record), new, record) for record in _records(rows)}
         data = {"images": images, "rows": [_plain(row) for row in rows]}
         # ASCII alone: a caption may hold characters that end a line in JavaScript
@@ -78,12 +77,6 @@ def write_gallery(
             has_similarity=any(row.similarity is not None for row in rows),
         )
         (new / "index.html").write_text(html, encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
     return folder / "index.html"
 
 

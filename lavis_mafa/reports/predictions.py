@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from lavis_mafa.core.artifacts import atomic_folder
 from lavis_mafa.reports.gallery import PAGES, thumbnail
 
 
@@ -32,9 +31,8 @@ def write_predictions(
 ) -> Path:
     """Writes the folder anew and returns its index.html; samples of one image (`Said.image`) share a thumbnail."""
     folder, rows = Path(folder), list(rows)
-    new, old = (folder.with_name(f"{folder.name}.{part}.{os.getpid()}") for part in ("new", "old"))
-    try:
-        (new / "images").mkdir(parents=True)
+    with atomic_folder(folder) as new:
+        (new / "images").mkdir()
         first = {row.image: row.number for row in reversed(rows)}
         images = {image: thumbnail(open_image(number), new, number) for image, number in first.items()}
         data = {"images": images, "rows": [asdict(row) for row in rows]}
@@ -42,10 +40,4 @@ def write_predictions(
         (new / "data.js").write_text(f"window.predictions = {json.dumps(data)};\n", encoding="ascii")
         html = PAGES.get_template("predictions.html.j2").render(title=title, n=len(rows))
         (new / "index.html").write_text(html, encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
     return folder / "index.html"
