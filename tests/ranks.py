@@ -64,4 +64,5 @@ def _train_on_rank(world: int, port: int, arguments: tuple[str, ...], more: dict
     except SystemExit as end:
         raise RuntimeError(f"rank {rank}: {end.code}") from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
