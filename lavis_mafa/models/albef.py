@@ -96,7 +96,7 @@ class AlbefEncoding:
         """ITM head on the fusion half's [CLS] (ALBEF, section 3.2), (K, 2); the text half is run once a text."""
         with images_of_pairs(self.text_encoder, image_K):
             output = self.bert(
-                encoder_embeds=state.text_embeds[text_K],
+                encoder_embeds=state.text_embeds.index_select(0, text_K),
                 attention_mask=state.tokens.attention_mask[text_K],
                 encoder_hidden_states=state.image_embeds,
                 return_dict=True,

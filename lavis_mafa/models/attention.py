@@ -42,7 +42,8 @@ class FusedAttention:
         if is_cross:
             attention_mask = None  # every token of an image counts (LAVIS passes a mask of ones)
             if self.image_rows is not None:
-                key, value = key[self.image_rows], value[self.image_rows]
+                # not key[rows]: threads add up its gradient in any order, so that no two runs are the same to the bit
+                key, value = key.index_select(0, self.image_rows), value.index_select(0, self.image_rows)
         elif past_key_value is not None:
             key, value = torch.cat([past_key_value[0], key], 2), torch.cat([past_key_value[1], value], 2)
         query = self.transpose_for_scores(self.query(hidden_states))

@@ -114,7 +114,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         mask = state.tokens.attention_mask[text_K]  # (K, T)
         ids = state.tokens.input_ids[text_K].clone()
         ids[:, 0] = self.tokenizer.bos_token_id
-        cache = [(key[image_K], value[image_K]) for key, value in state.query_cache]
+        cache = [(key.index_select(0, image_K), value.index_select(0, image_K)) for key, value in state.query_cache]
         hidden = self.Qformer.bert(
             ids,
             attention_mask=torch.cat([mask.new_ones(len(mask), self.query_tokens.shape[1]), mask], dim=1),

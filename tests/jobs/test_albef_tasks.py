@@ -33,6 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
     """What results.json holds after the shortened run of a YAML."""
+    lavis_mafa.register()
     from lavis_mafa.config import load_config
     from lavis_mafa.config_values import refuse_missing
     from lavis_mafa.train import _run
