@@ -63,11 +63,6 @@ class LanguageModelParts(QformerParts):
     def language_model(self) -> nn.Module:
         return getattr(self, self.llm)
 
-    @property
-    def text_proj(self) -> nn.Module:
-        """The runner asks a model for the width of its embeddings: here that of the language model."""
-        return getattr(self, self.projection)
-
     def maybe_autocast(self, dtype: Any = None) -> Any:
         """LAVIS' autocast, in the language model's precision."""
         own = next(self.language_model.parameters()).dtype
