@@ -23,7 +23,9 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from lavis_mafa import checkpoint
 from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.core.plan import Plan
 from lavis_mafa.data.scenes.dataset import scenes_table
 from tests.jobs.commands import ROOT, environment, rows
 
@@ -336,3 +338,15 @@ def test_foreign_files_are_told(life: Life, copied: Path, tmp_path: Path) -> Non
     elsewhere = f"run.resume_ckpt_path={newest(copied)}"
     assert "is not in run.output_dir" in refused(life, tmp_path / "other", elsewhere)
     assert "holds a run" in refused(life, copied, "run.resume_ckpt_path=null")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_goes_on(
+    life: Life, unbroken: Path, tmp_path: Path
+) -> None:
+    """A rate of 1e30 breaks the weights in the first step of epoch 1: the loss of the second is the first to show it."""
+    folder = whole(life, tmp_path / "run", "run.stop_epoch=1")
+    assert life(folder, "run.resume_ckpt_path=auto", "run.init_lr=1e30") == 2
+    batch = Plan.load(folder / "plan_1.npz", epoch=1).batches(0)[1].tolist()
+    assert "the loss of epoch 1, step 1 is not finite" in told(folder) and f"records {batch}" in told(folder)
+    assert checkpoint.list_checkpoints(folder)[-1].name == "checkpoint_e0001_s0000000.pth"
+    ends_alike(whole(life, folder, "run.resume_ckpt_path=auto"), unbroken)
