@@ -96,7 +96,8 @@ def test_the_command_says_what_blocks(
     assert "remedy: bash run_scripts/setup.sh" in result.stdout and "FAISS: 9.9 FAKE GPU" in result.stdout
 
     monkeypatch.setattr(doctor, "probe", lambda code, timeout: doctor.Probe({"version": "1", "done": True}))
-    monkeypatch.setattr(doctor, "installed_versions", lambda: {"salesforce-lavis": "1.0.2", "numpy": "1.26.4", "faiss-cpu": "1"})
+    installed = {"salesforce-lavis": "1.0.2", "numpy": "1.26.4", "faiss-cpu": "1"}
+    monkeypatch.setattr(doctor, "installed_versions", lambda: installed)
     assert doctor.main([]) == 0
     assert "the main job can run" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "free_gb", lambda path: 0.1)

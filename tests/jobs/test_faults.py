@@ -343,7 +343,7 @@ def test_foreign_files_are_told(life: Life, copied: Path, tmp_path: Path) -> Non
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_goes_on(
     life: Life, unbroken: Path, tmp_path: Path
 ) -> None:
-    """A rate of 1e30 breaks the weights in the first step of epoch 1: the loss of the second is the first to show it."""
+    """A rate of 1e30 breaks the weights in the first step of epoch 1: the loss of the second shows it."""
     folder = whole(life, tmp_path / "run", "run.stop_epoch=1")
     assert life(folder, "run.resume_ckpt_path=auto", "run.init_lr=1e30") == 2
     batch = Plan.load(folder / "plan_1.npz", epoch=1).batches(0)[1].tolist()

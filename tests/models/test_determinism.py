@@ -1,4 +1,4 @@
-"""The same step twice gives the same gradients to the bit, whatever the number of threads: a resume is exact by that."""
+"""The same step twice gives the same gradients to the bit, with two threads too: a resume is exact by that."""
 
 from __future__ import annotations
 
