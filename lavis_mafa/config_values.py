@@ -17,7 +17,8 @@ from lavis_mafa.models.towers import local_file
 from lavis_mafa.tasks import precision
 
 AT_LEAST = {
-    **dict.fromkeys(("max_epoch", "batch_size_train", "batch_size_eval", "accum_grad_iters", "keep_checkpoints"), 1),
+    **dict.fromkeys(("max_epoch", "batch_size_train", "batch_size_eval", "accum_grad_iters"), 1),
+    **dict.fromkeys(("keep_checkpoints", "random_epochs"), 1),
     **dict.fromkeys(("seed", "num_workers", "warmup_steps", "save_every_steps", "k_test"), 0),
 }
 RATES = ("init_lr", "min_lr", "warmup_lr", "weight_decay")
@@ -138,7 +139,7 @@ def _weights(cfg: Any) -> Iterator[tuple[str, str]]:
     yield from _files_of(cfg.model, "model")
     con_d = cfg.run.get("con_d")
     mafa = MafaSettings.from_dict(cfg.model.get("mafa") or {})
-    if not con_d or cfg.run.evaluate or mafa.negatives != "hardest" or mafa.action == "keep":
+    if not con_d or cfg.run.evaluate or mafa.action == "keep":
         return
     if con_d.get("arch") == "file":
         yield "run.con_d.path", str(con_d.get("path"))

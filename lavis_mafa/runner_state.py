@@ -120,7 +120,8 @@ class RunState:
         if self.grit:
             self.embeddings.commit()
             barrier()
-            found = self.embeddings.gather(epoch) if is_main_process() else None
+            planned = epoch + 1 >= int(self.run_cfg.get("random_epochs", 1))
+            found = self.embeddings.gather(epoch) if planned and is_main_process() else None
         if is_main_process():
             self._plan(epoch + 1, found, plan).save(self._plan_path(epoch + 1))
         if self.connections is not None:

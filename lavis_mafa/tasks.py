@@ -62,7 +62,7 @@ class MafaPretrainTask(BaseTask):
         Raises:
             ValueError: the settings need a Con-D and none is configured.
         """
-        if student.mafa.negatives != "hardest" or student.mafa.action == "keep":
+        if student.mafa.action == "keep":
             return None
         if not self.run_cfg.get("con_d"):
             raise ValueError(

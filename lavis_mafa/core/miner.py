@@ -106,7 +106,8 @@ class ConnectionMiner:
             return hardest_pairs(sim_i2t_BB, sim_t2i_BB, excluded_BB)
         assert generator is not None, "negatives: multinomial draws from a generator, and none was given"
         weights_i2t_BB, weights_t2i_BB = sampling_weights(sim_i2t_BB), sampling_weights(sim_t2i_BB)
-        return sampled_pairs(weights_i2t_BB, weights_t2i_BB, excluded_BB, generator)
+        spares = self.scorer is not None
+        return sampled_pairs(weights_i2t_BB, weights_t2i_BB, excluded_BB, generator, spares)
 
     def _scores(
         self, batch: Mapping[str, Any], candidates: Candidates, tally: dict[str, int]

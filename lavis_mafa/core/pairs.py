@@ -87,16 +87,24 @@ def sampling_weights(logits_BB: Tensor) -> Tensor:
 
 
 def sampled_pairs(
-    weights_i2t_BB: Tensor, weights_t2i_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator
+    weights_i2t_BB: Tensor,
+    weights_t2i_BB: Tensor,
+    excluded_BB: Tensor,
+    generator: torch.Generator,
+    spares: bool = False,
 ) -> Candidates:
-    """For every text one image, for every image one text, drawn by weight among those not excluded; no spares.
+    """For every text one image, for every image one text, drawn by weight among those not excluded.
 
+    spares: draw another one of each anchor, for where a scorer leaves the first out.
     The generator stands on the device of the weights. Source: ALBEF's ITM negatives, as in LAVIS' BLIP-2.
     """
     image_B = _drawn(weights_t2i_BB, excluded_BB.T, generator)
     text_B = _drawn(weights_i2t_BB, excluded_BB, generator)
-    none_B = torch.full_like(image_B, -1)
-    return _candidates(image_B, none_B, text_B, none_B)
+    spare_image_B = spare_text_B = torch.full_like(image_B, -1)
+    if spares:
+        spare_image_B = _drawn(weights_t2i_BB, _and_taken(excluded_BB.T, image_B), generator)
+        spare_text_B = _drawn(weights_i2t_BB, _and_taken(excluded_BB, text_B), generator)
+    return _candidates(image_B, spare_image_B, text_B, spare_text_B)
 
 
 def judge(p_C: Tensor, low: float, high: float) -> Tensor:
@@ -168,6 +176,11 @@ def _drawn(weights_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator) 
     # multinomial refuses a row without weight: such a row draws among all and is masked after
     weights_BB = weights_BB.masked_fill(excluded_BB & ~closed_B1, 0.0)
     return torch.multinomial(weights_BB, 1, generator=generator).masked_fill(closed_B1, -1).squeeze(1)
+
+
+def _and_taken(excluded_BB: Tensor, column_B: Tensor) -> Tensor:
+    """`excluded_BB` and each row's own column_B; a row without one (-1) is closed throughout already."""
+    return excluded_BB.scatter(1, column_B.clamp(min=0)[:, None], True)
 
 
 def _candidates(image_B: Tensor, spare_image_B: Tensor, text_B: Tensor, spare_text_B: Tensor) -> Candidates:

@@ -144,6 +144,18 @@ def test_drawn_negatives_follow_the_generator():
         miner.mine(BATCH, sim, sim, OWN)
 
 
+def test_a_scorer_judges_drawn_pairs_too():
+    scorer = TableScorer(p01=0.9, p12=0.6)
+    miner = ConnectionMiner(MafaSettings(negatives="multinomial"), scorer)
+    sim = torch.full((3, 3), -1e4)
+    sim[0, 1] = sim[1, 2] = sim[2, 0] = 1e4
+    mined = miner.mine(BATCH, sim, sim.T, OWN, torch.Generator().manual_seed(0))
+    found = set(settled_rows(mined))
+    assert {(0, 1, 1), (2, 0, 0)} <= found  # a connection, and a negative
+    assert (1, 2) not in {row[:2] for row in found}  # ambiguous: another one of its anchor took its place
+    assert mined.counts["connections"] == mined.counts["ambiguous"] == mined.counts["spares"] == 2
+
+
 def test_mining_has_no_gradient():
     class Trainable(TableScorer):
         weight = torch.ones((), requires_grad=True)

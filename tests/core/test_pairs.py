@@ -136,6 +136,14 @@ def test_sampled_pairs_are_open_and_follow_the_generator(batch, seed):
     assert not excluded[drawn.image_C, drawn.text_C].any()
     assert len(drawn.image_C) == int((~excluded).any(dim=0).sum() + (~excluded).any(dim=1).sum())
     assert (drawn.spare_image_C == -1).all() and (drawn.spare_text_C == -1).all()
+    spared = sampled_pairs(*weights, excluded, torch.Generator().manual_seed(seed), spares=True)
+    assert [row[:2] for row in rows(spared)] == [row[:2] for row in rows(drawn)]  # the first draws are the same
+    for image, text, spare_image, spare_text, from_text in rows(spared):
+        others = (~excluded[:, text] if from_text else ~excluded[image]).sum() - 1
+        assert (spare_image < 0) == (spare_text < 0) == bool(others == 0)
+        if others:
+            assert (spare_text == text) if from_text else (spare_image == image)
+            assert (spare_image, spare_text) != (image, text) and not excluded[spare_image, spare_text]
 
 
 def test_sampled_pairs_follow_the_weights():

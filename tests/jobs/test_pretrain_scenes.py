@@ -69,3 +69,12 @@ def test_without_con_d_no_connections_are_reported(tmp_path: Path) -> None:
     assert "connections" not in results and "put to Con-D" not in printed
     assert not (tmp_path / "gallery").exists() and "gallery" not in printed
     assert results["plan"]["sampling"] == "random"
+
+
+def test_grit_may_wait_and_negatives_be_drawn(tmp_path: Path) -> None:
+    """run.random_epochs; and Con-D judges drawn pairs as it judges the hardest."""
+    options = ("run.random_epochs=2", "model.mafa.negatives=multinomial", "run.test_splits=[]")
+    run(*train(SCENES, *SMALL, *options, f"run.output_dir={tmp_path}"))
+    assert [row["sampling"] for row in rows(tmp_path / "epochs.jsonl")] == ["random", "random", "grit"]
+    steps = rows(tmp_path / "steps.jsonl")
+    assert all(row["scored"] + row["from_store"] > 0 and row["spares"] <= row["ambiguous"] for row in steps)
