@@ -11,15 +11,13 @@ the store grows by nearly 2N pairs an epoch, the most it can. A checkpoint holds
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import hardware
 
 from lavis_mafa import checkpoint
 from lavis_mafa.core.connections import ConnectionStore
@@ -127,15 +125,6 @@ def memory() -> dict[str, float]:
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     names = {"rss_mb": "VmRSS", "anonymous_mb": "RssAnon", "peak_mb": "VmHWM"}
     return {name: int(lines[field].split()[0]) / 1024 for name, field in names.items()}
-
-
-def hardware() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = {"user_s": usage.ru_utime, "system_s": usage.ru_stime, "niceness": os.nice(0)}
-    return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": total, "system": platform.platform(), **seconds}
 
 
 if __name__ == "__main__":
