@@ -42,6 +42,7 @@ EXTRAS = {
     "ray": ["ray>=2.9"],
     "eccv": ["eccv_caption>=0.1.0"],
     "dev": [
+        "eccv_caption>=0.1.0",
         "pytest>=8",
         "hypothesis>=6.100",
         "ruff>=0.9",
