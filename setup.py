@@ -24,6 +24,8 @@ BASE = [
     "PyYAML>=6.0",
 ]
 
+RAY = "ray[data]>=2.9"
+
 EXTRAS = {
     # LAVIS and what fits beside it: its OpenCV wheel needs NumPy 1, and pyarrow 26 needs NumPy 2.
     "lavis": [
@@ -39,9 +41,10 @@ EXTRAS = {
     "openclip": ["open_clip_torch>=3.0", "webdataset>=0.2.5", "braceexpand"],
     "cpu": ["faiss-cpu>=1.8"],
     "gpu": ["faiss-gpu>=1.15.1"],  # brings NVIDIA's cu12 runtime, cuBLAS and cuRAND
-    "ray": ["ray>=2.9"],
+    "ray": [RAY],
     "eccv": ["eccv_caption>=0.1.0"],
     "dev": [
+        RAY,  # the tests start a local cluster
         "eccv_caption>=0.1.0",
         "pytest>=8",
         "hypothesis>=6.100",

@@ -21,8 +21,8 @@ from lavis_mafa.smoke import shorten
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
-def parse_arguments(description: str, dry_run: bool = False) -> argparse.Namespace:
-    """--cfg-path and --options; with `dry_run` also --dry-run."""
+def parse_arguments(description: str, dry_run: bool = False, engines: tuple[str, ...] = ()) -> argparse.Namespace:
+    """--cfg-path and --options; with `dry_run` also --dry-run, with `engines` also --engine, the first its default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--cfg-path", required=True, help="YAML of the run, e.g. projects/mafa/blip2/pretrain_stage1_scenes.yaml"
@@ -32,6 +32,8 @@ def parse_arguments(description: str, dry_run: bool = False) -> argparse.Namespa
     )
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="say what the run would be and lacks, and end")
+    if engines:
+        parser.add_argument("--engine", choices=engines, default=engines[0], help="who does the work")
     return parser.parse_args()
 
 

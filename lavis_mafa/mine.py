@@ -1,4 +1,7 @@
-"""`python -m lavis_mafa.mine --cfg-path X.yaml --options a.b=c`: the missing connections of any data set."""
+"""`python -m lavis_mafa.mine --cfg-path X.yaml --options a.b=c`: the missing connections of any data set.
+
+`--engine ray` embeds, searches and scores on the Ray cluster of RAY_ADDRESS, or on two workers that it starts.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from lavis_mafa import register
@@ -21,8 +26,10 @@ from lavis_mafa.data.dataset import RecordImages
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Networks, mine
+from lavis_mafa.mining.ray_engine import RayEngine
 
 TEXT_BATCH = 256
+ENGINES = ("local", "ray")
 
 
 class RecordViews(RecordImages):
@@ -63,7 +70,6 @@ def load_source(cfg: Any) -> Source:
     Raises ValueError: more than one data set, or a split that it has not.
     """
     from lavis.common.registry import registry
-    from omegaconf import OmegaConf
 
     if len(cfg.datasets_cfg) != 1:
         raise ValueError("datasets: name one data set to mine; several annotation files go into one image_text")
@@ -114,6 +120,29 @@ def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
     return Networks(images, texts, score, _fingerprint(embedder), _fingerprint(con_d))
 
 
+@dataclass(frozen=True)
+class BuildNetworks:
+    """Builds the networks of a config wherever it is called: a Ray worker may stand on another machine."""
+
+    config: dict[str, Any]  # resolved
+    data: str  # fingerprint of the records
+
+    def __call__(self) -> Networks:
+        """Raises ValueError: the annotation is another one here."""
+        register()
+        config = OmegaConf.create(self.config)
+        cfg = SimpleNamespace(model_cfg=config.model, datasets_cfg=config.datasets, run_cfg=config.run)
+        source = load_source(cfg)
+        if source.data.table.fingerprint != self.data:
+            raise ValueError("a Ray worker reads another annotation than this machine: give all nodes the same files")
+        return networks(cfg, source.data, torch.device(config.run.device))
+
+
+def _ray_engine(cfg: Any, models: Networks, corpus: Corpus) -> RayEngine:
+    build = BuildNetworks(OmegaConf.to_container(cfg.config, resolve=True), corpus.table.fingerprint)
+    return RayEngine(build, models, gpus=cfg.run_cfg.device == "cuda")
+
+
 def _fingerprint(network: Any) -> str:
     """Weights and preparation: what an embedding or a score depends on beside the data."""
     prepared = (
@@ -126,8 +155,8 @@ def _fingerprint(network: Any) -> str:
     return f"{network.fingerprint}:{hashlib.blake2b(repr(prepared).encode(), digest_size=12).hexdigest()}"
 
 
-def run(arguments: Any) -> dict[str, Any]:
-    """Mine what the config names; returns what summary.json holds."""
+def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
+    """Mine what the config names, here or on Ray; returns what summary.json holds."""
     register()
     from lavis_mafa.config import load_config
     from lavis_mafa.mine_report import Job, report
@@ -137,11 +166,12 @@ def run(arguments: Any) -> dict[str, Any]:
     search = SearchSettings(**{name: settings[name] for name in SearchSettings.__dataclass_fields__})
     rule = MafaSettings(low=float(settings.low), high=float(settings.high))
     source = load_source(cfg)
-    corpus = Corpus.of(source.data.table)
+    corpus = Corpus.of(source.data.table, bool(settings.hide_siblings))
     folder = Path(settings.output_dir).expanduser().resolve()
     cache = Path(settings.cache_folder).expanduser() if settings.cache_folder else folder / "cache"
     models = networks(cfg, source.data, torch.device(settings.device))
-    mined = mine(corpus, models, search, rule, cache, source.stamp)
+    worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
+    mined = mine(corpus, models, search, rule, cache, source.stamp, worker)
     return report(Job(folder, cfg, source, corpus, mined, rule))
 
 
@@ -152,7 +182,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells every instruction set that it tries
     try:
-        run(parse_arguments("Mine the missing connections of an image-text data set"))
+        arguments = parse_arguments("Mine the missing connections of an image-text data set", engines=ENGINES)
+        run(arguments, arguments.engine)
     except ValueError as error:
         logging.getLogger().debug("", exc_info=True)
         sys.exit(f"error: {error}")

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.judgments import JudgedPairs, read_judged_pairs
+from lavis_mafa.mine_judgments import against_judgments
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
 from lavis_mafa.mining.corpus import Corpus
@@ -68,8 +70,11 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
     path = Path(given).expanduser() if given else job.folder / "review.csv"
     if given and not path.is_file():
         raise ValueError(f"run.review: no file at {path}")
+    judged = _judged(job)
     by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"against_judgments": against_judgments(judged, corpus, mined)} if judged else {}
+    if len(corpus.hidden_H):
+        figures["against_siblings"] = results.against_siblings(corpus, mined)
     if by_people:
         figures["against_review"] = results.quality(mined, by_people)
     elif not given:
@@ -86,6 +91,11 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
         "own_pairs_that_are_false": int((~truth(corpus.own_record_P, corpus.text_row_T[corpus.own_text_P])).sum()),
     }
     return by_truth, figures
+
+
+def _judged(job: Job) -> JudgedPairs | None:
+    file = job.cfg.run_cfg.judged_pairs
+    return read_judged_pairs(file, job.corpus.table) if file else None
 
 
 def _annotations(job: Job) -> dict[str, int]:
@@ -146,13 +156,18 @@ def _text(summary: dict[str, Any]) -> str:
     ]
     for name, words in (("against_truth", "truth function"), ("against_review", "labels")):
         if name in summary:
-            shown = [
-                f"{key} {_percent(summary[name].get(key))}"
-                for key in ("precision", "recall", "coverage")
-                if key in summary[name]
-            ]
-            lines.append(f"against the {words} ({summary[name]['labelled']:,} candidates): " + ", ".join(shown))
+            lines.append(_quality(words, summary[name]))
+    lines += [_quality(f"judgments, {name}", figures) for name, figures in summary.get("against_judgments", {}).items()]
+    if "against_siblings" in summary:
+        lines.append(_quality("hidden siblings", summary["against_siblings"]))
     return "\n".join([*lines, ""])
+
+
+def _quality(words: str, figures: dict[str, Any]) -> str:
+    keys = ("precision", "recall", "coverage", "found")
+    shown = [f"{key} {_percent(figures[key])}" for key in keys if key in figures]
+    labelled = figures["labelled"] if "labelled" in figures else figures["candidates"]
+    return f"against the {words} ({labelled:,} candidates): " + ", ".join(shown)
 
 
 def _percent(share: float | None) -> str:

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavis_mafa.mining.corpus import Corpus, packed, unpacked
-from lavis_mafa.mining.search import Known, Nearest, Vectors, nearest_items, recall_of_candidates, similarity_of_pairs
+from lavis_mafa.mining.search import (
+    Known,
+    Nearest,
+    SearchShards,
+    Vectors,
+    nearest_items,
+    recall_of_candidates,
+    similarity_of_pairs,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -64,7 +72,13 @@ class Found:
 
 
 def find_candidates(
-    corpus: Corpus, images_NQD: Vectors, texts_TD: Vectors, settings: SearchSettings, folder: Path, key: str
+    corpus: Corpus,
+    images_NQD: Vectors,
+    texts_TD: Vectors,
+    settings: SearchSettings,
+    folder: Path,
+    key: str,
+    search_shards: SearchShards,
 ) -> Found:
     """Search both directions over the whole set; `key` names the embeddings and settings in the cache `folder`."""
     texts_T1D = texts_TD[:, None, :]
@@ -77,7 +91,8 @@ def find_candidates(
         ("images", texts_T1D, images_NQD, text_P, record_P),
     ):
         known = Known.of(anchor_P, item_P, len(items))
-        near = nearest_items(anchors, items, settings.range_max, known, folder / f"{name}_{key}.npz", settings.index)
+        path, k = folder / f"{name}_{key}.npz", settings.range_max
+        near = nearest_items(anchors, items, k, known, path, settings.index, search_shards=search_shards)
         recall[name] = recall_of_candidates(anchors, items, near, known)
         best_own_A = np.full(len(anchors), -np.inf, np.float32)
         np.maximum.at(best_own_A, anchor_P, own_similarity_P)

@@ -5,12 +5,14 @@ Symbols: N records, T distinct texts, P own pairs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lavis_mafa.data.identity import text_id
 from lavis_mafa.data.records import RecordTable
 
 Ints = NDArray[np.int64]
@@ -20,22 +22,26 @@ Ints = NDArray[np.int64]
 class Corpus:
     """Every caption counts once, however many images carry it: no candidate is a copy of an own caption.
 
-    text_row_T: the first caption row of each text; own_record_P, own_text_P: own pairs, sorted, each once.
+    text_row_T: the first caption row of each text; own_record_P, own_text_P: own pairs, sorted, each once;
+    hidden_H: packed, the annotated pairs that mining is not told of (known false negatives), sorted.
     """
 
     table: RecordTable
     text_row_T: Ints
     own_record_P: Ints
     own_text_P: Ints
+    hidden_H: Ints
 
     @classmethod
-    def of(cls, table: RecordTable) -> Corpus:
+    def of(cls, table: RecordTable, hide_siblings: bool = False) -> Corpus:
+        """hide_siblings: of each image only the first caption is an own pair, the others belong to no image."""
         _, first_T, text_C = np.unique(table.text_id, return_index=True, return_inverse=True)
         order = np.argsort(first_T)  # texts in the order of the data, not of their hashes
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        record_P, text_P = unpacked(np.unique(packed(table.record_of_caption, place[text_C.ravel()])))
-        return cls(table, first_T[order].astype(np.int64), record_P, text_P)
+        annotated_C = packed(table.record_of_caption, place[text_C.ravel()])
+        own = np.unique(annotated_C[table.offsets[:-1]] if hide_siblings else annotated_C)
+        return cls(table, first_T[order].astype(np.int64), *unpacked(own), np.setdiff1d(annotated_C, own))
 
     @property
     def n_images(self) -> int:
@@ -49,6 +55,19 @@ class Corpus:
         """Raw captions of the texts start … stop."""
         captions: list[str] = self.table.captions.take(pa.array(self.text_row_T[start:stop])).to_pylist()
         return captions
+
+    def is_hidden(self, record_K: Ints, text_K: Ints) -> NDArray[np.bool_]:
+        """(K,) whether mining was not told of a pair that is annotated."""
+        hidden: NDArray[np.bool_] = np.isin(packed(record_K, text_K), self.hidden_H)
+        return hidden
+
+    def places(self, captions: Iterable[str]) -> Ints:
+        """The text that each caption is, by text_id; -1 where there is none."""
+        id_T = self.table.text_id[self.text_row_T]
+        order = np.argsort(id_T)
+        wanted = np.fromiter((text_id(caption) for caption in captions), np.int64)
+        at = order[np.searchsorted(id_T, wanted, sorter=order).clip(max=len(order) - 1)]
+        return np.where(id_T[at] == wanted, at, -1)
 
     def rows(self, record_K: Ints, text_K: Ints, **columns: object) -> pa.Table:
         """Pairs for people: path, ids and caption, beside the columns given."""

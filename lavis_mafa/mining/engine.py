@@ -6,10 +6,12 @@ Plain callables embed and score; everything between is here, streams, and goes o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,13 +23,15 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.mining.candidates import CandidatePairs, SearchSettings, find_candidates
 from lavis_mafa.mining.corpus import Corpus, packed, unpacked
 from lavis_mafa.mining.resumable import filled
-from lavis_mafa.mining.scoring import Score, scored
+from lavis_mafa.mining.scoring import scored
+from lavis_mafa.mining.search import Nearest, Shards, ShardSearch
 
 CODE = 1  # raised when the same input gives other embeddings, neighbours or scores
 PART = 2048  # images or captions embedded between two marks of progress
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Network = Literal["embed_images", "embed_texts", "score"]  # a field of Networks
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,30 @@ class Networks:
 
     embed_images: Callable[[Ints], NDArray[Any]]
     embed_texts: Callable[[Sequence[str]], NDArray[Any]]
-    score: Score
+    score: Callable[[Ints, Ints], Floats]
     embedder_fingerprint: str
     scorer_fingerprint: str
+
+
+class Engine(Protocol):
+    """Who does the work: this process (Local), or Ray (ray_engine.py). Results come in the order of what was asked."""
+
+    def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
+        """The results of one network, called with each of the inputs."""
+        ...
+
+    def search_shards(self, search: ShardSearch, shards: Shards) -> Iterator[Nearest]: ...
+
+
+@dataclass(frozen=True)
+class Local:
+    networks: Networks
+
+    def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
+        return starmap(getattr(self.networks, network), inputs)
+
+    def search_shards(self, search: ShardSearch, shards: Shards) -> Iterator[Nearest]:
+        return starmap(search, shards)
 
 
 @dataclass(frozen=True)
@@ -59,48 +84,54 @@ class Mined:
 
 
 def mine(
-    corpus: Corpus, networks: Networks, search: SearchSettings, rule: MafaSettings, cache: Path, data_fingerprint: str
+    corpus: Corpus,
+    networks: Networks,
+    search: SearchSettings,
+    rule: MafaSettings,
+    cache: Path,
+    data_fingerprint: str,
+    engine: Engine | None = None,
 ) -> Mined:
-    """Mine the whole corpus; what `cache` keeps is named by a hash of all that it depends on."""
+    """Mine the whole corpus; what `cache` keeps is named by a hash of all that it depends on, not by the engine."""
+    engine = engine or Local(networks)
     data = f"{corpus.table.fingerprint}:{data_fingerprint}"
     embeddings = _hash(networks.embedder_fingerprint, data)
-    images_NQD, texts_TD = embedded(corpus, networks, cache, embeddings)
-    key = _hash(embeddings, sorted(asdict(search).items()))
-    found = find_candidates(corpus, images_NQD, texts_TD, search, cache, key)
+    images_NQD, texts_TD = embedded(corpus, engine, cache, embeddings)
+    key = _hash(embeddings, sorted(asdict(search).items()), len(corpus.hidden_H))
+    found = find_candidates(corpus, images_NQD, texts_TD, search, cache, key, engine.search_shards)
     scores = _hash(networks.scorer_fingerprint, data)
     store = ConnectionStore(cache / f"scores_{scores}", scores)
     pairs = found.candidates
-    p_K, own_p_P = _scores(corpus, pairs, store, networks.score)
+    p_K, own_p_P = _scores(corpus, pairs, store, engine)
     verdict_K = judge(torch.from_numpy(p_K), rule.low, rule.high).numpy()
     return Mined(pairs, p_K, verdict_K, found.own_similarity_P, own_p_P, found.recall, store)
 
 
-def _scores(corpus: Corpus, pairs: CandidatePairs, store: ConnectionStore, score: Score) -> tuple[Floats, Floats]:
+def _scores(corpus: Corpus, pairs: CandidatePairs, store: ConnectionStore, engine: Engine) -> tuple[Floats, Floats]:
     """P(match) of candidates and of own pairs, in one pass over the images."""
     key_K, key_P = packed(pairs.record_K, pairs.text_K), packed(corpus.own_record_P, corpus.own_text_P)
     key_S = np.union1d(key_K, key_P)
     record_S, text_S = unpacked(key_S)
-    p_S = scored(store, score, record_S, corpus.text_row_T[text_S], "pairs")
+    p_S = scored(store, partial(engine.run, "score"), record_S, corpus.text_row_T[text_S], "pairs")
     return p_S[np.searchsorted(key_S, key_K)], p_S[np.searchsorted(key_S, key_P)]
 
 
-def embedded(corpus: Corpus, networks: Networks, cache: Path, key: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Embeddings (N, Q, D) and (T, D), float16, memory-mapped."""
-    images_NQD = filled(
-        cache / f"images_{key}.npy",
-        corpus.n_images,
-        PART,
-        lambda start, stop: networks.embed_images(np.arange(start, stop)).astype(np.float16),
-        "images",
-    )
-    texts_TD = filled(
-        cache / f"captions_{key}.npy",
-        corpus.n_texts,
-        PART,
-        lambda start, stop: networks.embed_texts(corpus.texts(start, stop)).astype(np.float16),
-        "captions",
-    )
+
+    def images(parts: list[range]) -> Iterator[NDArray[Any]]:
+        return map(_float16, engine.run("embed_images", ((np.array(part),) for part in parts)))
+
+    def texts(parts: list[range]) -> Iterator[NDArray[Any]]:
+        return map(_float16, engine.run("embed_texts", ((corpus.texts(part.start, part.stop),) for part in parts)))
+
+    images_NQD = filled(cache / f"images_{key}.npy", corpus.n_images, PART, images, "images")
+    texts_TD = filled(cache / f"captions_{key}.npy", corpus.n_texts, PART, texts, "captions")
     return images_NQD, texts_TD
+
+
+def _float16(rows: NDArray[Any]) -> NDArray[Any]:
+    return rows.astype(np.float16)
 
 
 def _hash(*parts: object) -> str:

@@ -107,6 +107,21 @@ def coverage(corpus: Corpus, mined: Mined, truth: TruthFunction, block: int = 25
     return among / (matches - own) if matches > own else None
 
 
+def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, Any]:
+    """Hidden captions: how many are candidates (coverage), connections of these (recall) and of all (found)."""
+    hidden = len(corpus.hidden_H)
+    sibling_K = corpus.is_hidden(mined.candidates.record_K, mined.candidates.text_K)
+    candidates, connections = int(sibling_K.sum()), int((sibling_K & (mined.verdict_K == CONNECTION)).sum())
+    return {
+        "hidden": hidden,
+        "candidates": candidates,
+        "connections": connections,
+        "coverage": _ratio(candidates, hidden),
+        "recall": _ratio(connections, candidates),
+        "found": _ratio(connections, hidden),
+    }
+
+
 def quality(mined: Mined, labelled: Labelled) -> dict[str, Any]:
     """Precision and recall of the connections over the labelled candidates, weighted."""
     connected_L = mined.verdict_K[labelled.at_L] == CONNECTION
@@ -125,9 +140,11 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def connected_captions(corpus: Corpus, mined: Mined) -> dict[int, list[str]]:
-    """image_id → the captions connected with it, the surest first."""
-    at_L = np.flatnonzero(mined.verdict_K == CONNECTION)
-    frame: pd.DataFrame = candidate_rows(corpus, mined, at_L).select(["image_id", "caption", "p"]).to_pandas()
-    frame = frame.sort_values("p", ascending=False, kind="stable")
+    """image_id → the captions connected with it and not yet annotated to it, each once, the surest first."""
+    pairs = mined.candidates
+    new_K = (mined.verdict_K == CONNECTION) & ~corpus.is_hidden(pairs.record_K, pairs.text_K)
+    rows = candidate_rows(corpus, mined, np.flatnonzero(new_K))
+    frame: pd.DataFrame = rows.select(["image_id", "text_id", "caption", "p"]).to_pandas()
+    frame = frame.sort_values("p", ascending=False, kind="stable").drop_duplicates(["image_id", "text_id"])
     captions: dict[int, list[str]] = frame.groupby("image_id")["caption"].agg(list).to_dict()
     return captions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from lavis_mafa.core.artifacts import atomic_write
 Rows = NDArray[Any]
 
 
-def filled(path: Path, n: int, part: int, compute: Callable[[int, int], Rows], what: str) -> Rows:
-    """The array of n rows at `path`, memory-mapped; compute(start, stop) gives what it lacks, `part` rows a time.
+def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Iterator[Rows]], what: str) -> Rows:
+    """The array of n rows at `path`, memory-mapped; compute(parts) gives those it lacks, in order, `part` rows each.
 
     Parts start at multiples of `part` in an unbroken run and in a resumed one, so that both give the same numbers.
     The name of the file must say what the rows depend on.
@@ -28,8 +28,8 @@ def filled(path: Path, n: int, part: int, compute: Callable[[int, int], Rows], w
         partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
         array, done = _reopened(partial, progress)
         with tqdm(total=n, initial=done, desc=what, unit_scale=True) as bar:
-            for start in range(done, n, part):
-                rows = compute(start, min(start + part, n))
+            parts = [range(start, min(start + part, n)) for start in range(done, n, part)]
+            for (start, *_), rows in zip(parts, compute(parts), strict=True):
                 if not np.isfinite(rows).all():
                     raise ValueError(
                         f"{what} {start} to {start + len(rows)} are not finite: check the weights, or take float32"

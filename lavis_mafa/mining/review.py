@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lavis_mafa.core.artifacts import atomic_write
-from lavis_mafa.data.identity import clean_path, text_id
+from lavis_mafa.data.identity import clean_path
 from lavis_mafa.mining.candidates import CandidatePairs
 from lavis_mafa.mining.corpus import Corpus, packed
 
@@ -73,11 +73,7 @@ def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
     record_of = {image: record for record, image in enumerate(corpus.table.images.to_pylist())}
     record = _column(path, frame["image"].map(clean_path), "image", record_of.get, "an image of the data set")
     weight = pd.to_numeric(frame["weight"]).to_numpy(float) if "weight" in frame else np.ones(len(frame))
-    text_ids = corpus.table.text_id[corpus.text_row_T]
-    order = np.argsort(text_ids)
-    wanted = frame["caption"].map(text_id).to_numpy(np.int64)
-    at = np.searchsorted(text_ids, wanted, sorter=order).clip(max=len(order) - 1)
-    text = np.where(text_ids[order[at]] == wanted, order[at], -1)
+    text = corpus.places(frame["caption"])
     said = ~np.isnan(label)
     key_K = packed(pairs.record_K, pairs.text_K)
     key_L = packed(record[said].astype(np.int64), np.maximum(text[said], 0))

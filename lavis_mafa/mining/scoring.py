@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,37 +12,45 @@ from lavis_mafa.core.connections import ConnectionStore
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-Score = Callable[[Ints, Ints], Floats]  # records (K,), caption rows (K,) → P(match) (K,)
+Pairs = tuple[Ints, Ints]  # records (K,), caption rows (K,)
 
 PART = 4096  # pairs between two parts on disk
 MERGE_EVERY = 32  # parts
 
 
-def scored(store: ConnectionStore, score: Score, record_K: Ints, text_row_K: Ints, what: str) -> Floats:
+def scored(
+    store: ConnectionStore,
+    score: Callable[[Iterable[Pairs]], Iterator[Floats]],
+    record_K: Ints,
+    text_row_K: Ints,
+    what: str,
+) -> Floats:
     """(K,) P(match), each pair scored once in the life of the store; pairs sorted by record come in few images a part.
 
-    Raises ValueError: a score that is no probability.
+    score: parts of the pairs → their P(match), part by part. Raises ValueError: a score that is no probability.
     """
     p_K = np.empty(len(record_K), np.float32)
-    new = 0
-    with tqdm(total=len(record_K), desc=what, unit="pair", unit_scale=True) as bar:
-        for start in range(0, len(record_K), PART):
-            part = slice(start, start + PART)
-            record, row = record_K[part], text_row_K[part]
-            p = store.lookup(record, row)
-            missing = np.isnan(p)
-            if missing.any():
-                p[missing] = _probabilities(score(record[missing], row[missing]))
-                store.add(record[missing], row[missing], p[missing])
-                store.flush()
-                new += 1
-                if new % MERGE_EVERY == 0:
-                    _tidy(store)
-            p_K[part] = p
-            bar.update(len(p))
-    if new:
+    for part in _parts(len(p_K)):
+        p_K[part] = store.lookup(record_K[part], text_row_K[part])
+    missing_K = np.isnan(p_K)
+    parts = [part for part in _parts(len(p_K)) if missing_K[part].any()]
+    found = score((record_K[part][missing_K[part]], text_row_K[part][missing_K[part]]) for part in parts)
+    with tqdm(total=len(p_K), initial=int((~missing_K).sum()), desc=what, unit="pair", unit_scale=True) as bar:
+        for number, (part, p_L) in enumerate(zip(parts, found, strict=True), 1):
+            at_L = part.start + np.flatnonzero(missing_K[part])
+            p_K[at_L] = _probabilities(p_L)
+            store.add(record_K[at_L], text_row_K[at_L], p_K[at_L])
+            store.flush()
+            if number % MERGE_EVERY == 0:
+                _tidy(store)
+            bar.update(len(at_L))
+    if parts:
         _tidy(store)
     return p_K
+
+
+def _parts(n: int) -> Iterator[slice]:
+    return (slice(start, start + PART) for start in range(0, n, PART))
 
 
 def _tidy(store: ConnectionStore) -> None:

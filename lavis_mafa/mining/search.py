@@ -5,7 +5,9 @@ Symbols: A anchors of P vectors, B items of Q vectors, D embedding. Tested in te
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,33 @@ class Nearest:
     similarity_Ak: Floats
 
 
+@dataclass(frozen=True)
+class ShardSearch:
+    """Finds every anchor's k nearest in one shard of the items, known ones left out."""
+
+    anchors_APD: Vectors
+    k: int
+    known: Known
+    backend: str
+    name: str
+
+    def __call__(self, start: int, items_BQD: Vectors) -> Nearest:
+        """items_BQD: the items start, start + 1, … of all."""
+        (n_anchors, width, dim), depth = self.anchors_APD.shape, items_BQD.shape[1]
+        index, best = NeighborIndex(items_BQD.reshape(-1, dim), backend=self.backend), _nothing(n_anchors, self.k)
+        for rows in tqdm(_chunks(n_anchors, max(1, CHUNK // width)), desc=f"neighbours {self.name}", leave=False):
+            wanted = self.k + self.known.most(rows[0], rows[-1] + 1)
+            item, similarity = _search(index, float32(self.anchors_APD[rows[0] : rows[-1] + 1]), depth, wanted)
+            item = np.where(item >= 0, item + start, -1)
+            similarity[self.known.mask(rows, item)] = -np.inf
+            _merge(best, rows, item, similarity)
+        return best
+
+
+Shards = Iterable[tuple[int, Vectors]]  # the first item's number, the items
+SearchShards = Callable[[ShardSearch, Shards], Iterator[Nearest]]
+
+
 def nearest_items(
     anchors_APD: Vectors,
     items_BQD: Vectors,
@@ -66,27 +95,33 @@ def nearest_items(
     path: Path,
     backend: str = "auto",
     shard: int = SHARD,
+    search_shards: SearchShards = starmap,
 ) -> Nearest:
     """The k items most similar to each anchor, known ones left out: similarity is the maximum over both sides' vectors.
 
     Exact where the index is (flat, torch): a search that finds too few distinct items is repeated with twice the depth.
     Works shard by shard of the items and keeps the best so far at `path`, from where a killed search goes on.
+    search_shards: results in the order of the shards; the default searches one after the other, here.
     """
-    (n_anchors, width, dim), (n_items, depth, _) = anchors_APD.shape, items_BQD.shape
-    best, done = _reopened(path, n_anchors, min(k, n_items))
-    per_shard, per_chunk = max(1, shard // depth), max(1, CHUNK // width)
-    for start in range(done, n_items, per_shard):
-        stop = min(start + per_shard, n_items)
-        index = NeighborIndex(items_BQD[start:stop].reshape(-1, dim), backend=backend)
-        for low in tqdm(range(0, n_anchors, per_chunk), desc=f"neighbours {path.stem.split('_')[0]}", leave=False):
-            rows = np.arange(low, min(low + per_chunk, n_anchors))
-            wanted = k + known.most(low, low + len(rows))
-            item, similarity = _search(index, float32(anchors_APD[low : low + len(rows)]), depth, wanted)
-            item = np.where(item >= 0, item + start, -1)
-            similarity[known.mask(rows, item)] = -np.inf
-            _merge(best, rows, item, similarity)
-        _save(path, best, stop)
+    n_anchors, (n_items, depth, _) = len(anchors_APD), items_BQD.shape
+    k, per_shard = min(k, n_items), max(1, shard // depth)
+    best, done = _reopened(path, n_anchors, k)
+    search = ShardSearch(anchors_APD, k, known, backend, path.stem.split("_")[0])
+    starts = range(done, n_items, per_shard)
+    shards = ((start, items_BQD[start : start + per_shard]) for start in starts)
+    for start, found in zip(starts, search_shards(search, shards), strict=True):
+        for rows in _chunks(n_anchors, CHUNK):
+            _merge(best, rows, found.item_Ak[rows], found.similarity_Ak[rows])
+        _save(path, best, min(start + per_shard, n_items))
     return best
+
+
+def _chunks(n: int, size: int) -> list[Ints]:
+    return [np.arange(low, min(low + size, n)) for low in range(0, n, size)]
+
+
+def _nothing(n_anchors: int, k: int) -> Nearest:
+    return Nearest(np.full((n_anchors, k), -1, np.int32), np.full((n_anchors, k), -np.inf, np.float32))
 
 
 def _search(index: NeighborIndex, anchors_aPD: Floats, depth: int, wanted: int) -> tuple[Ints, Floats]:
@@ -128,7 +163,7 @@ def _merge(best: Nearest, rows: Ints, item_an: Ints, similarity_an: Floats) -> N
 
 def _reopened(path: Path, n_anchors: int, k: int) -> tuple[Nearest, int]:
     if not path.exists():
-        return Nearest(np.full((n_anchors, k), -1, np.int32), np.full((n_anchors, k), -np.inf, np.float32)), 0
+        return _nothing(n_anchors, k), 0
     with np.load(path) as saved:
         return Nearest(saved["item"], saved["similarity"]), int(saved["done"])
 
@@ -158,7 +193,7 @@ def recall_of_candidates(
 def _exact(anchors_APD: Vectors, items_BQD: Vectors, anchor_a: Ints, k: int, known: Known) -> Nearest:
     """The exact k nearest of some anchors, a block of the items at a time."""
     anchors_aPD, rows = float32(anchors_APD[anchor_a]), np.arange(len(anchor_a))
-    best = Nearest(np.full((len(rows), k), -1, np.int32), np.full((len(rows), k), -np.inf, np.float32))
+    best = _nothing(len(rows), k)
     block = max(1, EXACT_BLOCK // items_BQD.shape[1])
     for low in range(0, len(items_BQD), block):
         items_bQD = float32(items_BQD[low : low + block])

@@ -115,11 +115,21 @@ def test_killed_and_started_again_it_gives_the_same(mined: tuple[Path, str], tmp
     process.communicate()
     assert not (tmp_path / "summary.json").exists()
     finished(start("mine", SCENES, *SMALL, f"run.output_dir={tmp_path}"))
+    assert_same(tmp_path, mined[0])
+
+
+def test_ray_gives_the_same(mined: tuple[Path, str], tmp_path: Path) -> None:
+    finished(start("mine", SCENES, *SMALL, f"run.output_dir={tmp_path}", "--engine", "ray"))
+    assert_same(tmp_path, mined[0])
+
+
+def assert_same(ours: Path, whole: Path) -> None:
+    """Two folders of results hold the same, but for their own names."""
     for name in ("connections.parquet", "suspects.csv", "review.csv"):
-        assert (tmp_path / name).read_bytes() == (mined[0] / name).read_bytes(), name
-    ours, whole = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path, mined[0]))
-    ours["config"]["run"]["output_dir"] = whole["config"]["run"]["output_dir"]
-    assert ours == whole
+        assert (ours / name).read_bytes() == (whole / name).read_bytes(), name
+    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (ours, whole))
+    one["config"]["run"]["output_dir"] = other["config"]["run"]["output_dir"]
+    assert one == other
 
 
 def test_pretraining_on_the_verdicts_needs_no_con_d(mined: tuple[Path, str], tmp_path: Path) -> None:

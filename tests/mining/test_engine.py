@@ -33,6 +33,18 @@ def test_every_caption_counts_once_and_own_pairs_are_those_of_any_image_that_has
     assert pairs == [(0, 0), (0, 1), (1, 1), (1, 2), (2, 3), (3, 0)]
 
 
+def test_hidden_siblings_are_no_own_pairs_and_so_candidates(corpus, tmp_path):
+    hiding = Corpus.of(table(ROWS), hide_siblings=True)
+    pairs = list(zip(hiding.own_record_P.tolist(), hiding.own_text_P.tolist(), strict=True))
+    assert pairs == [(0, 0), (1, 2), (2, 3), (3, 0)]
+    assert hiding.is_hidden(np.array([0, 1, 2, 0]), np.array([1, 1, 1, 0])).tolist() == [True, True, False, False]
+    told = run(tmp_path, corpus=corpus, range_max=4)  # the same cache serves both, and neither takes the other's pairs
+    untold = run(tmp_path, corpus=hiding, range_max=4)
+    assert len(untold.candidates) == len(told.candidates) + 2
+    figures = results.against_siblings(hiding, untold)
+    assert (figures["hidden"], figures["candidates"], figures["coverage"]) == (2, 2, 1.0)
+
+
 def test_candidates_are_all_pairs_but_the_known_where_k_is_large(mined, corpus):
     found = set(zip(mined.candidates.record_K.tolist(), mined.candidates.text_K.tolist(), strict=True))
     known = set(zip(corpus.own_record_P.tolist(), corpus.own_text_P.tolist(), strict=True))

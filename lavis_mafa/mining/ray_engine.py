@@ -1,0 +1,119 @@
+"""The work of mining on a Ray cluster: embedding and scoring on Ray Data, a task for every shard that is searched.
+
+Results come back in the order of what was asked, part by part as the local engine has them, and are written by the
+process that asked: so both engines leave the same files and share their cache. Tested in
+tests/mining/test_ray_engine.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavis_mafa.mining.engine import Network, Networks
+from lavis_mafa.mining.search import Nearest, Shards, ShardSearch
+
+LOCAL_WORKERS = 2  # of the cluster that is started where none is given
+
+
+class Worker:
+    """One of Ray Data's actors; builds the networks at its first part and keeps them."""
+
+    def __init__(self, build: Callable[[], Networks], network: Network, fingerprints: tuple[str, str]) -> None:
+        self.build, self.network, self.fingerprints = build, network, fingerprints
+
+    @cached_property
+    def call(self) -> Callable[..., NDArray[Any]]:
+        networks = self.build()
+        if fingerprints(networks) != self.fingerprints:
+            raise ValueError("a Ray worker has other weights than this machine: give all nodes the same files")
+        called: Callable[..., NDArray[Any]] = getattr(networks, self.network)
+        return called
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """Parts travel as bytes, whatever their shapes; what a user can get wrong comes back to be told there."""
+        (part,) = batch["part"]
+        try:
+            result: object = self.call(*pickle.loads(part))
+        except ValueError as error:
+            result = ValueError(str(error))
+        return {"result": [pickle.dumps(result, protocol=5)]}
+
+
+class RayEngine:
+    """An Engine (engine.py) on the cluster that RAY_ADDRESS names, else on one of two workers, started here.
+
+    build: makes the networks in every worker, so it travels by pickle. networks: the same ones, here. gpus: one worker
+    for each GPU of the cluster, not for each CPU.
+    Raises ValueError: no Ray, or a cluster without what the workers need.
+    """
+
+    def __init__(self, build: Callable[[], Networks], networks: Networks, gpus: bool = False) -> None:
+        self.ray = _started()
+        self.build, self.fingerprints = build, fingerprints(networks)
+        self.kind = "GPU" if gpus else "CPU"
+        self.workers = int(self.ray.cluster_resources().get(self.kind, 0))
+        if not self.workers:
+            raise ValueError(f"the Ray cluster has no {self.kind}: add a node that has one, or set run.device")
+
+    def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
+        parts = [{"part": pickle.dumps(each, protocol=5)} for each in inputs]
+        if not parts:
+            return
+        data = self.ray.data.from_items(parts, override_num_blocks=len(parts))
+        data.context.execution_options.preserve_order = True
+        data.context.enable_progress_bars = False  # the parts are counted where they are written
+        results = data.map_batches(
+            Worker,
+            fn_constructor_args=(self.build, network, self.fingerprints),
+            batch_size=1,
+            concurrency=min(self.workers, len(parts)),
+            **{f"num_{self.kind.lower()}s": 1},
+        )
+        for row in results.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, ValueError):
+                raise result
+            yield result
+
+    def search_shards(self, search: ShardSearch, shards: Shards) -> Iterator[Nearest]:
+        """No more shards are on their way at a time than there are workers."""
+        task = self.ray.remote(lambda search, start, items: search(start, items))
+        shared = self.ray.put(replace(search, anchors_APD=np.asarray(search.anchors_APD)))  # a memory map stays here
+        waiting: deque[Any] = deque()
+        for start, items in shards:
+            waiting.append(task.remote(shared, start, np.asarray(items)))
+            if len(waiting) == self.workers:
+                yield self.ray.get(waiting.popleft())
+        while waiting:
+            yield self.ray.get(waiting.popleft())
+
+
+def fingerprints(networks: Networks) -> tuple[str, str]:
+    return networks.embedder_fingerprint, networks.scorer_fingerprint
+
+
+def _started() -> Any:
+    """Ray, connected: nothing is reported to anyone, and no dashboard is started."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let anything else on the machine go first
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ValueError('--engine ray needs Ray: pip install -e ".[ray]", or leave --engine ray out') from None
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        own = {"address": "local", "num_cpus": LOCAL_WORKERS, "include_dashboard": False}
+        cluster: dict[str, Any] = {"address": address} if address else own
+        ray.init(**cluster, log_to_driver=False, logging_level=logging.WARNING)
+    return ray
