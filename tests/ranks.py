@@ -30,10 +30,15 @@ def on_ranks(world: int, folder: Path, function: Callable[..., Any], *args: Any)
 
 def train_on_ranks(world: int, *arguments: str, **more: str) -> None:
     """`python -m lavis_mafa.train ARGUMENTS…` on every rank, as torchrun starts it; `more`: environment variables."""
+    as_torchrun(world, _train, arguments, more)
+
+
+def as_torchrun(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """function(*args) of every rank, in the order of ranks, in torchrun's environment; it makes the group itself."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    _map(world, functools.partial(_train_on_rank, world, port, arguments, more))
+    return _map(world, functools.partial(_as_torchrun, world, port, function, args))
 
 
 def _map(world: int, job: Callable[[int], Any]) -> list[Any]:
@@ -52,17 +57,22 @@ def _on_rank(world: int, store: str, function: Callable[..., Any], args: tuple[A
         dist.destroy_process_group()
 
 
-def _train_on_rank(world: int, port: int, arguments: tuple[str, ...], more: dict[str, str], rank: int) -> None:
-    from lavis_mafa.train import main
-
+def _as_torchrun(world: int, port: int, function: Callable[..., Any], args: tuple[Any, ...], rank: int) -> Any:
     torch.set_num_threads(1)
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update(more | {name: str(value) for name, value in ranks.items()})
-    sys.argv = ["train", *arguments]
+    os.environ.update({name: str(value) for name, value in ranks.items()})
     try:
-        main()
+        return function(*args)
     except SystemExit as end:
         raise RuntimeError(f"rank {rank}: {end.code}") from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _train(arguments: tuple[str, ...], more: dict[str, str]) -> None:
+    from lavis_mafa.train import main
+
+    os.environ.update(more)
+    sys.argv = ["train", *arguments]
+    main()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.data.identity import clean_path, image_id, text_id
+from lavis_mafa.openclip.judge import RowViews
 
 
 def pair_ids(images: Sequence[object], captions: Sequence[object]) -> Tensor:
@@ -49,6 +50,7 @@ class Feed:
 
     dataset: open_clip_train's CsvDataset. ids_N2: pair_ids of its rows. planner: batch, ranks, sampling. folder: of
     plans and embeddings, shared by all ranks. dim: D of the features. accum_freq: batches the loss sees at a time.
+    view: PIL image → tensor, how a judge sees an image.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class Feed:
         rank: int,
         accum_freq: int = 1,
         workers: int = 0,
+        view: Callable[[Any], Tensor] | None = None,
     ) -> None:
-        self.dataset, self.ids_N2, self.planner = dataset, ids_N2, planner
+        self.dataset, self.ids_N2, self.planner, self.view = dataset, ids_N2, planner, view
         self.folder, self.rank, self.workers = folder, rank, workers
         self.num_samples = len(dataset)
         self.num_batches = self.num_samples // (planner.batch_size * planner.world)
@@ -113,6 +116,17 @@ class Feed:
     def ids(self, n: int) -> Tensor:
         """(n, 2) image_id and text_id of the same rows."""
         return self.ids_N2[self.rows(n)]
+
+    def samples(self, n: int, device: torch.device) -> dict[str, Any]:
+        """What a judge asks of the same rows: row, image_id, text_id (n,), caption, and con_d_image where it looks."""
+        row_n = self.rows(n)
+        image_id_n, text_id_n = self.ids_N2[row_n].unbind(dim=1)
+        captions = [str(self.dataset.captions[row]) for row in row_n.tolist()]
+        samples = {"row": row_n, "image_id": image_id_n, "text_id": text_id_n, "caption": captions}
+        if self.view is None:
+            return samples
+        paths = [str(self.dataset.images[row]) for row in row_n.tolist()]
+        return {**samples, "con_d_image": RowViews(paths, self.view, device)}
 
     def keep(self, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
         """Stores the features that the next epoch is planned from, once for each batch."""

@@ -40,7 +40,8 @@ class BiEncoderGuide:
 
     def exceeds(self, anchor_RG: Tensor, partner_WG: Tensor, own_R: Tensor) -> Tensor:
         """(R, W) bool: the guide finds partner w closer to anchor r, by the margin, than r's own partner (own_R)."""
-        return anchor_RG @ partner_WG.T > own_R[:, None] + self.margin
+        with torch.autocast(anchor_RG.device.type, enabled=False):  # a half-precision cosine is off by a margin
+            return anchor_RG @ partner_WG.T > own_R[:, None] + self.margin
 
     def masks(self, guide_image_features_BG: Tensor, guide_text_features_BG: Tensor) -> PairMasks:
         """The verdicts on a rank's own batch, from guide features (B, G) of any length."""
@@ -150,6 +151,7 @@ class ItmGuide:
         known_BB = own_positives(B, B, device=device)
         if "image_id" in batch and "text_id" in batch:
             known_BB = known_positives(batch["image_id"].to(device), batch["text_id"].to(device))
-        sim_BB = image_features_BD.float() @ text_features_BD.float().T
+        with torch.autocast(device.type, enabled=False):
+            sim_BB = image_features_BD.float() @ text_features_BD.float().T
         mined = self.miner.mine(batch, sim_BB, sim_BB.T, known_BB)
         return PairMasks.of_mined(mined, self.settings, B)

@@ -1,17 +1,25 @@
-"""A matching network of LAVIS as judge in open_clip's training. Tested in tests/openclip/test_judge.py."""
+"""Who tells false negatives from negatives in open_clip's training. Tested in tests/openclip/test_judge.py.
+
+A judge is called with the samples of a batch, as a feed gives them, and its features; it answers with keywords of the
+loss. Whatever it looks at, images are as their file has them: its own view, unaugmented.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import open_clip
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.openclip.guide import ItmGuide
-from lavis_mafa.openclip.masks import PairMasks
+from lavis_mafa.openclip.guide import ItmGuide, OpenClipEncoder
+
+BATCH = 64  # of a guide, which may see an accumulated batch at once
+
+Judge = Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Any]]
 
 
 class RowViews:
@@ -29,24 +37,35 @@ class RowViews:
             return self.prepare(image.convert("RGB"))
 
 
-class RowJudge:
-    """Asks Con-D about the hardest pairs of a batch, given as rows of CSV data; it sees every image unaugmented.
+class ItmJudge:
+    """Asks a matching network about the hardest pairs of a batch.
 
     scorer: a PairScorer with `vis_processor`, its own view of a PIL image, as lavis_mafa.con_d's have one.
     """
 
-    def __init__(self, scorer: Any, settings: MafaSettings, paths: Sequence[str], captions: Sequence[str]) -> None:
-        self.guide, self.prepare = ItmGuide(scorer, settings), scorer.vis_processor
-        self.paths, self.captions = paths, captions
+    def __init__(self, scorer: Any, settings: MafaSettings) -> None:
+        self.guide, self.vis_processor = ItmGuide(scorer, settings), scorer.vis_processor
 
-    def __call__(self, row_n: Tensor, ids_n2: Tensor, image_features_nD: Tensor, text_features_nD: Tensor) -> PairMasks:
-        rows = row_n.tolist()
-        views = RowViews([str(self.paths[row]) for row in rows], self.prepare, image_features_nD.device)
-        image_id, text_id = ids_n2.unbind(dim=1)
-        batch = {
-            "con_d_image": views,
-            "caption": [str(self.captions[row]) for row in rows],
-            "image_id": image_id,
-            "text_id": text_id,
-        }
-        return self.guide(batch, image_features_nD.detach(), text_features_nD.detach())
+    def __call__(
+        self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
+    ) -> dict[str, Any]:
+        """{"pairs": PairMasks}; samples: con_d_image, caption, image_id, text_id."""
+        return {"pairs": self.guide(samples, image_features_nD.detach(), text_features_nD.detach())}
+
+
+class EncoderJudge:
+    """Features of a frozen open_clip model for batches as they come, in its own preprocessing and tokens."""
+
+    def __init__(self, model: str, pretrained: str, device: Any) -> None:
+        net, _, self.vis_processor = open_clip.create_model_and_transforms(model, pretrained, device=device)
+        self.encode, self.tokenizer = OpenClipEncoder(net), open_clip.get_tokenizer(model)
+
+    def __call__(
+        self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
+    ) -> dict[str, Any]:
+        """{"guide_image_features", "guide_text_features"}: (n, G) of unit length; samples: con_d_image, caption."""
+        token_nT = self.tokenizer(samples["caption"]).to(image_features_nD.device)
+        with torch.autocast(image_features_nD.device.type, enabled=False):
+            parts = zip(samples["con_d_image"].split(BATCH), token_nT.split(BATCH), strict=True)
+            encoded = [self.encode(images, tokens) for images, tokens in parts]
+        return {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}

@@ -10,28 +10,70 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip import loss as open_clip_loss
-from torch import Tensor
+from torch import Tensor, nn
 
 from lavis_mafa.core.losses import itc_targets, leave_out, smooth_own_columns, soft_cross_entropy
 from lavis_mafa.openclip.guide import BiEncoderGuide, unit_length
 from lavis_mafa.openclip.masks import PairMasks, Step, gather_rows
 
 
-class _Managed:
-    """What both losses share: the settings, and a step's facts from the keywords of a call."""
+class _Managed(nn.Module):
+    """What both losses share: a mixin before open_clip's loss, which has the call where nothing is managed."""
 
     rank: int
     world_size: int
-    alpha: float
-    connections: Tensor | None
-    guide: BiEncoderGuide | None
 
-    def _configure(self, alpha: float, connections: Tensor | None, guide: BiEncoderGuide | None) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.0,
+        connections: Tensor | None = None,
+        guide: BiEncoderGuide | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha!r}: allowed is a number in [0, 1], 0 for no S-ITC")
         if connections is not None and (connections.dim() != 2 or connections.shape[1] != 2):
             raise ValueError(f"connections has shape {tuple(connections.shape)}: give (P, 2) ids, image and text a row")
+        if getattr(self, "use_horovod", False):
+            raise ValueError(f"{type(self).__name__} gathers by torch.distributed: leave out use_horovod")
         self.alpha, self.connections, self.guide = alpha, connections, guide
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor | None = None,
+        output_dict: bool = False,
+        *,
+        image_id: Tensor | None = None,
+        text_id: Tensor | None = None,
+        pairs: PairMasks | None = None,
+        guide_image_features: Tensor | None = None,
+        guide_text_features: Tensor | None = None,
+    ) -> Any:
+        """The loss, a scalar, or with output_dict {"contrastive_loss": loss}.
+
+        image_features, text_features: (B, D) of unit length. image_id, text_id: (B,) int64; pairs of one image or one
+        caption are positives. pairs: what a guide or a miner said of this rank's batch. guide_image_features,
+        guide_text_features: (B, G), read by the guide. All keywords may travel in the model's output dictionary.
+
+        Raises ValueError where ids or guide features are missing that a setting needs.
+        """
+        model_out = image_features, text_features, logit_scale, logit_bias
+        step = self._step(image_features, image_id, text_id, pairs, guide_image_features, guide_text_features)
+        if step is None:
+            return super().forward(*model_out, output_dict=output_dict)
+        loss = self._managed(step, *model_out)
+        return {"contrastive_loss": loss} if output_dict else loss
+
+    def _managed(
+        self, step: Step, image_BD: Tensor, text_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor | None
+    ) -> Tensor:
+        """The loss of a step that has something to manage."""
+        raise NotImplementedError
 
     def _step(
         self,
@@ -75,52 +117,14 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
     Raises ValueError for an alpha outside [0, 1], connections of another shape, or Horovod.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        alpha: float = 0.0,
-        connections: Tensor | None = None,
-        guide: BiEncoderGuide | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._configure(alpha, connections, guide)
-        if getattr(self, "use_horovod", False):
-            raise ValueError("MafaClipLoss gathers by torch.distributed: leave out use_horovod")
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor,
-        logit_bias: Tensor | None = None,
-        output_dict: bool = False,
-        *,
-        image_id: Tensor | None = None,
-        text_id: Tensor | None = None,
-        pairs: PairMasks | None = None,
-        guide_image_features: Tensor | None = None,
-        guide_text_features: Tensor | None = None,
-    ) -> Any:
-        """The loss, a scalar, or with output_dict {"contrastive_loss": loss}.
-
-        image_features, text_features: (B, D) of unit length. image_id, text_id: (B,) int64; pairs of one image or one
-        caption are positives. pairs: what a guide or a miner said of this rank's batch. guide_image_features,
-        guide_text_features: (B, G), read by the guide. All keywords may travel in the model's output dictionary.
-
-        Raises ValueError where ids or guide features are missing that a setting needs.
-        """
-        step = self._step(image_features, image_id, text_id, pairs, guide_image_features, guide_text_features)
-        if step is None:
-            return super().forward(
-                image_features, text_features, logit_scale, logit_bias=logit_bias, output_dict=output_dict
-            )
+    def _managed(
+        self, step: Step, image_BD: Tensor, text_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor | None
+    ) -> Tensor:
         # a bias common to all logits moves no softmax, so it is left out here
-        logits_2RW = self.get_logits(image_features, text_features, logit_scale)
+        logits_2RW = self.get_logits(image_BD, text_BD, logit_scale)
         directions = zip(logits_2RW, *self._targets(step), strict=True)
         i2t, t2i = (soft_cross_entropy(*leave_out(*direction)) for direction in directions)
-        loss = (i2t + t2i) / 2
-        return {"contrastive_loss": loss} if output_dict else loss
+        return (i2t + t2i) / 2
 
     def _targets(self, step: Step) -> tuple[list[Tensor], list[Tensor]]:
         """Targets and dropped pairs of each direction, (R, W): R is B, or W where each rank computes the whole loss."""
@@ -145,49 +149,23 @@ class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
     Where there is something to manage, texts of other ranks come by one all_gather, whatever dist_impl says.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        alpha: float = 0.0,
-        connections: Tensor | None = None,
-        guide: BiEncoderGuide | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._configure(alpha, connections, guide)
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor,
-        logit_bias: Tensor,
-        output_dict: bool = False,
-        *,
-        image_id: Tensor | None = None,
-        text_id: Tensor | None = None,
-        pairs: PairMasks | None = None,
-        guide_image_features: Tensor | None = None,
-        guide_text_features: Tensor | None = None,
-    ) -> Any:
-        """The loss, a scalar, or with output_dict {"contrastive_loss": loss}. Keywords and errors: see MafaClipLoss."""
-        step = self._step(image_features, image_id, text_id, pairs, guide_image_features, guide_text_features)
-        if step is None:
-            return super().forward(image_features, text_features, logit_scale, logit_bias, output_dict=output_dict)
+    def _managed(
+        self, step: Step, image_BD: Tensor, text_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor | None
+    ) -> Tensor:
         positive_BW, dropped_BW = step.by_pair()
         target_BW = smooth_own_columns(positive_BW.float(), self.alpha, step.first_col, step.B)
-        loss: Any = 0.0
+        loss = image_BD.new_zeros((), dtype=torch.float32)
         columns = zip(
-            self._texts_of_all_ranks(text_features),
+            self._texts_of_all_ranks(text_BD),
             target_BW.split(step.B, dim=1),
             dropped_BW.split(step.B, dim=1),
             strict=True,
         )
-        for text_BD, target_BB, dropped_BB in columns:  # rank by rank, so that no (B, W) logits are held
-            logits_BB = self.get_logits(image_features, text_BD, logit_scale, logit_bias).float()
+        for texts_BD, target_BB, dropped_BB in columns:  # rank by rank, so that no (B, W) logits are held
+            logits_BB = self.get_logits(image_BD, texts_BD, logit_scale, logit_bias).float()
             loss_BB = F.binary_cross_entropy_with_logits(logits_BB, target_BB, reduction="none")
             loss = loss + loss_BB.masked_fill(dropped_BB, 0.0).sum() / step.B
-        return {"contrastive_loss": loss} if output_dict else loss
+        return loss
 
     def _texts_of_all_ranks(self, text_BD: Tensor) -> tuple[Tensor, ...]:
         if self.world_size == 1:

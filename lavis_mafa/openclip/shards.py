@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,36 @@ from lavis_mafa.core.chain import Chainer
 from lavis_mafa.core.siblings import keep_apart
 from lavis_mafa.data.identity import image_id, text_id
 
-IDS = "mafa_ids"
+IDS, VIEW, CAPTION = "mafa_ids", "mafa_view", "mafa_caption"
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+View = Callable[[Any], Tensor]
 
 
 class Identified:
-    """A stage of webdataset's pipeline that adds (image_id, text_id): of shard and key, and of the caption."""
+    """A stage of webdataset's pipeline that adds (image_id, text_id): of shard and key, and of the caption.
 
-    def __init__(self, stage: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
-        self.stage = stage
+    view: PIL image → tensor, how a judge sees an image; then its view and the caption as it stands are added too.
+    """
+
+    def __init__(self, stage: Callable[[Iterable[Any]], Iterable[Any]], view: View | None) -> None:
+        self.stage, self.view = stage, view
 
     def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
         for sample in self.stage(samples):
             name = f"{Path(sample['__url__']).name}/{sample['__key__']}"
-            yield {**sample, IDS: torch.tensor([image_id("webdataset", name), text_id(sample["text"])])}
+            more: dict[str, Any] = {IDS: torch.tensor([image_id("webdataset", name), text_id(sample["text"])])}
+            if self.view is not None:
+                more |= {VIEW: self.view(sample["image"]), CAPTION: sample["text"]}
+            yield {**sample, **more}
 
 
-def identified(wds: Any) -> dict[str, Any]:
-    """webdataset's `rename` and `to_tuple`, as open_clip calls them, with the ids of every sample going along."""
+def identified(wds: Any, view: View | None) -> dict[str, Any]:
+    """webdataset's `rename` and `to_tuple`, as open_clip calls them, with what Identified adds going along."""
     rename, to_tuple = wds.rename, wds.to_tuple
+    more = [IDS] if view is None else [IDS, VIEW, CAPTION]
     return {
-        "rename": lambda *args, **names: Identified(rename(*args, **names)),
-        "to_tuple": lambda *names: to_tuple(*names, IDS),
+        "rename": lambda *args, **names: Identified(rename(*args, **names), view),
+        "to_tuple": lambda *names: to_tuple(*names, *more),
     }
 
 
@@ -78,9 +86,10 @@ def without_eof(open_clip_data: Any) -> dict[str, Any]:
 class ShardFeed:
     """The training loader that open_clip's loop sees: batches (images, texts) of look-alikes.
 
-    info: open_clip_train's DataInfo of shards, whose loader yields (images, texts, ids (B, 2)). encode: images and
-    texts → features (B, D) of unit length by the model as it stands. buffer: batches that are grouped at a time; the
-    first epoch is left as it comes, as is everything where buffer is 1. accum_freq: batches the loss sees at a time.
+    info: open_clip_train's DataInfo of shards, whose loader yields (images, texts, ids (B, 2)), for a judge with its
+    view of the images and the captions. encode: images and texts → features (B, D) of unit length by the model as it
+    stands. buffer: batches that are grouped at a time; the first epoch is left as it comes, as is everything where
+    buffer is 1. accum_freq: batches the loss sees at a time.
     """
 
     def __init__(
@@ -91,7 +100,7 @@ class ShardFeed:
         self.num_samples, self.num_batches = info.dataloader.num_samples, info.dataloader.num_batches
         self.epoch = -1
         self.fresh = False
-        self._last: deque[Tensor] = deque(maxlen=accum_freq)
+        self._last: deque[list[Any]] = deque(maxlen=accum_freq)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -107,29 +116,45 @@ class ShardFeed:
         while batches := list(islice(loader, self.buffer)):
             if self.epoch > 0 and len(batches) > 1:
                 batches = self._grouped(batches, np.random.default_rng((self.seed, self.epoch, self.rank, number)))
-            for images, texts, ids_B2 in batches:
-                self._last.append(ids_B2)
+            for images, texts, *known in batches:
+                self._last.append(known)
                 self.fresh = True
                 yield images, texts
             number += 1
 
     def ids(self, n: int) -> Tensor:
         """(n, 2) image_id and text_id of the batch, or of the accumulated batches, that the loss is called with."""
-        ids_n2 = torch.cat(list(self._last))
+        ids_n2 = torch.cat([ids_B2 for ids_B2, *_ in self._last])
         assert len(ids_n2) == n, f"{len(ids_n2)} pairs were handed out, {n} features came back"
         return ids_n2
+
+    def samples(self, n: int, device: torch.device) -> dict[str, Any]:
+        """What a judge asks of the same pairs: image_id, text_id (n,), caption and con_d_image (n, 3, h, w)."""
+        image_id_n, text_id_n = self.ids(n).unbind(dim=1)
+        _, view_n3hw, captions = (_joined(parts) for parts in zip(*self._last, strict=True))
+        seen = {"con_d_image": view_n3hw.to(device), "caption": captions}
+        return {"image_id": image_id_n, "text_id": text_id_n, **seen}
 
     def keep(self, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
         """Nothing is kept: the next buffer is embedded anew."""
         self.fresh = False
 
-    def _grouped(self, batches: list[tuple[Tensor, ...]], rng: np.random.Generator) -> list[tuple[Tensor, ...]]:
+    def _grouped(self, batches: list[tuple[Any, ...]], rng: np.random.Generator) -> list[tuple[Any, ...]]:
         """The same pairs, chained and cut into as many batches, those in random order."""
-        features = zip(*(self.encode(images, texts) for images, texts, _ in batches), strict=True)
+        features = zip(*(self.encode(images, texts) for images, texts, *_ in batches), strict=True)
         image_MD, text_MD = (torch.cat(part).float().cpu().numpy() for part in features)
-        parts = [torch.cat(part) for part in zip(*batches, strict=True)]
+        parts = [_joined(part) for part in zip(*batches, strict=True)]
         size = len(batches[0][0])
         order = Chainer(size).chain(image_MD, text_MD, int(rng.integers(len(image_MD))))
         if self.siblings == "apart":
             order = keep_apart(order, parts[2][:, 0].numpy(), size)
-        return [tuple(part[rows] for part in parts) for rows in rng.permutation(order.reshape(-1, size))]
+        return [tuple(_taken(part, rows) for part in parts) for rows in rng.permutation(order.reshape(-1, size))]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Tensors or lists of several batches as one."""
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else list(chain(*parts))
+
+
+def _taken(part: Any, rows: np.ndarray) -> Any:
+    return part[rows] if isinstance(part, Tensor) else [part[row] for row in rows]

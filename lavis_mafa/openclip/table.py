@@ -1,9 +1,9 @@
-"""Guide features of every row of the data, computed once before training. Tested in tests/openclip/test_train.py."""
+"""Guide features of every row of CSV data, computed once before training. Tested in tests/openclip/test_train.py."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,20 @@ class GuideTable:
     """The features of a frozen open_clip model for each image and each caption, float16 on disk, memory-mapped.
 
     The guide sees every image unaugmented, in its own preprocessing, and tokens of its own tokenizer; so training pays
-    nothing for it. `rows` gives what a loss with a BiEncoderGuide asks for.
+    nothing for it. As a judge it gives what a loss with a BiEncoderGuide asks for.
     """
+
+    vis_processor = None  # it has seen the images
 
     def __init__(self, image_file: Path, text_file: Path) -> None:
         self.image_NG, self.text_NG = np.load(image_file, mmap_mode="r"), np.load(text_file, mmap_mode="r")
 
-    def rows(self, row_n: Tensor, device: torch.device) -> dict[str, Tensor]:
-        """{"guide_image_features", "guide_text_features"}: (n, G) float32 of these rows."""
-        tables = {"guide_image_features": self.image_NG, "guide_text_features": self.text_NG}
+    def __call__(
+        self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
+    ) -> dict[str, Any]:
+        """{"guide_image_features", "guide_text_features"}: (n, G) float32; samples: `row`, (n,)."""
+        tables, row_n = {"guide_image_features": self.image_NG, "guide_text_features": self.text_NG}, samples["row"]
+        device = image_features_nD.device
         return {name: torch.from_numpy(table[row_n.numpy()]).float().to(device) for name, table in tables.items()}
 
 

@@ -2,7 +2,7 @@
 
 All arguments of open_clip_train are open_clip's; ours begin with --mafa. Nothing of open_clip is copied or changed on
 disk: while it runs, its `get_data` and `create_loss` are ours, and we see the model that it creates. Tested in
-tests/openclip/test_train.py, test_shards.py and test_judge.py.
+tests/openclip/test_train.py, test_shards.py, test_judge.py and test_ranks.py.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.feed import Feed, fingerprint, pair_ids
 from lavis_mafa.openclip.guide import ACTIONS, BiEncoderGuide
 from lavis_mafa.openclip.handed import HandedLoss
-from lavis_mafa.openclip.judge import RowJudge
+from lavis_mafa.openclip.judge import EncoderJudge, ItmJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip.shards import ShardFeed, encoder, identified, without_eof
-from lavis_mafa.openclip.table import GuideTable, guide_table
+from lavis_mafa.openclip.table import guide_table
 
 BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
 
@@ -60,8 +60,7 @@ class Training:
         self.options = options
         self.model: Any = None
         self.feed: Feed | ShardFeed | None = None
-        self.table: GuideTable | None = None
-        self.judge: RowJudge | None = None
+        self.judge: Any = None
         self.guide = None
         if options.mafa_con_d and options.mafa_guide:
             raise ValueError("--mafa-con-d and --mafa-guide both judge pairs: give one of them")
@@ -83,8 +82,10 @@ class Training:
         plain = open_clip_data.get_wds_dataset
 
         def get_wds_dataset(args: Any, preprocess: Any, is_train: bool, **more: Any) -> Any:
-            names = identified(open_clip_data.wds) if is_train else {}
-            with replaced(open_clip_data.wds, **names):
+            if not is_train:
+                return plain(args, preprocess, is_train, **more)
+            self.judge = self._judge(args)
+            with replaced(open_clip_data.wds, **identified(open_clip_data.wds, self._view)):
                 return plain(args, preprocess, is_train, **more)
 
         with replaced(open_clip_data, get_wds_dataset=get_wds_dataset):
@@ -103,29 +104,42 @@ class Training:
         return data
 
     def _rows(self, args: Any, dataset: Any) -> Feed:
-        """CSV data: epochs are planned, and every row may be seen by a guide or Con-D as its file has it."""
-        folder, options = Path(args.logs) / args.name / "mafa", self.options
-        if self.guide:
-            where = folder, args.rank, args.world_size, args.device
-            self.table = guide_table(options.mafa_guide, options.mafa_guide_pretrained, dataset, *where)
-        if options.mafa_con_d:
-            settings = MafaSettings(action=options.mafa_con_d_action)
-            scorer = _con_d(options.mafa_con_d, torch.device(args.device))
-            self.judge = RowJudge(scorer, settings, dataset.images, dataset.captions)
+        """CSV data: epochs are planned, and what a judge says of a row may be kept."""
+        self.judge, folder = self._judge(args, dataset), self._folder(args)
         ids_N2 = pair_ids(dataset.images, dataset.captions)
         ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
-        return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks)
+        return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks, self._view)
 
     def _shards(self, args: Any, info: Any) -> ShardFeed:
         """WebDataset: what streams by is grouped in a buffer, and is not seen again."""
         options = self.options
-        if options.mafa_guide or options.mafa_con_d:
-            raise ValueError("--mafa-guide and --mafa-con-d look at the files of CSV data: shards have none to look at")
         space = options.mafa_search_space
         buffer = int(space) // args.batch_size if space.isdigit() else BUFFER
         buffer = max(buffer, 1) if options.mafa_sampling == "grit" else 1
         ranks = args.seed, args.rank, options.mafa_siblings, args.accum_freq
         return ShardFeed(info, encoder(self.model, args), buffer, *ranks)
+
+    def _judge(self, args: Any, dataset: Any = None) -> Any:
+        """Con-D or the guide that the arguments name; of rows that come back a guide's features are kept."""
+        options = self.options
+        if options.mafa_con_d:
+            scorer = _con_d(options.mafa_con_d, torch.device(args.device))
+            return ItmJudge(scorer, MafaSettings(action=options.mafa_con_d_action))
+        if not options.mafa_guide:
+            return None
+        guide = options.mafa_guide, options.mafa_guide_pretrained
+        if dataset is None:
+            return EncoderJudge(*guide, args.device)
+        return guide_table(*guide, dataset, self._folder(args), args.rank, args.world_size, args.device)
+
+    @property
+    def _view(self) -> Any:
+        """How the judge sees an image; None where it needs no look."""
+        return self.judge and self.judge.vis_processor
+
+    @staticmethod
+    def _folder(args: Any) -> Path:
+        return Path(args.logs) / args.name / "mafa"
 
     def create_loss(self, args: Any) -> HandedLoss:
         """The managed loss that the arguments ask for, and what it needs of each batch."""
@@ -141,7 +155,7 @@ class Training:
         ours: dict[str, Any] = {"connections": self._connections(args), "guide": self.guide}
         if args.siglip:
             ranks = {"rank": args.rank, "world_size": args.world_size, "dist_impl": args.loss_dist_impl}
-            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.table, self.options, self.judge)
+            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.options, self.judge)
         loss = MafaClipLoss(
             local_loss=args.local_loss,
             gather_with_grad=args.gather_with_grad,
@@ -150,7 +164,7 @@ class Training:
             world_size=args.world_size,
             **ours,
         )
-        return HandedLoss(loss, self.feed, self.table, self.options, self.judge)
+        return HandedLoss(loss, self.feed, self.options, self.judge)
 
     def _planner(self, args: Any, ids_N2: torch.Tensor) -> GritPlanner:
         space, options = self.options.mafa_search_space, self.options

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import lavis_mafa.openclip  # noqa: F401  open_clip knows mafa-scenes
+from lavis_mafa.core.connections import ConnectionStore
 from tests.jobs.commands import rows, run, train
 
 CONFIG = "projects/mafa/openclip/pretrain_scenes.yaml"
@@ -54,15 +55,19 @@ def test_pretraining_evaluation_and_zero_shot(tmp_path: Path) -> None:
     assert [(row["epoch"], row["step"]) for row in steps] == [(epoch, step) for epoch in range(2) for step in range(8)]
     assert {name for name in steps[0] if name.startswith("loss")} == {"loss", "loss_itc"}
     assert sum(row["connections"] for row in steps) > 0
+    fingerprint = json.loads((out / "connections" / "store.json").read_text())["fingerprint"]
+    assert len(ConnectionStore(out / "connections", fingerprint).to_frame()) == sum(row["scored"] for row in steps)
     assert [row["sampling"] for row in rows(out / "epochs.jsonl")] == ["random", "grit"]
     results = written(out)
     assert set(results["retrieval"]) == {"itc", "at_r"}  # no matching head, so nothing is re-ranked
     assert results["zero_shot"]["classes"] == 2
     assert "Zero-shot classification" in printed
     ours = f"model.pretrained={out / 'model.safetensors'}"
-    again = train(CONFIG, *SHORT, f"run.output_dir={tmp_path / 'eval'}", "model.load_pretrained=true", ours)
+    again = train(CONFIG, *SHORT, zero_shot, f"run.output_dir={tmp_path / 'eval'}", "model.load_pretrained=true", ours)
     run(*(word.replace("lavis_mafa.train", "lavis_mafa.evaluate") for word in again))
-    assert written(tmp_path / "eval")["retrieval"]["itc"] == results["retrieval"]["itc"]
+    evaluated = written(tmp_path / "eval")
+    assert evaluated["retrieval"]["itc"] == results["retrieval"]["itc"]
+    assert evaluated["zero_shot"] == results["zero_shot"]
 
 
 def test_a_bi_encoder_takes_con_ds_place(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from open_clip.transform import image_transform_v2
 from PIL import Image
 
-from lavis_mafa.models.openclip_tower import TowerName, build_openclip_tower, image_settings
+from lavis_mafa.models.openclip_tower import TowerName, build_openclip_tower, create_openclip_model, image_settings
 from lavis_mafa.models.towers import build_tower
 from tests.models.tiny import tiny_blip2
 
@@ -81,6 +81,14 @@ def test_the_weights_may_come_by_vit_weights_too(models):
     assert one.eval()(image).equal(other.eval()(image))
     assert one.source == other.source == str(file)
     assert build_tower("open_clip:tiny-vit", 32, None).source is None
+
+
+def test_a_pretrained_tag_is_open_clips_to_fetch(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setenv("LAVIS_MAFA_CACHE", str(tmp_path))
+    monkeypatch.setattr(open_clip, "create_model", lambda *args, **more: asked.append((*args, more["cache_dir"])))
+    create_openclip_model(TowerName.parse("open_clip:ViT-L-14/datacomp_xl_s13b_b90k"), None)
+    assert asked == [("ViT-L-14", "datacomp_xl_s13b_b90k", str(tmp_path / "open_clip"))]
 
 
 def test_another_image_size_interpolates_the_positions(models):

@@ -26,6 +26,22 @@ def test_a_larger_margin_finds_less_and_a_negative_one_more():
     assert not strict.dropped_2BB.any()
 
 
+def test_verdicts_do_not_hang_on_the_precision_of_the_training():
+    image, text = torch.nn.functional.normalize(
+        torch.randn(2, 40, 16, generator=torch.Generator().manual_seed(0)), dim=2
+    )
+    guide = BiEncoderGuide(margin=0.01)
+    own = (image * text).sum(dim=1)
+    exact = guide.exceeds(image, text, own), ItmGuide(score_by_order)({}, image, text).connected_2BB
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = guide.exceeds(image, text, own), ItmGuide(score_by_order)({}, image, text).connected_2BB
+    assert all(one.equal(other) for one, other in zip(exact, mixed, strict=True))
+
+
+def score_by_order(batch, image_K, text_K):
+    return torch.ones(len(image_K))
+
+
 @pytest.mark.parametrize(("keywords", "told"), [({"action": "keep"}, "drop or connect"), ({"margin": 3}, "cosines")])
 def test_wrong_settings_are_told(keywords, told):
     with pytest.raises(ValueError, match=told):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip import train
-from lavis_mafa.openclip.judge import RowJudge
+from lavis_mafa.openclip.judge import ItmJudge, RowViews
 
 from . import launch
 from .tiny import register_tiny
@@ -58,11 +58,13 @@ def data(tmp_path_factory):
 def test_rows_are_judged_by_their_files(data):
     table = pd.read_csv(data / "train.csv", sep="\t")
     scorer = ByGrey()
-    judge = RowJudge(scorer, MafaSettings(), table.filepath.tolist(), table.title.tolist())
     rows = torch.tensor([1, 2, 5])  # greys 40, 80, 200
+    asked = table.iloc[rows.tolist()]
+    views = RowViews(asked.filepath.tolist(), scorer.vis_processor, rows.device)
+    samples = {"con_d_image": views, "caption": asked.title.tolist(), "image_id": rows, "text_id": rows}
     # 40's image is nearest to the text "80"; 80's to "200"; 200's to "80"
     image = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.6, 0.5], [0.0, 0.8, 0.6]])
-    masks = judge(rows, torch.stack([rows, rows], dim=1), image, torch.eye(3))
+    masks = ItmJudge(scorer, MafaSettings())(samples, image, torch.eye(3))["pairs"]
     assert masks.connected_2BB[0].nonzero().tolist() == [[0, 1]]  # 40's image with "80": 40 apart
     # 80's image comes first for "40"; 40's and 200's are as near to "80", and the first is asked about
     assert masks.connected_2BB[1].nonzero().tolist() == [[0, 1], [1, 0]]

@@ -1,17 +1,24 @@
 """The losses on 2 and 4 ranks (gloo) against open_clip's, and against one process that holds the whole batch."""
 
+import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import torch
 from open_clip.loss import SigLipLoss
+from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
 
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.pairs import SettledPairs
+from lavis_mafa.core.plan import Plan
 from lavis_mafa.openclip import BiEncoderGuide, MafaClipLoss, MafaSigLipLoss, PairMasks
-from lavis_mafa.openclip.feed import Feed
-from tests.ranks import on_ranks
+from lavis_mafa.openclip.feed import Feed, pair_ids
+from tests.ranks import as_torchrun, on_ranks
 
+from . import launch
 from .batches import SCALE, features
+from .tiny import register_tiny
 
 B = 3
 MODES = [(False, False), (False, True), (True, False), (True, True)]  # local_loss, gather_with_grad
@@ -157,6 +164,7 @@ def test_s_itc_smooths_the_columns_of_the_anchors_own_rank(outcome, world):
 
 
 ROWS, DIM = 25, 4
+GATHERED = ("image", "text", "image_id", "text_id")
 
 
 class Numbers:
@@ -193,3 +201,38 @@ def test_the_ranks_share_every_epoch_and_what_is_left_out_leads_the_next(world, 
         assert len(rows) == len(set(rows)) == ROWS // (B * world) * B * world
         assert left_out <= set(rows)
         left_out = set(range(ROWS)) - set(rows)
+
+
+def launched(folder):
+    """The launcher's calls of the loss on one rank."""
+    register_tiny(folder, "tiny-train")
+    names = ("image", "text", "logit_scale", "image_id", "text_id", "contrastive_loss")
+    with pytest.MonkeyPatch.context() as patch:
+        on_cpu = lambda model, device_ids, **more: DistributedDataParallel(model, **more)  # noqa: E731
+        patch.setattr("torch.nn.parallel.DistributedDataParallel", on_cpu)  # open_clip names a device, as GPUs want it
+        calls = launch.run(patch, launch.arguments(folder / "train.csv", folder / "logs", "--epochs", 2))
+    return [{name: call[name].detach().numpy() for name in names} | {"alpha": call["alpha"]} for call in calls]
+
+
+def test_the_launcher_trains_on_two_ranks(tmp_path):
+    """Every rank follows its part of the plan, and the loss is that of the ranks' features together."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(16):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append((str(tmp_path / f"{number}.png"), f"number {number // 4}"))  # four images a caption
+    table = pd.DataFrame(rows, columns=["filepath", "title"])
+    table.to_csv(tmp_path / "train.csv", sep="\t", index=False)
+    ids_N2 = pair_ids(table.filepath.tolist(), table.title.tolist()).numpy()
+    outcome = as_torchrun(2, launched, tmp_path)
+    assert [len(calls) for calls in outcome] == [4, 4]
+    for step, ranks in enumerate(zip(*outcome, strict=True)):
+        plan = Plan.load(tmp_path / "logs" / "run" / "mafa" / f"plan_{step // 2}.npz")
+        for rank, call in enumerate(ranks):
+            found = np.stack([call["image_id"], call["text_id"]], axis=1)
+            assert (found == ids_N2[plan.batches(rank)[step % 2]]).all()
+        assert {call["alpha"] for call in ranks} == {0.5 if step // 2 else 0.0}
+        if step // 2:  # smoothing is over the rank's own columns, see above
+            continue
+        both = {name: torch.from_numpy(np.concatenate([call[name] for call in ranks])) for name in GATHERED}
+        whole = MafaClipLoss()(*(both.pop(name) for name in ("image", "text")), ranks[0]["logit_scale"].item(), **both)
+        assert [call["contrastive_loss"] for call in ranks] == pytest.approx([whole.item()] * 2, rel=1e-5)

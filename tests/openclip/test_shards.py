@@ -2,15 +2,17 @@
 
 import io
 import logging
+import tarfile
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 
 from lavis_mafa.data.identity import image_id, text_id
-from lavis_mafa.openclip import train
+from lavis_mafa.openclip import OpenClipEncoder, train
 from lavis_mafa.openclip.shards import ShardFeed
 
 from . import launch
@@ -18,7 +20,7 @@ from .launch import BATCH
 from .tiny import register_tiny
 
 wds = pytest.importorskip("webdataset")
-PAIRS = 24
+PAIRS, NEAR = 24, 3
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +125,70 @@ def test_a_buffer_of_its_own_size_is_grouped_alone():
     assert all(len({n // 10 for n in half}) == 1 for half in halves)
 
 
-def test_what_looks_at_files_is_refused(shards, tmp_path):
-    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", "any.pt"]
-    with pytest.raises(ValueError, match="shards have none"):
-        train.main(arguments(shards, tmp_path, *guide))
+class BySight:
+    """P(match) is high where the caption's number is near the image's, known by the mean of its pixels as stored."""
+
+    fingerprint = "by sight"
+
+    def __init__(self, files):
+        self.number_of = {self.vis_processor(image).item(): number for number, image in files.items()}
+
+    def vis_processor(self, image):
+        return torch.tensor(np.asarray(image.convert("RGB")).mean()).reshape(1, 1, 1)
+
+    def score(self, batch, image_K, text_K):
+        number_K = [self.number_of[mean] for mean in batch["con_d_image"][image_K].flatten().tolist()]
+        named_K = [int(batch["caption"][text].split()[-1]) for text in text_K.tolist()]
+        near = [abs(number // 2 - named) <= NEAR for number, named in zip(number_K, named_K, strict=True)]
+        return torch.where(torch.tensor(near), 0.9, 0.1)
+
+
+def images(shards):
+    """{number: the image as its shard has it}"""
+    found = {}
+    for shard in range(2):
+        with tarfile.open(shards / f"{shard}.tar") as tar:
+            for name in (name for name in tar.getnames() if name.endswith("png")):
+                found[int(name[:4])] = Image.open(io.BytesIO(tar.extractfile(name).read())).convert("RGB")
+    return found
+
+
+def numbers_of(ids):
+    """The number of each image_id of the shards."""
+    every = {image_id("webdataset", f"{2 * n // PAIRS}.tar/{n:04d}"): n for n in range(PAIRS)}
+    return [every[one] for one in ids.tolist()]
+
+
+@pytest.mark.parametrize("more", [[], ["--accum-freq", 2]])
+def test_con_d_judges_pairs_of_shards_by_what_is_stored(monkeypatch, shards, tmp_path, more):
+    scorer = BySight(images(shards))
+    monkeypatch.setattr(train, "_con_d", lambda words, device: scorer)
+    con_d = ["--mafa-con-d", "arch=any", "--mafa-search-space", PAIRS]
+    calls = launch.run(monkeypatch, arguments(shards, tmp_path, *con_d, *more))
+    found = 0
+    for call in calls:
+        numbers = numbers_of(call["image_id"])
+        for _, anchor, partner in call["pairs"].connected_2BB.nonzero().tolist():
+            assert abs(numbers[anchor] // 2 - numbers[partner] // 2) <= NEAR
+            found += 1
+    assert found
+    if more:  # the two calls of a step get the same verdicts
+        assert all(one["pairs"] is two["pairs"] for one, two in zip(calls[::2], calls[1::2], strict=True))
+
+
+def test_a_guide_sees_the_pairs_of_shards_unaugmented(monkeypatch, shards, tmp_path):
+    torch.manual_seed(3)
+    torch.save(open_clip.create_model("tiny-train").state_dict(), tmp_path / "guide.pt")
+    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", tmp_path / "guide.pt"]
+    calls = launch.run(monkeypatch, arguments(shards, tmp_path, *guide, "--mafa-search-space", PAIRS))
+    net, _, preprocess = open_clip.create_model_and_transforms("tiny-train", str(tmp_path / "guide.pt"))
+    encode, files = OpenClipEncoder(net), images(shards)
+    for call in calls:
+        numbers = numbers_of(call["image_id"])
+        expected = encode(
+            torch.stack([preprocess(files[n]) for n in numbers]),
+            open_clip.get_tokenizer("tiny-train")([caption(n) for n in numbers]),
+        )
+        for name, feature in expected.items():
+            torch.testing.assert_close(call[name], feature, atol=1e-5, rtol=1e-4)
+    assert {call["epoch"] for call in calls} == {0, 1, 2}

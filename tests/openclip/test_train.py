@@ -94,14 +94,37 @@ def test_grit_batches_hold_look_alikes(monkeypatch, data, tmp_path):
 def test_gradient_accumulation_masks_over_the_whole_accumulated_batch(monkeypatch, data, tmp_path):
     calls = run(monkeypatch, data, tmp_path, "--accum-freq", 2)
     assert len(calls) == EPOCHS * 6  # each of a step's two batches is differentiated in turn
+    table = pd.read_csv(data / "train.csv", sep="\t")
+    ids_N2 = pair_ids(table.filepath.tolist(), table.title.tolist())
     for step, call in enumerate(calls):
         plan = Plan.load(tmp_path / "run" / "mafa" / f"plan_{call['epoch']}.npz")
         rows = plan.batches(0)[step % 6 // 2 * 2 :][:2].reshape(-1)
         assert call["n"] == 2 * BATCH
-        assert len(call["image_id"]) == 2 * BATCH
-        assert [int(row) for row in rows] == list(dict.fromkeys(int(row) for row in rows))
+        assert torch.stack([call["image_id"], call["text_id"]], dim=1).equal(ids_N2[rows])
     store = EmbeddingStore(tmp_path / "run" / "mafa" / "embeddings", 2 * IMAGES, 16, plan.fingerprint)
     assert len(store.gather(EPOCHS - 1).shards[0]) == 24  # each row once, not once a call
+
+
+def trained(logs):
+    return torch.load(logs / "run" / "checkpoints" / "epoch_1.pt", weights_only=False)["state_dict"]
+
+
+def test_an_accumulated_batch_is_learned_from_as_one(monkeypatch, data, tmp_path):
+    """Two halves of the data are one step, in which siblings of different halves are positives of each other."""
+    step = ["--mafa-sampling", "random", "--mafa-siblings", "free", "--mafa-alpha-from-epoch", 0, "--epochs", 1]
+    step += ["--skip-scheduler", "--beta1", 0, "--beta2", 0, "--eps", 1, "--lr", 1]  # near the gradient
+    halves = run(monkeypatch, data, tmp_path / "halves", *step, "--accum-freq", 2, "--batch-size", IMAGES)
+    monkeypatch.undo()
+    (whole,) = run(monkeypatch, data, tmp_path / "whole", *step, "--batch-size", 2 * IMAGES)
+    image_id = whole["image_id"]
+    assert (image_id[:IMAGES, None] == image_id[None, IMAGES:]).any()
+    for half in halves:
+        assert half["image_id"].equal(image_id)
+        torch.testing.assert_close(half["contrastive_loss"], whole["contrastive_loss"], rtol=1e-5, atol=1e-6)
+    learned = trained(tmp_path / "halves")
+    for name, weight in trained(tmp_path / "whole").items():
+        if name != "logit_scale":  # in every part the whole loss moves it: so it is in open_clip
+            torch.testing.assert_close(learned[name], weight, rtol=1e-3, atol=1e-5)
 
 
 def test_guide_and_connections_reach_the_loss(monkeypatch, data, tmp_path):
