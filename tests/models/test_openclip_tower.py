@@ -10,6 +10,7 @@ from PIL import Image
 from lavis_mafa.models.openclip_tower import TowerName, build_openclip_tower, create_openclip_model, image_settings
 from lavis_mafa.models.towers import build_tower
 from tests.models.tiny import tiny_blip2
+from tests.models.tiny_llm import language_model, stage_2
 
 VISION = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 16, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -126,6 +127,18 @@ def test_the_q_former_trains_on_it(models, batch, frozen):
     assert model.ln_vision.weight.grad.abs().sum() > 0
     assert model.tower_has_weights == frozen
     assert model.part_files["visual_encoder"] == str(file)
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_stage_2_tells_what_it_sees_through_it(models, batch, kind, frozen, tmp_path):
+    vit_model = f"open_clip:tiny-vit/{models['tiny-vit'][1]}"
+    model = stage_2(kind, language_model(kind, tmp_path), vit_model=vit_model, image_size=32, freeze_vit=frozen)
+    samples = {"image": torch.randn(2, 3, 32, 32), "text_input": batch["text_input"][:2]}
+    model(samples)["loss"].backward()
+    seen = any(value.grad is not None and value.grad.abs().sum() > 0 for value in model.visual_encoder.parameters())
+    assert seen != frozen
+    assert len(model.generate(samples, num_beams=2, max_length=4)) == 2
 
 
 def test_size_mean_and_std_are_open_clips_own():
