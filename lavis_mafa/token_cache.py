@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from lavis_mafa.core.artifacts import save_rows
 
 
 def attach_tokens(
@@ -36,24 +37,16 @@ def attach_tokens(
 
 
 def _compute(model: Any, dataset: Any, path: Path, device: torch.device, workers: int, batch_size: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
     model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
-    kept, row = None, 0
-    with torch.no_grad():
-        for batch in tqdm(loader, desc="tower tokens", unit="batch"):
-            tokens = model.vision_tokens({"image": batch["image"].to(device)}).half().cpu().numpy()
-            if kept is None:
-                kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(dataset), *tokens.shape[1:]))
-            kept[row : row + len(tokens)] = tokens
-            row += len(tokens)
-    assert kept is not None and row == len(dataset)
-    if not np.isfinite(kept[:: max(1, len(kept) // 256)]).all():
-        raise ValueError("the tower's tokens leave float16's range; set run.cache_tokens: false")
-    kept.flush()
-    os.replace(temporary, path)
-    logging.info("tower tokens of %d images in %s (%.0f MB)", row, path, path.stat().st_size / 1e6)
+    batches = tqdm(loader, desc="tower tokens", unit="batch")
+    try:
+        with torch.no_grad():
+            tokens = (model.vision_tokens({"image": batch["image"].to(device)}).cpu().numpy() for batch in batches)
+            save_rows(path, len(dataset), tokens)
+    except ValueError as error:
+        raise ValueError(f"{error}; set run.cache_tokens: false") from error
+    logging.info("tower tokens of %d images in %s (%.0f MB)", len(dataset), path, path.stat().st_size / 1e6)
 
 
 def _key(tower: nn.Module, dataset: Any) -> str:

@@ -2,10 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @contextmanager
@@ -36,6 +39,32 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]]) -> None:
+    """Writes parts (n, …) of the same trailing shape as one .npy of n_rows rows in float16, one part in memory at a time.
+
+    Raises ValueError where a value leaves float16's range.
+    """
+    kept, row = None, 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        for part in parts:
+            rounded = part.astype(np.float16)
+            if not np.isfinite(rounded).all():
+                raise ValueError(f"rows {row} to {row + len(part)} of {path.name} leave float16's range")
+            if kept is None:
+                kept = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                    temporary, "w+", np.float16, (n_rows, *part.shape[1:])
+                )
+            kept[row : row + len(part)] = rounded
+            row += len(part)
+        assert kept is not None and row == n_rows, f"{row} rows came for {n_rows}"
+        kept.flush()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync(file: IO[Any]) -> None:

@@ -6,50 +6,41 @@ loss. Whatever it looks at, images are as their file has them: its own view, una
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import open_clip
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.guide import ItmGuide, OpenClipEncoder
+from lavis_mafa.openclip.tokens import TokenTable
 
 BATCH = 64  # of a guide, which may see an accumulated batch at once
 
 Judge = Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Any]]
 
 
-class RowViews:
-    """Images of rows, opened and prepared when they are asked for: of a batch, ECM needs a part."""
-
-    def __init__(self, paths: Sequence[str], prepare: Callable[[Any], Tensor], device: torch.device) -> None:
-        self.paths, self.prepare, self.device = paths, prepare, device
-
-    def __getitem__(self, position_K: Tensor) -> Tensor:
-        """(K, 3, h, w) of the rows at these positions."""
-        return torch.stack([self._view(self.paths[position]) for position in position_K.tolist()]).to(self.device)
-
-    def _view(self, path: str) -> Tensor:
-        with Image.open(path) as image:
-            return self.prepare(image.convert("RGB"))
-
-
 class ItmJudge:
     """Asks a matching network about the hardest pairs of a batch.
 
     scorer: a PairScorer with `vis_processor`, its own view of a PIL image, as lavis_mafa.con_d's have one.
+    tokens: what its frozen tower says of every row's image, so that images need not be looked at again.
     """
 
-    def __init__(self, scorer: Any, settings: MafaSettings) -> None:
-        self.guide, self.vis_processor = ItmGuide(scorer, settings), scorer.vis_processor
+    def __init__(self, scorer: Any, settings: MafaSettings, tokens: TokenTable | None = None) -> None:
+        self.guide, self.tokens = ItmGuide(scorer, settings), tokens
+        self.vis_processor = scorer.vis_processor if tokens is None else None
+        if tokens is not None:
+            scorer.shares_tower = True  # it reads image_tokens
 
     def __call__(
         self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
     ) -> dict[str, Any]:
-        """{"pairs": PairMasks}; samples: con_d_image, caption, image_id, text_id."""
+        """{"pairs": PairMasks}; samples: con_d_image, or row where there are tokens, caption, image_id, text_id."""
+        if self.tokens is not None:
+            samples = {**samples, "image_tokens": self.tokens.of(samples["row"], image_features_nD.device)}
         return {"pairs": self.guide(samples, image_features_nD.detach(), text_features_nD.detach())}
 
 

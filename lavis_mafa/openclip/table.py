@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 import open_clip
 import torch
 import torch.distributed as dist
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.core.artifacts import save_rows
 from lavis_mafa.openclip.feed import fingerprint
 from lavis_mafa.openclip.guide import OpenClipEncoder
+from lavis_mafa.openclip.images import Images
 
 BATCH = 64
 
@@ -53,30 +53,11 @@ def guide_table(
         logging.info("Guide features of %d pairs by %s (%s)", len(dataset), model, pretrained)
         net, _, preprocess = open_clip.create_model_and_transforms(model, pretrained, device=device)
         encode, tokenizer = OpenClipEncoder(net), open_clip.get_tokenizer(model)
-        images = DataLoader(_Images(dataset.images, preprocess), batch_size=BATCH)
-        _save(image_file, (encode.image(batch.to(device)) for batch in images))
+        images = DataLoader(Images(dataset.images, preprocess), batch_size=BATCH)
+        save_rows(image_file, len(dataset), (encode.image(batch.to(device)).cpu().numpy() for batch in images))
         captions = [str(caption) for caption in dataset.captions]
         batches = (tokenizer(captions[low : low + BATCH]) for low in range(0, len(captions), BATCH))
-        _save(text_file, (encode.text(batch.to(device)) for batch in batches))
+        save_rows(text_file, len(dataset), (encode.text(batch.to(device)).cpu().numpy() for batch in batches))
     if world > 1:
         dist.barrier()
     return GuideTable(image_file, text_file)
-
-
-class _Images(Dataset[Tensor]):
-    def __init__(self, paths: list[str], preprocess: Any) -> None:
-        self.paths, self.preprocess = paths, preprocess
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: int) -> Tensor:
-        with Image.open(str(self.paths[row])) as image:
-            prepared: Tensor = self.preprocess(image)
-        return prepared
-
-
-def _save(path: Path, parts: Iterable[Tensor]) -> None:
-    features = torch.cat([part.half().cpu() for part in parts]).numpy()
-    with atomic_write(path) as file:
-        np.save(file, features)

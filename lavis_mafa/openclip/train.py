@@ -29,6 +29,7 @@ from lavis_mafa.openclip.judge import EncoderJudge, ItmJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip.shards import ShardFeed, encoder, identified, without_eof
 from lavis_mafa.openclip.table import guide_table
+from lavis_mafa.openclip.tokens import token_table
 
 BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
 
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--mafa-guide-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
     add("--mafa-guide-action", choices=ACTIONS, default="drop", help="what becomes of such a pair")
     add("--mafa-con-d", nargs="+", metavar="KEY=VALUE", help="matching network that judges the hardest pairs, by LAVIS")
+    add("--mafa-con-d-cache-tokens", action="store_true", help="keep its tower's tokens of every image on disk")
     add("--mafa-con-d-action", choices=ACTIONS, default="connect", help="what becomes of a pair that it finds to match")
     return ours
 
@@ -124,7 +126,14 @@ class Training:
         options = self.options
         if options.mafa_con_d:
             scorer = _con_d(options.mafa_con_d, torch.device(args.device))
-            return ItmJudge(scorer, MafaSettings(action=options.mafa_con_d_action))
+            kept = options.mafa_con_d_cache_tokens
+            if kept and dataset is None:
+                raise ValueError(
+                    "--mafa-con-d-cache-tokens keeps what is said of files: shards have none; leave it out"
+                )
+            ranks = self._folder(args), args.rank, args.world_size, args.device
+            tokens = token_table(scorer, [str(path) for path in dataset.images], *ranks) if kept else None
+            return ItmJudge(scorer, MafaSettings(action=options.mafa_con_d_action), tokens)
         if not options.mafa_guide:
             return None
         guide = options.mafa_guide, options.mafa_guide_pretrained

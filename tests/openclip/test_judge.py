@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip import train
-from lavis_mafa.openclip.judge import ItmJudge, RowViews
+from lavis_mafa.openclip.images import RowViews
+from lavis_mafa.openclip.judge import ItmJudge
 
 from . import launch
 from .tiny import register_tiny
@@ -103,8 +105,22 @@ def test_without_lavis_it_is_told(monkeypatch):
         train._con_d(["arch=mafa_blip2"], torch.device("cpu"))
 
 
-def test_a_packaged_con_d_judges(data, tmp_path, monkeypatch):
+def test_a_packaged_con_d_judges_images_or_their_tokens(data, tmp_path, monkeypatch):
+    """Kept on disk, the tower's tokens give the verdicts that the images give."""
     pytest.importorskip("lavis", reason="Con-D is LAVIS'")
-    con_d = ["--mafa-con-d", "arch=mafa_blip2", "model_type=scenes_con_d"]
-    calls = launch.run(monkeypatch, launch.arguments(data / "train.csv", tmp_path, *con_d, "--epochs", 1))
-    assert all(call["pairs"].connected_2BB.shape == (2, 4, 4) for call in calls)
+    con_d, scored = ["--mafa-con-d", "arch=mafa_blip2", "model_type=scenes_con_d"], []
+    plain = ConnectionMiner._score
+
+    def score(self, batch, image_M, text_M):
+        scored[-1].append(plain(self, batch, image_M, text_M))
+        return scored[-1][-1]
+
+    monkeypatch.setattr(ConnectionMiner, "_score", score)
+    for name, more in (("looks", ()), ("reads", ("--mafa-con-d-cache-tokens",))):
+        scored.append([])
+        argv = launch.arguments(data / "train.csv", tmp_path / name, *con_d, *more, "--epochs", 1)
+        calls = launch.run(monkeypatch, argv)
+        assert all(call["pairs"].connected_2BB.shape == (2, 4, 4) for call in calls)
+    assert len(scored[0]) > 0
+    for looked, read in zip(*scored, strict=True):
+        torch.testing.assert_close(read, looked, atol=2e-3, rtol=0)  # kept in float16

@@ -1,0 +1,61 @@
+"""Tower tokens of every image of CSV data, for a matching network that judges its pairs. Tested in test_judge.py."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lavis_mafa.core.artifacts import save_rows
+from lavis_mafa.openclip.feed import fingerprint
+from lavis_mafa.openclip.images import Images
+from lavis_mafa.openclip.table import BATCH
+
+
+class TokenTable:
+    """What a frozen tower says of each image, computed once: (N, L, V) float16 on disk, memory-mapped."""
+
+    def __init__(self, file: Path, image_of_row: Any) -> None:
+        self.tokens_NLV, self.image_of_row = np.load(file, mmap_mode="r"), image_of_row
+
+    def of(self, row_n: Tensor, device: torch.device) -> RowTokens:
+        return RowTokens(self, row_n, device)
+
+
+class RowTokens:
+    """Tokens of the rows of a batch; only those that are asked for are read."""
+
+    def __init__(self, table: TokenTable, row_n: Tensor, device: torch.device) -> None:
+        self.table, self.row_n, self.device = table, row_n, device
+
+    def __getitem__(self, position_K: Tensor) -> Tensor:
+        """(K, L, V) float32."""
+        rows = self.table.image_of_row[self.row_n[position_K.cpu()].numpy()]
+        return torch.from_numpy(self.table.tokens_NLV[rows]).to(self.device).float()
+
+
+def token_table(scorer: Any, paths: list[str], folder: Path, rank: int, world: int, device: Any) -> TokenTable:
+    """The table in `folder`, computed by rank 0 where it is not there yet.
+
+    scorer: of lavis_mafa.con_d, whose `model` has a frozen `visual_encoder`. paths: the image of every row; an image
+    of several rows is kept once.
+    """
+    image_of_row, images = pd.factorize(np.array(paths, dtype=object))
+    view = repr(getattr(scorer.vis_processor, "transform", scorer.vis_processor))
+    file = folder / f"con_d_tokens_{fingerprint(scorer.fingerprint, view, images.tolist())}.npy"
+    if rank == 0 and not file.exists():
+        logging.info("Con-D's tower tokens of %d images", len(images))
+        loader = DataLoader(Images(images.tolist(), scorer.vis_processor), batch_size=BATCH)
+        with torch.no_grad():
+            tower = scorer.model.visual_encoder
+            save_rows(file, len(images), (tower(batch.to(device)).cpu().numpy() for batch in loader))
+    if world > 1:
+        dist.barrier()
+    return TokenTable(file, image_of_row)
