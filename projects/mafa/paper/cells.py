@@ -1,0 +1,185 @@
+"""One cell: a run of the real training command, and the row file that keeps what it found.
+
+A cell's key says its config (with the data sets, which scenes make from it) and the run it starts from; with the
+version of the code, a hash of the package, it names its folder and its row. A row stands only once its run is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import lavis_mafa
+from lavis_mafa.data.config_file import read_config_file
+from lavis_mafa.reports.table import write_json
+from lavis_mafa.smoke import shorten
+
+ROOT = Path(__file__).resolve().parents[3]
+CODE = (".py", ".yaml", ".txt", ".json", ".safetensors")  # what a run reads of the package, its networks too
+HEAVY = [f"lavis_mafa.{name}" for name in ("builders", "tasks", "runner", "stage2_runner", "models.albef_tasks")]
+KEPT = ("model.safetensors", "results.json", "epochs.jsonl", "steps.jsonl", "log.txt")
+PARTS = ("retrieval", "connections", "plan", "answers", "seconds_per_step")  # of results.json
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run: a YAML, options over it, and, in `after`, the run whose weights it starts from."""
+
+    config: str
+    options: tuple[str, ...] = ()
+    after: Cell | None = None
+
+    def with_options(self, *options: str) -> Cell:
+        """The same with these options last, here and in the runs before."""
+        after = self.after.with_options(*options) if self.after else None
+        return replace(self, options=(*self.options, *options), after=after)
+
+    def with_seed(self, seed: int) -> Cell:
+        """Seed of the initial weights, of the order of the data and of the captions drawn, here and in those before."""
+        after = self.after.with_seed(seed) if self.after else None
+        data = [f"datasets.{name}.seed={seed}" for name in self.given()["datasets"]]
+        return replace(self, options=(*self.options, f"run.seed={seed}", *data), after=after)
+
+    def given(self) -> dict[str, Any]:
+        """What the YAML and the options say, shortened where LAVIS_MAFA_SMOKE asks for it."""
+        given: Any = OmegaConf.to_container(shorten(_config(self.config, self.options)), resolve=True)
+        return given
+
+    @property
+    def key(self) -> str:
+        """What tells this run from others of the same code; where it writes has no part in it."""
+        given = self.given()
+        del given["run"]["output_dir"]
+        content = json.dumps([given, self.after.key if self.after else None], sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+@cache
+def _config(path: str, options: tuple[str, ...]) -> Any:
+    return read_config_file(ROOT / path, options)
+
+
+def code_version() -> str:
+    """A hash of the package's files: code, defaults, packaged networks."""
+    digest, package = hashlib.blake2b(digest_size=4), Path(lavis_mafa.__file__).parent
+    for path in sorted(path for path in package.rglob("*") if path.suffix in CODE and path.is_file()):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+class Rows:
+    """The finished cells in `folder`. `any_code`: a row of other code serves, too."""
+
+    def __init__(self, folder: Path, any_code: bool = False) -> None:
+        self.folder, self.any_code, self.code = folder.resolve(), any_code, code_version()
+
+    def of(self, cell: Cell) -> dict[str, Any] | None:
+        """The row of a finished cell, None before it is."""
+        return self._read(self._path(cell)) or (self.newest(cell) if self.any_code else None)
+
+    def newest(self, cell: Cell) -> dict[str, Any] | None:
+        """The row of this code, or the last of other code: for tables, which say so."""
+        older = sorted(self.folder.glob(f"rows/{cell.key}-*.json"), key=lambda path: path.stat().st_mtime)
+        return self._read(self._path(cell)) or (self._read(older[-1]) if older else None)
+
+    def seconds(self) -> list[float]:
+        """What finished runs of this code took."""
+        return [json.loads(path.read_text())["seconds"] for path in self.folder.glob(f"rows/*-{self.code}.json")]
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Train where no row stands; the run before must have one.
+
+        Raises:
+            RuntimeError: the run failed.
+            ValueError: the package changed since the start, so that no row can say which code it is of.
+        """
+        if found := self.of(cell):
+            return found
+        run, began = self.folder / "runs" / self._name(cell), time.time()
+        run.mkdir(parents=True, exist_ok=True)
+        _start(self._arguments(cell, run), run / "log.txt", self.folder / "lock")
+        self._check_code()
+        row = self._row(cell, json.loads((run / "results.json").read_text()), time.time() - began)
+        write_json(self._path(cell), row)
+        for path in run.iterdir():  # checkpoints and stores have done their service
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return row
+
+    def _check_code(self) -> None:
+        if not self.any_code and code_version() != self.code:
+            raise ValueError(
+                "lavis_mafa changed while the runs went on: start again, best from a checkout that nobody edits "
+                "(finished runs of the old code run anew, or serve as they are with --any-code)"
+            )
+
+    def _name(self, cell: Cell) -> str:
+        return f"{cell.key}-{self.code}"
+
+    def _path(self, cell: Cell) -> Path:
+        return self.folder / "rows" / f"{self._name(cell)}.json"
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any] | None:
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _arguments(self, cell: Cell, run: Path) -> list[str]:
+        options = [*cell.options, f"run.output_dir={run}", f"run.token_folder={self.folder / 'tokens'}"]
+        if cell.after:
+            before = self.of(cell.after)
+            if before is None:
+                raise RuntimeError("the run whose weights it would start from has failed")
+            weights = self.folder / "runs" / f"{before['key']}-{before['code']}" / "model.safetensors"
+            options += ["model.load_pretrained=true", f"model.pretrained={weights}"]
+        return ["--cfg-path", str(ROOT / cell.config), "--options", *options, "run.resume_ckpt_path=auto"]
+
+    def _row(self, cell: Cell, results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        found = _flat({name: results[name] for name in PARTS if name in results})
+        said = {name: results[name] for name in ("commit", "versions")}
+        options = " ".join(cell.options)
+        return {"key": cell.key, "code": self.code, "options": options, "seconds": seconds, **said, "found": found}
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}"""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value})
+    return flat
+
+
+def _start(arguments: list[str], log: Path, lock: Path) -> None:
+    """The training command in a process of its own, forked from one that has imported LAVIS (7 s of CPU) already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    process = context.Process(target=_train, args=(arguments, log, lock))
+    process.start()
+    process.join()
+    if process.exitcode:
+        last = "".join(log.read_text().splitlines(keepends=True)[-15:])
+        raise RuntimeError(f"a cell failed, and runs again at the next start; the end of {log}:\n{last}")
+
+
+def _train(arguments: list[str], log: Path, lock: Path) -> None:
+    held = open(lock, "w")  # noqa: SIM115  held to the end of the process: the cell of a killed grid may still run
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["lavis_mafa.train", *arguments]
+    from lavis_mafa.train import main
+
+    main()

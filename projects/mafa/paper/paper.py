@@ -1,0 +1,154 @@
+"""The paper in miniature: runs what an item lacks, then writes tables, plots and README from all that was run.
+
+    bash run_scripts/mafa/paper.sh                      every item
+    bash run_scripts/mafa/paper.sh table1 figure2 --seeds 5
+    bash run_scripts/mafa/paper.sh all --plan           only says what would run, and for how long
+
+A start goes on where the last one stopped: a finished run is kept under its config and the code's version, a run that
+was cut off resumes from its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from cells import ROOT, Cell, Rows
+from items import ITEMS, NOT_BUILT, Item
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plots import draw
+from tables import markdown, runs_frame, summary
+
+from lavis_mafa.core.artifacts import atomic_write
+
+EXPECTED = 70.0  # seconds on 2 quiet cores, a run 60, a warm-up 120; until there are runs to tell from
+Job = tuple[str, Cell]  # what it is called, what it is
+
+
+def main() -> None:
+    given = _arguments()
+    names = list(ITEMS) if "all" in given.items else given.items
+    items, rows = [ITEMS[name] for name in names], Rows(Path(given.out), given.any_code)
+    jobs = all_jobs(items, given.options, given.seeds)
+    missing = [job for job in jobs.values() if rows.of(job[1]) is None]
+    _print_plan(items, given, len(jobs), missing, rows)
+    if given.plan:
+        return
+    failed = run_all(missing, rows)
+    runs = runs_frame(ITEMS.values(), rows, given.options, given.seeds)
+    if len(runs):
+        write_report(runs, Path(given.report))
+        print(f"tables and plots are in {given.report}")
+    if failed:
+        sys.exit(f"{failed} of {len(missing)} runs failed or had to be left out; start again to go on")
+
+
+def _arguments() -> argparse.Namespace:
+    smoke = Path(os.environ.get("LAVIS_MAFA_SMOKE", ROOT))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("items", nargs="*", default=["all"], metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
+    parser.add_argument("--seeds", type=int, help="default: 5 for tables 1, 5, 7 and figure 2, else 3")
+    parser.add_argument("--plan", action="store_true", help="print the plan and end")
+    parser.add_argument(
+        "--any-code", action="store_true", help="take runs of other versions of the package as they are"
+    )
+    parser.add_argument("--out", default=smoke / "output/mafa/paper", help="runs and their rows (some 2 GB for all)")
+    parser.add_argument("--report", default=smoke / "projects/mafa/paper", help="tables and plots")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="over every run, the warm-ups too"
+    )
+    given = parser.parse_args()
+    unknown = set(given.items) - {*ITEMS, "all"}
+    if unknown or (given.seeds is not None and given.seeds < 1):
+        parser.error(f"items are {', '.join(ITEMS)} or all, and seeds 1 or more; got {' '.join(sys.argv[1:])}")
+    return given
+
+
+def all_jobs(items: Iterable[Item], options: Sequence[str], seeds: int | None) -> dict[str, Job]:
+    """Every run of the items, each once, those that others start from before them; seed by seed, so that early means
+    are over whole rows."""
+    jobs: dict[str, Job] = {}
+    for item in items:
+        for seed in range(1, (seeds or item.seeds) + 1):
+            for row in item.rows:
+                _add(jobs, row.cell.with_options(*options).with_seed(seed), f"{item.name}, seed {seed}: {row.name}")
+    return jobs
+
+
+def _add(jobs: dict[str, Job], cell: Cell, name: str) -> None:
+    if cell.after:
+        _add(jobs, cell.after, f"{name}, the run before")
+    jobs.setdefault(cell.key, (name, cell))
+
+
+def _print_plan(items: list[Item], given: argparse.Namespace, jobs: int, missing: list[Job], rows: Rows) -> None:
+    for item in items:
+        print(f"{item.name:8}  {len(item.rows):2} rows x {given.seeds or item.seeds} seeds  {item.title}")
+    for what, why in NOT_BUILT.items():
+        print(f"not built: {what}: {why}")
+    seconds = rows.seconds()
+    each = statistics.fmean(seconds) if seconds else EXPECTED
+    known = f"the mean of {len(seconds)} finished ones" if seconds else "on two quiet cores"
+    hours = len(missing) * each / 3600
+    print(f"{len(missing)} of {jobs} runs to do, at {each:.0f} s ({known}) about {hours:.1f} hours", flush=True)
+
+
+def run_all(missing: list[Job], rows: Rows) -> int:
+    """Run them in turn; returns how many failed, those included that had to start from one that did."""
+    failed = 0
+    for number, (name, cell) in enumerate(missing, start=1):
+        try:
+            seconds = rows.run(cell)["seconds"]
+            print(f"[{number}/{len(missing)}] {name}: {seconds:.0f} s", flush=True)
+        except RuntimeError as error:
+            failed += 1
+            print(f"[{number}/{len(missing)}] {name}: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+def write_report(runs: pd.DataFrame, folder: Path) -> None:
+    """runs.parquet, a table and a plot an item, and README.md of them and of notes/ITEM.md."""
+    shown = []
+    for item in ITEMS.values():
+        own = runs[runs["item"] == item.name]
+        found = summary(runs, item)
+        if not len(found):
+            continue
+        table, notes = markdown(found, item), folder / "notes" / f"{item.name}.md"
+        _write(folder / f"{item.name}.md", f"{table}\n")
+        draw(found, item, folder / f"{item.name}.png")
+        said = notes.read_text().strip() if notes.exists() else ""
+        about = {"title": item.title, "name": item.name, "paper": item.paper}
+        shown.append({**about, "table": table, "notes": said, "codes": own["code"].nunique()})
+    with atomic_write(folder / "runs.parquet") as file:
+        runs.to_parquet(file, index=False)
+    _write(folder / "README.md", _readme(runs, shown))
+
+
+def _readme(runs: pd.DataFrame, items: list[dict[str, object]]) -> str:
+    once = runs.drop_duplicates(["key", "code"])
+    loader = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True).get_template(
+        "README.md.j2"
+    )
+    machines = "; ".join(sorted(set(once["machine"] + ", torch " + once["torch"])))
+    hours, seconds = f"{once['seconds'].sum() / 3600:.1f}", f"{once['seconds'].median():.0f}"
+    about = {"runs": len(once), "machines": machines, "hours": hours, "seconds": seconds}
+    return template.render(**about, items=items, missing=NOT_BUILT)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

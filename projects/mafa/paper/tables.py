@@ -1,0 +1,87 @@
+"""Runs to figures: a frame of all runs, means, and 95 % t-intervals of differences paired by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from cells import Rows
+from items import Item, Measure, Row
+from scipy.special import stdtrit
+
+
+def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds: int | None) -> pd.DataFrame:
+    """A run of a row a line: item, row, its labels, seed, what it found; a run that two rows share stands twice."""
+    lines = []
+    for item in items:
+        for row in item.rows:
+            for seed in range(1, max(item.seeds, seeds or 0) + 1):
+                found = rows.newest(row.cell.with_options(*options).with_seed(seed))
+                if found:
+                    labels = {name: str(value) for name, value in row.labels.items()}  # M is a number or `all`
+                    about = {name: found[name] for name in ("key", "code", "commit", "seconds", "options")}
+                    on = {"machine": found["versions"]["machine"], "torch": found["versions"]["torch"]}
+                    lines.append(
+                        {"item": item.name, "row": row.name, **labels, "seed": seed, **about, **on, **found["found"]}
+                    )
+    return pd.DataFrame(lines)
+
+
+def measured(runs: pd.DataFrame, item: Item, measure: Measure) -> pd.DataFrame:
+    """(seed, row) → the measure; a row of the item without a run has no column."""
+    own = runs[runs["item"] == item.name]
+    figures = own.reindex(columns=list(measure.columns)).astype(float).mean(axis=1, skipna=False) * measure.scale
+    return own.assign(figure=figures).pivot_table(index="seed", columns="row", values="figure", dropna=False)
+
+
+def paired_interval(values: pd.Series, baseline: pd.Series) -> tuple[float, float]:
+    """Mean and half width of the 95 % t-interval of the differences over the seeds that both have; NaN under two."""
+    difference = (values - baseline).dropna()
+    n = len(difference)
+    half = stdtrit(n - 1, 0.975) * difference.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    return float(difference.mean()), float(half)
+
+
+def summary(runs: pd.DataFrame, item: Item) -> pd.DataFrame:
+    """A line a row and measure: mean over the seeds, and the paired difference to the row's baseline, ± half."""
+    lines = []
+    for measure in item.measures:
+        figures = measured(runs, item, measure)
+        for row in item.rows:
+            if row.name in figures and figures[row.name].notna().any():
+                lines.append({"row": row.name, "measure": measure.name, **_figures(figures, row)})
+    return pd.DataFrame(lines, columns=["row", "measure", "seeds", "mean", "difference", "half"])
+
+
+def _figures(figures: pd.DataFrame, row: Row) -> dict[str, float]:
+    values = figures[row.name]
+    found: dict[str, float] = {"seeds": int(values.notna().sum()), "mean": float(values.mean())}
+    if row.against in figures:
+        found["difference"], found["half"] = paired_interval(values, figures[row.against])
+    return found
+
+
+def markdown(found: pd.DataFrame, item: Item) -> str:
+    """The item's table: every figure a mean, in brackets the difference to the row's baseline and its interval."""
+    measures = [measure.name for measure in item.measures if measure.name in set(found["measure"])]
+    by_place = found.set_index(["row", "measure"])
+    header = [*item.rows[0].labels, "seeds", *measures]
+    lines = [header, ["---"] * len(item.rows[0].labels) + ["---:"] * (len(measures) + 1)]
+    for row in item.rows:
+        own = found[found["row"] == row.name]
+        if len(own):
+            cells = [
+                _cell(by_place.loc[(row.name, name)]) if (row.name, name) in by_place.index else "-"
+                for name in measures
+            ]
+            lines.append([*map(str, row.labels.values()), str(int(own["seeds"].max())), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(figure: pd.Series) -> str:
+    text = f"{figure['mean']:.2f}"
+    if not math.isnan(figure["difference"]):
+        half = "?" if math.isnan(figure["half"]) else f"{figure['half']:.2f}"
+        text += f" ({round(figure['difference'], 2) + 0.0:+.2f} ± {half})"  # + 0.0: no -0.00
+    return text

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The paper's tables and figures in miniature, on scenes (projects/mafa/paper): says what it will run and how long, runs it
+# (hours for all; a start goes on where the last one stopped), and writes tables, plots and their README.
+#   bash run_scripts/mafa/paper.sh table1 figure2 --seeds 5
+#   bash run_scripts/mafa/paper.sh all --plan
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+cd "$LAVIS_MAFA_ROOT"
+exec env PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}" "$PYTHON_BIN" projects/mafa/paper/paper.py "$@"

@@ -1,0 +1,110 @@
+"""The miniature paper (projects/mafa/paper) with an item of two tiny rows and two seeds, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.jobs.commands import ROOT, environment, run
+
+TINY = (
+    "datasets.scenes.splits.train.n=48",
+    "datasets.scenes.splits.val.n=4",
+    "datasets.scenes.splits.test.n=24",
+    "run.batch_size_train=16",
+    "run.max_epoch=2",
+    "run.k_test=2",
+    "run.warmup_steps=2",
+)
+# the command with an item of its own: BLIP-2 in random batches, and with GRIT; both after one warm-up a seed
+COMMAND = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, "projects/mafa/paper")
+import items
+base, grit = items.table7().rows[:2]
+grit = replace(grit, cell=replace(grit.cell, options=(*grit.cell.options, {more})))
+items.ITEMS = {{"tiny": replace(items.table7(), name="tiny", rows=(base, grit), seeds=2)}}
+import paper
+paper.main()
+"""
+
+
+def command(folder: Path, *arguments: str, more: str = "") -> list[str]:
+    folders = ("--out", str(folder / "out"), "--report", str(folder / "report"))
+    return [sys.executable, "-c", COMMAND.format(more=more), "tiny", *arguments, *folders, "--options", *TINY]
+
+
+def kill_after_two_runs(folder: Path) -> dict[Path, int]:
+    """Start, and kill everything once two rows stand; returns their times of writing."""
+    grid = subprocess.Popen(command(folder), cwd=ROOT, env=environment(), start_new_session=True)
+    began = time.monotonic()
+    while len(found := list(folder.glob("out/rows/*.json"))) < 2:
+        assert grid.poll() is None and time.monotonic() - began < 600
+        time.sleep(0.1)
+    os.killpg(grid.pid, signal.SIGKILL)
+    grid.wait()
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int], str]:
+    folder = tmp_path_factory.mktemp("paper")
+    killed = kill_after_two_runs(folder)
+    return folder, killed, run(*command(folder))
+
+
+def test_a_second_start_goes_on_and_a_third_runs_nothing(grid: tuple[Path, dict[Path, int], str]) -> None:
+    folder, killed, printed = grid
+    to_do = re.search(r"(\d) of 6 runs to do", printed)
+    assert to_do and 1 <= int(to_do[1]) <= 4 and "not built" in printed
+    assert all(path.stat().st_mtime_ns == written for path, written in killed.items())
+    assert "0 of 6 runs to do" in run(*command(folder, "--plan"))
+
+
+def test_what_changed_runs_again(grid: tuple[Path, dict[Path, int], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, *_ = grid
+    assert "2 of 6 runs to do" in run(*command(folder, "--plan", more='"run.weight_decay=0.1",'))
+    monkeypatch.syspath_prepend(str(ROOT / "projects" / "mafa" / "paper"))
+    from cells import Rows
+    from items import table7
+
+    rows, cell = Rows(folder / "out"), table7().rows[1].cell.with_options(*TINY).with_seed(2)
+    found = rows.of(cell)
+    assert found and found["found"]["plan.sampling"] == "grit" and "run.seed=2" in found["options"]
+    rows.code = "other"
+    assert rows.of(cell) is None and rows.newest(cell) == found
+    with pytest.raises(ValueError, match="changed while the runs went on"):
+        rows._check_code()
+    rows.any_code = True
+    rows._check_code()
+    assert rows.of(cell) == found
+
+
+def test_rows_of_a_seed_start_from_the_same_weights(grid: tuple[Path, dict[Path, int], str]) -> None:
+    results = [json.loads(path.read_text()) for path in grid[0].glob("out/runs/*/results.json")]
+    sources = [one["weights"]["Qformer"] for one in results if one["config"]["run"]["seed"] == 1]
+    assert len(sources) == 3 and sources.count("initialised") == 1 and len(set(sources)) == 2
+
+
+def test_the_interval_is_that_of_paired_differences(grid: tuple[Path, dict[Path, int], str]) -> None:
+    """With two seeds, t is 12.7062 and the deviation of the mean half the distance of the two differences."""
+    report = grid[0] / "report"
+    runs = pd.read_parquet(report / "runs.parquet")
+    ways = [f"retrieval.itc.truth.{way}.r1" for way in ("image", "text")]
+    values = runs.assign(figure=runs[ways].mean(axis=1)).pivot(index="seed", columns="row", values="figure")
+    one, other = values["GRIT"] - values["random (BLIP-2)"]
+    cell = f"{values['GRIT'].mean():.2f} ({(one + other) / 2:+.2f} ± {12.7062 * abs(one - other) / 2:.2f})"
+    table = (report / "tiny.md").read_text()
+    assert f"| GRIT | 2 | {cell} |" in table
+    assert f"| random (BLIP-2) | 2 | {values['random (BLIP-2)'].mean():.2f} |" in table
+    assert table.strip() in (report / "README.md").read_text() and (report / "tiny.png").read_bytes()[:4] == b"\x89PNG"
