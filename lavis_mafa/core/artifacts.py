@@ -42,7 +42,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]]) -> None:
-    """Writes parts (n, …) of the same trailing shape as one .npy of n_rows rows in float16, one part in memory at a time.
+    """Writes parts (n, …) of one trailing shape as one .npy of n_rows rows in float16; a part is in memory at a time.
 
     Raises ValueError where a value leaves float16's range.
     """
