@@ -56,9 +56,7 @@ def _check(given: argparse.Namespace) -> int:
         reports[split] = check_split(paths, root, dataset.get("columns") or {}, cleaned, given.workers, least)
     text = "\n".join(_readable(split, report) for split, report in reports.items())
     _write(given.output, reports, text)
-    print(
-        f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl"
-    )
+    print(f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl")
     return int(any(report.problems for report in reports.values()))
 
 
