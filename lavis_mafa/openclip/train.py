@@ -66,6 +66,8 @@ class Training:
         self.guide = None
         if options.mafa_con_d and options.mafa_guide:
             raise ValueError("--mafa-con-d and --mafa-guide both judge pairs: give one of them")
+        if options.mafa_con_d_cache_tokens and not options.mafa_con_d:
+            raise ValueError("--mafa-con-d-cache-tokens keeps tokens for --mafa-con-d: give that, too, or leave it out")
         if options.mafa_guide:
             if not options.mafa_guide_pretrained:
                 raise ValueError("--mafa-guide needs --mafa-guide-pretrained: a guide without weights tells nothing")

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -124,3 +125,15 @@ def test_a_packaged_con_d_judges_images_or_their_tokens(data, tmp_path, monkeypa
     assert len(scored[0]) > 0
     for looked, read in zip(*scored, strict=True):
         torch.testing.assert_close(read, looked, atol=2e-3, rtol=0)  # kept in float16
+
+
+def test_tokens_without_a_con_d_are_told():
+    with pytest.raises(ValueError, match="give that, too"):
+        train.Training(train.parser().parse_args(["--mafa-con-d-cache-tokens"]))
+
+
+def test_tokens_of_shards_are_told(monkeypatch):
+    monkeypatch.setattr(train, "_con_d", lambda words, device: ByGrey())
+    options = train.parser().parse_args(["--mafa-con-d", "arch=any", "--mafa-con-d-cache-tokens"])
+    with pytest.raises(ValueError, match="shards have none"):
+        train.Training(options)._judge(SimpleNamespace(device="cpu"))
