@@ -40,12 +40,9 @@ def _compute(model: Any, dataset: Any, path: Path, device: torch.device, workers
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
     model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
     batches = tqdm(loader, desc="tower tokens", unit="batch")
-    try:
-        with torch.no_grad():
-            tokens = (model.vision_tokens({"image": batch["image"].to(device)}).cpu().numpy() for batch in batches)
-            save_rows(path, len(dataset), tokens)
-    except ValueError as error:
-        raise ValueError(f"{error}; set run.cache_tokens: false") from error
+    with torch.no_grad():
+        tokens = (model.vision_tokens({"image": batch["image"].to(device)}).half().cpu().numpy() for batch in batches)
+        save_rows(path, len(dataset), tokens, "set run.cache_tokens: false")
     logging.info("tower tokens of %d images in %s (%.0f MB)", len(dataset), path, path.stat().st_size / 1e6)
 
 

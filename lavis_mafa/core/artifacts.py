@@ -41,10 +41,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]]) -> None:
+def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]], remedy: str) -> None:
     """Writes parts (n, …) of one trailing shape as one .npy of n_rows rows in float16; a part is in memory at a time.
 
-    Raises ValueError where a value leaves float16's range.
+    Raises ValueError, with the remedy, where a value leaves float16's range.
     """
     kept, row = None, 0
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]]) -> None:
         for part in parts:
             rounded = part.astype(np.float16)
             if not np.isfinite(rounded).all():
-                raise ValueError(f"rows {row} to {row + len(part)} of {path.name} leave float16's range")
+                raise ValueError(f"rows {row} to {row + len(part)} of {path.name} leave float16's range; {remedy}")
             if kept is None:
                 kept = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
                     temporary, "w+", np.float16, (n_rows, *part.shape[1:])

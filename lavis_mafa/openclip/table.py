@@ -54,10 +54,12 @@ def guide_table(
         net, _, preprocess = open_clip.create_model_and_transforms(model, pretrained, device=device)
         encode, tokenizer = OpenClipEncoder(net), open_clip.get_tokenizer(model)
         images = DataLoader(Images(dataset.images, preprocess), batch_size=BATCH)
-        save_rows(image_file, len(dataset), (encode.image(batch.to(device)).cpu().numpy() for batch in images))
+        image_parts = (encode.image(batch.to(device)).half().cpu().numpy() for batch in images)
+        save_rows(image_file, len(dataset), image_parts, "take another --mafa-guide")
         captions = [str(caption) for caption in dataset.captions]
         batches = (tokenizer(captions[low : low + BATCH]) for low in range(0, len(captions), BATCH))
-        save_rows(text_file, len(dataset), (encode.text(batch.to(device)).cpu().numpy() for batch in batches))
+        text_parts = (encode.text(batch.to(device)).half().cpu().numpy() for batch in batches)
+        save_rows(text_file, len(dataset), text_parts, "take another --mafa-guide")
     if world > 1:
         dist.barrier()
     return GuideTable(image_file, text_file)

@@ -55,7 +55,8 @@ def token_table(scorer: Any, paths: list[str], folder: Path, rank: int, world: i
         loader = DataLoader(Images(images.tolist(), scorer.vis_processor), batch_size=BATCH)
         with torch.no_grad():
             tower = scorer.model.visual_encoder
-            save_rows(file, len(images), (tower(batch.to(device)).cpu().numpy() for batch in loader))
+            tokens = (tower(batch.to(device)).half().cpu().numpy() for batch in loader)
+            save_rows(file, len(images), tokens, "leave out --mafa-con-d-cache-tokens")
     if world > 1:
         dist.barrier()
     return TokenTable(file, image_of_row)

@@ -79,3 +79,20 @@ def test_tokens_beyond_float16_are_told(model: Any, tmp_path: Path) -> None:
         model.visual_encoder.norm.bias += 1e5
     with pytest.raises(ValueError, match="float16's range; set run.cache_tokens: false"):
         attach(model, retrieval_set(), tmp_path)
+
+
+def test_a_tower_in_half_precision_is_kept_too(model: Any, tmp_path: Path) -> None:
+    data, plain = retrieval_set(), model.vision_tokens
+    with mock.patch.object(model, "vision_tokens", lambda samples: plain(samples).bfloat16()):
+        attach(model, data, tmp_path)
+    assert data.tokens.dtype == np.float16 and np.isfinite(data.tokens).all()
+
+
+def test_an_image_that_cannot_be_read_keeps_its_own_words(model: Any, tmp_path: Path) -> None:
+    data = retrieval_set()
+    with (
+        mock.patch.object(type(data), "__getitem__", side_effect=ValueError("x.jpg: no image")),
+        pytest.raises(ValueError, match=r"^x\.jpg: no image$"),
+    ):
+        attach(model, data, tmp_path)
+    assert not list(tmp_path.iterdir())
