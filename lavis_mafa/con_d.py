@@ -26,8 +26,9 @@ from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2 import MafaBlip2, QformerState
 from lavis_mafa.models.clip import ClipTokenizer, MafaOpenClip
 from lavis_mafa.models.openclip_tower import TowerName, create_openclip_model
+from lavis_mafa.models.pair_blocks import BLOCK, pair_blocks
 from lavis_mafa.models.strict import build_strictly
-from lavis_mafa.models.text import tokenize
+from lavis_mafa.models.text import TokenizedOnce
 from lavis_mafa.openclip import GuideScorer
 
 ARCHITECTURES = (
@@ -106,9 +107,10 @@ class ItmScorer:
     vis_processor: Callable[[Any], Tensor]
     text_processor: Callable[[str], str]
     shares_tower: bool = False
-    chunk: int = 256
+    chunk: int = BLOCK
 
     def __post_init__(self) -> None:
+        self._tokenized = TokenizedOnce(self.model.tokenizer, self.text_processor, self.model.max_txt_len)
         self.model.eval().requires_grad_(False)
         if isinstance(self.model, Blip2Qformer):
             fuse_attention(self.model.Qformer)
@@ -119,18 +121,17 @@ class ItmScorer:
     @torch.no_grad()
     def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
         """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch; an image is encoded once."""
-        images, image_of = image_K.unique(return_inverse=True)
-        texts, text_of = text_K.unique(return_inverse=True)
-        view = self._view(batch)
-        captions = [self.text_processor(batch["caption"][row]) for row in texts.tolist()]
+        images, image_of_K = image_K.unique(return_inverse=True)
+        texts, text_of_K = text_K.unique(return_inverse=True)
+        view, logits_K2 = self._view(batch), torch.empty(len(image_K), 2, device=images.device)
+        table = self._tokenized([batch["caption"][row] for row in texts.tolist()]).to(images.device)
         with torch.autocast(images.device.type, enabled=False):
             embeds = self._encode(self.model, view, images)
-            tokens = tokenize(self.model.tokenizer, captions, self.model.max_txt_len, images.device)
-            logits = [
-                self._match(self.model, embeds, tokens, image_of[part], text_of[part])
-                for part in torch.arange(len(image_K), device=images.device).split(self.chunk)
-            ]
-        return torch.cat(logits).float().softmax(dim=1)[:, 1]
+            for block in pair_blocks(image_of_K, text_of_K, table.length_C, self.chunk):
+                seen, tokens = embeds[block.image_N], table.block(block.text_C)
+                found = self._match(self.model, seen, tokens, block.image_of_k, block.text_of_k)
+                logits_K2[block.rows_k] = found.float()
+        return logits_K2.softmax(dim=1)[:, 1]
 
     def _view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         if "con_d_image" in batch:

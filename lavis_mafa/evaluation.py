@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
 from lavis_mafa.eccv import MOST_POSITIVES, CocoIds, eccv_figures
+from lavis_mafa.models.pair_blocks import BLOCK as PAIRS
+from lavis_mafa.models.pair_blocks import by_image, pair_blocks
+from lavis_mafa.models.text import TokenTable
 from lavis_mafa.ranks import gathered, shard
 from lavis_mafa.relevance import BLOCK, Relevance, Rows, blocks, figures
 
@@ -28,13 +31,14 @@ OUT = -100.0  # the score of what is not re-ranked, as in LAVIS
 @dataclass
 class Gallery:
     """An encoded test set. `image_feat` (N, Q, D); `text_feat` (C, D); `tokens`: tower tokens (n, L, V) of the rank's
-    `own` images alone, n of the N: they are too large to be held by every rank, or, above TOKEN_BYTES, at all."""
+    `own` images alone, n of the N: they are too large to be held by every rank, or, above TOKEN_BYTES, at all.
+    `text_tokens`: of all C captions, for ITM; None for a model without."""
 
     tokens: Tensor | TokensAgain
     own: range
     image_feat: Tensor
     text_feat: Tensor
-    texts: list[str]
+    text_tokens: TokenTable | None
 
     def rows_of(self, images: range, image_P: np.ndarray) -> np.ndarray:
         """The rows of image_P (P,), in rising order, that name one of these images."""
@@ -97,33 +101,37 @@ def encode_gallery(
         if seen[0].nbytes * len(own) <= token_bytes:
             tokens.append(seen.cpu())
         features.append(model.encode_image(seen)[1].cpu())
-    text_feat = [
-        model.encode_text(model.tokenize([texts[text] for text in own_texts[start : start + TEXT_BATCH]])).cpu()
-        for start in tqdm(range(0, len(own_texts), TEXT_BATCH), desc="captions", unit="batch", leave=False)
-    ]
+    text_feat, text_tokens = [], []
+    for start in tqdm(range(0, len(own_texts), TEXT_BATCH), desc="captions", unit="batch", leave=False):
+        batch = model.tokenize([texts[text] for text in own_texts[start : start + TEXT_BATCH]])
+        text_feat.append(model.encode_text(batch).cpu())
+        if model.has_itm:
+            text_tokens.append(TokenTable.of(batch).to("cpu"))
     own_tokens = torch.cat(tokens) if tokens else TokensAgain(model, dataset, own, device)
-    return Gallery(own_tokens, own, _of_all_ranks(features), _of_all_ranks(text_feat), texts)
+    table = TokenTable.joined(_of_all_ranks(text_tokens)) if model.has_itm else None
+    return Gallery(own_tokens, own, torch.cat(_of_all_ranks(features)), torch.cat(_of_all_ranks(text_feat)), table)
 
 
-def _of_all_ranks(parts: list[Tensor]) -> Tensor:
-    return torch.cat([part for parts_of_rank in gathered(parts) for part in parts_of_rank])
+def _of_all_ranks(parts: list[Any]) -> list[Any]:
+    return [part for parts_of_rank in gathered(parts) for part in parts_of_rank]
 
 
 @torch.no_grad()
 def match_scores(
-    model: Any, gallery: Gallery, image_P: np.ndarray, text_P: np.ndarray, device: torch.device, chunk: int = 256
+    model: Any, gallery: Gallery, image_P: np.ndarray, text_P: np.ndarray, device: torch.device, chunk: int = PAIRS
 ) -> np.ndarray:
-    """ITM logits (P, 2) of the pairs; sorted by image, whose keys and values are then projected once a chunk."""
+    """ITM logits (P, 2) of the pairs, in their order; `chunk` of them in a pass."""
     logits = np.empty((len(image_P), 2), dtype=np.float32)
     own_rows = gallery.rows_of(gallery.own, image_P)
-    order = own_rows[np.argsort(image_P[own_rows], kind="stable")]
-    for start in tqdm(range(0, len(order), chunk), desc="ITM pairs", unit="batch", leave=False):
-        rows = order[start : start + chunk]
-        images, image_of = np.unique(image_P[rows] - gallery.own.start, return_inverse=True)
-        text_tokens = model.tokenize([gallery.texts[text] for text in text_P[rows]])
-        state = model.pair_state(gallery.tokens[images].float().to(device), text_tokens)
-        own = torch.arange(len(rows), device=device)
-        logits[rows] = model.match_logits(state, torch.from_numpy(image_of).to(device), own).float().cpu().numpy()
+    image_K, text_K = torch.from_numpy(image_P[own_rows] - gallery.own.start), torch.from_numpy(text_P[own_rows])
+    for window_K in tqdm(by_image(image_K), desc="ITM pairs", unit="window", leave=False):
+        image_N, image_of_K = image_K[window_K].unique(return_inverse=True)
+        tokens_NLV = gallery.tokens[image_N.numpy()].float().to(device)
+        for block in pair_blocks(image_of_K, text_K[window_K], gallery.text_tokens.length_C, chunk):
+            tokens = gallery.text_tokens.block(block.text_C).to(device)
+            state = model.pair_state(tokens_NLV[block.image_N], tokens)
+            found = model.match_logits(state, block.image_of_k.to(device), block.text_of_k.to(device))
+            logits[own_rows[window_K[block.rows_k]]] = found.float().cpu().numpy()
     return rows_of_all_ranks(own_rows, logits)
 
 

@@ -48,6 +48,7 @@ class AlbefEncoding:
     """Mixin over LAVIS' ALBEF models: encoders as `mafa_albef`'s forward and the retrieval evaluation call them"""
 
     tower_is_frozen = False
+    has_itm = True
 
     def freeze_tower(self) -> None:
         self.tower_is_frozen = True

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import BertTokenizer
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BatchEncoding, BertTokenizer
 
 from lavis_mafa.models.towers import local_file
+
+KEPT_CAPTIONS = 1 << 18  # some 100 MB of token ids
 
 
 def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
@@ -33,3 +42,47 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
 def tokenize(tokenizer: BertTokenizer, texts: list[str], max_length: int, device: Any) -> Any:
     """Token ids and mask, (B, T) with T the longest text of the batch: padding to max_length buys nothing."""
     return tokenizer(texts, padding="longest", truncation=True, max_length=max_length, return_tensors="pt").to(device)
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Many texts, tokenized once: any block of them is padded to its own longest, as if tokenized alone."""
+
+    ids_CT: Tensor  # int32
+    length_C: Tensor
+
+    @classmethod
+    def of(cls, tokens: Any) -> TokenTable:
+        """tokens: what `tokenize` gave."""
+        return cls(tokens.input_ids.int(), tokens.attention_mask.sum(1))
+
+    @classmethod
+    def joined(cls, tables: Sequence[TokenTable]) -> TokenTable:
+        """The texts of all tables, one after the other. Behind a text stands 0, where no attention looks."""
+        longest = max(table.ids_CT.shape[1] for table in tables)
+        ids = [F.pad(table.ids_CT, (0, longest - table.ids_CT.shape[1])) for table in tables]
+        return cls(torch.cat(ids), torch.cat([table.length_C for table in tables]))
+
+    def to(self, device: Any) -> TokenTable:
+        return TokenTable(self.ids_CT.to(device), self.length_C.to(device))
+
+    def block(self, text_B: Tensor) -> BatchEncoding:
+        """Token ids and mask (B, T) of these texts."""
+        length_B1 = self.length_C[text_B, None]
+        ids_BT = self.ids_CT[text_B, : int(length_B1.max())].long()
+        mask_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < length_B1
+        return BatchEncoding({"input_ids": ids_BT, "attention_mask": mask_BT.long()})
+
+
+class TokenizedOnce:
+    """Raw captions → their tokens; a caption that comes back, with other images or in another epoch, is looked up."""
+
+    def __init__(self, tokenizer: BertTokenizer, prepare: Callable[[str], str], max_length: int) -> None:
+        def ids(caption: str) -> array[int]:
+            return array("i", tokenizer(prepare(caption), truncation=True, max_length=max_length).input_ids)
+
+        self._pad, self._ids = tokenizer.pad, lru_cache(KEPT_CAPTIONS)(ids)
+
+    def __call__(self, captions: Sequence[str]) -> TokenTable:
+        ids = [self._ids(caption).tolist() for caption in captions]
+        return TokenTable.of(self._pad({"input_ids": ids}, return_tensors="pt"))

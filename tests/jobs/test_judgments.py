@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.utils.data import Subset
+from transformers import BatchEncoding
 
 import lavis_mafa
 from lavis_mafa import judgments
@@ -83,20 +84,25 @@ class FakeModel:
         fits = torch.tensor([[COSINE.get(name + text, NO_PAIR) for text in "xyz"] for name in names])
         return None, torch.stack([fits - 1, fits], 1), None  # the second query fits best
 
-    def tokenize(self, texts: list[str]) -> list[str]:
-        return texts
+    def tokenize(self, texts: list[str]) -> BatchEncoding:
+        ids = torch.tensor([["xyz".index(text)] for text in texts])
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
-    def encode_text(self, texts: list[str]) -> torch.Tensor:
-        self.texts += texts
-        return torch.eye(3)[["xyz".index(text) for text in texts]]
+    def encode_text(self, tokens: BatchEncoding) -> torch.Tensor:
+        self.texts += letters(tokens)
+        return torch.eye(3)[tokens.input_ids[:, 0]]
 
-    def pair_state(self, tokens_B1N: torch.Tensor, texts: list[str]) -> Any:
-        return names_of(tokens_B1N), texts
+    def pair_state(self, tokens_B1N: torch.Tensor, tokens: BatchEncoding) -> Any:
+        return names_of(tokens_B1N), letters(tokens)
 
     def match_logits(self, state: Any, image_K: torch.Tensor, text_K: torch.Tensor) -> torch.Tensor:
         names, texts = state
         margin = [MARGIN[names[image] + texts[text]] for image, text in zip(image_K, text_K, strict=True)]
         return torch.tensor([[-10 * m, -9 * m] for m in margin])  # the match logit alone orders them in reverse
+
+
+def letters(tokens: BatchEncoding) -> list[str]:
+    return ["xyz"[number] for number in tokens.input_ids[:, 0].tolist()]
 
 
 def names_of(tokens_B1N: torch.Tensor) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lavis_mafa import evaluation, relevance
+from lavis_mafa.models import pair_blocks
 from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
 from tests.ranks import on_ranks
 
@@ -100,6 +101,22 @@ def test_reranked_scores_are_lavis_scores(k_test: int, model: Any) -> None:
     np.testing.assert_allclose(i2t, expected_i2t, atol=1e-4)
     np.testing.assert_allclose(t2i, expected_t2i, atol=1e-4)
     assert (i2t > -100).sum() == N * k_test and (t2i > -100).sum() == N * PER_IMAGE * k_test
+
+
+@torch.no_grad()
+def test_scores_of_pairs_in_any_order_are_those_of_each_alone(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, gallery, device = HandMade(), gallery_of(model), torch.device("cpu")
+    image_P, text_P = (np.random.default_rng(0).integers(0, n, 60) for n in (N, N * PER_IMAGE))
+    alone, first = [], torch.tensor([0])
+    for image, text in zip(image_P, text_P, strict=True):
+        state = model.pair_state(gallery.tokens[image : image + 1], model.tokenize([data.text[text]]))
+        alone.append(model.match_logits(state, first, first))
+    expected = torch.cat(alone).numpy()
+    assert expected.std() > 0.01
+    for window, chunk in ((1024, 256), (16, 5), (1, 1)):
+        monkeypatch.setattr(pair_blocks, "WINDOW", window)
+        found = evaluation.match_scores(model, gallery, image_P, text_P, device, chunk)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_recalls_are_lavis_recalls(model: Any, tmp_path: Path) -> None:
@@ -197,7 +214,7 @@ def share(rank: int, world: int, images: int) -> dict[str, Any]:
 
     model.vision_tokens, model.tokenize = tokens, tokenized
     gallery = evaluation.encode_gallery(model, data, 4, 0, torch.device("cpu"))
-    model.tokenize, model.match_logits = tokenize, matched
+    model.match_logits = matched  # tokenize stays: what is matched has its tokens
     sim_NC = gallery.similarity().numpy()
     i2t, t2i = dense(evaluation.reranked(model, gallery, 5, torch.device("cpu")))
     return {"scores": (sim_NC, i2t, t2i), "recalls": recalls, **seen}

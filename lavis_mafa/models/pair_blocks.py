@@ -1,0 +1,39 @@
+"""Pairs in the blocks that a matching network takes at a time: few images a block, and captions of like length.
+
+Tested in tests/models/test_pair_blocks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+BLOCK = 256  # pairs of one pass
+WINDOW = 4 * BLOCK  # pairs sorted by length together: more of them pad less, but put more images into a block
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """k pairs, `rows_k` of K: their images and texts, each once, and where the pairs find them."""
+
+    rows_k: Tensor
+    image_N: Tensor
+    image_of_k: Tensor  # positions in image_N
+    text_C: Tensor
+    text_of_k: Tensor  # positions in text_C
+
+
+def by_image(image_K: Tensor) -> tuple[Tensor, ...]:
+    """Windows of the pairs, sorted by image: what is costly to fetch of an image is fetched for a window."""
+    return image_K.argsort(stable=True).split(WINDOW) if len(image_K) else ()
+
+
+def pair_blocks(image_K: Tensor, text_K: Tensor, length_C: Tensor, size: int = BLOCK) -> Iterator[PairBlock]:
+    """Every pair in one block. length_C: tokens of every text that text_K may name; a block pads to its longest."""
+    for window in by_image(image_K):
+        for rows_k in window[length_C[text_K[window]].argsort(stable=True)].split(size):
+            image_N, image_of_k = image_K[rows_k].unique(return_inverse=True)
+            text_C, text_of_k = text_K[rows_k].unique(return_inverse=True)
+            yield PairBlock(rows_k, image_N, image_of_k, text_C, text_of_k)
