@@ -1,19 +1,22 @@
 """The GRIT chain: image → most similar unused text → most similar unused image → … (GRIT-VLP, section 3.2).
 
-Up to DENSE_LIMIT records all similarities are computed at once. Above, the chain walks lists of nearest neighbours,
-made anew over what is unused whenever little is left, until the rest is small enough for all its similarities.
+Up to DENSE_LIMIT records all similarities are computed at once. Above, the chain walks exact lists of neighbours, made
+anew over what is unused whenever little is left, until the rest is small enough for all its similarities. Where a
+search would not be exact (neighbors.FLAT_LIMIT), it goes through windows of similar records, with all similarities of
+each.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from lavis_mafa.core.neighbors import KEY_BLOCK, FloatArray, IntArray, NeighborIndex, Rows, float32
+from lavis_mafa.core.neighbors import KEY_BLOCK, FloatArray, IntArray, Rows, cells, choose, float32, nearest
 
 DENSE_LIMIT = 10_000  # two float32 matrices of 400 MB
+WINDOW = 1024  # similar records; more cost time and bring no harder batches (projects/benchmarks/planning.py)
 BLOCK = 256  # rows of a product that are transposed while they are in the cache
 
 
@@ -22,48 +25,73 @@ class Chainer:
     """Chains search spaces one after another; its buffers are reused, since fresh pages cost as much as the chain.
 
     Attributes:
-        batch_size: batches the chain is cut into; a chain on approximate lists turns back within the batch.
         dense_limit: records up to which all similarities are held.
         k: neighbours listed for each record of a larger space.
-        options: of NeighborIndex.
+        options: backend, threads and seed of NeighborIndex; backend `ivf` stands for windows.
+        skip, quantile: go to another than the nearest unused record (`place`), where all similarities are held.
     """
 
-    batch_size: int
     dense_limit: int = DENSE_LIMIT
     k: int = 32
     options: dict[str, Any] = field(default_factory=dict)
+    skip: int = 0
+    quantile: float = 1.0
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def chain(self, image_MD: Rows, text_MD: Rows, start: int, filled: int = 0) -> IntArray:
+    def __post_init__(self) -> None:
+        self.dense_limit = max(self.dense_limit, 2)  # where the chain is, and where it goes
+
+    def chain(self, image_MD: Rows, text_MD: Rows, start: int) -> IntArray:
         """The order (M,) in which the chain that leaves from the image of `start` visits M records.
 
         Each step goes to the unused record of the largest inner product, ties to the lowest index. The order is that of
-        this definition wherever the neighbours are exact (NeighborIndex.exact); else some steps miss the nearest.
-
-        Args:
-            image_MD, text_MD: the embeddings of the M records.
-            filled: records that the batch which the chain begins in already holds.
+        this definition without windows; with them, of the unused records of its window.
         """
         n = image_MD.shape[0]
         order, count = np.empty(n, np.int64), 1
         order[0] = start
-        unused = np.ones(n, bool)
-        unused[start] = False
-        while count < n:
-            current = order[count - 1]
-            left = np.flatnonzero(unused)
-            left = np.insert(left, np.searchsorted(left, current), current)
-            space = _Space(_Part(image_MD, left), _Part(text_MD, left), int(np.searchsorted(left, current)))
-            if count % 2 == 0:  # the chain left `start` by its image, so it leaves every second record by its text
-                space = replace(space, leaving=space.arriving, arriving=space.leaving)
-            if len(left) <= max(self.dense_limit, 2):
-                steps = _walk(*self._similarities(space), space.start)
-            else:
-                steps = _ListWalk(space, self, (filled + count - 1) % self.batch_size).run()
-            order[count : count + len(steps) - 1] = left[steps[1:]]
-            unused[left[steps]] = False
-            count += len(steps) - 1
+        for window in self._windows(image_MD, text_MD, start):
+            unused = window[window != start]
+            while len(unused):
+                current = order[count - 1]
+                here = int(np.searchsorted(unused, current))
+                left = np.insert(unused, here, current)
+                space = _Space(_Part(image_MD, left), _Part(text_MD, left), here)
+                if count % 2 == 0:  # the chain left `start` by its image, so it leaves every second record by its text
+                    space = replace(space, leaving=space.arriving, arriving=space.leaving)
+                steps = self._steps(space)
+                order[count : count + len(steps) - 1] = left[steps[1:]]
+                count += len(steps) - 1
+                unused = np.delete(left, steps)
         return order
+
+    def place(self, unused: int) -> int:
+        """Place, 0 the nearest, of the next record among so many unused ones: `skip` of them are passed over (B3, arXiv
+        2505.11293, leaves out the first ranks as likely false negatives), then the one at this quantile of similarity
+        is taken (a fixed q of FALCON, arXiv 2505.11192; 1 is GRIT)."""
+        skip = min(self.skip, unused - 1)
+        return skip + round((1 - self.quantile) * (unused - 1 - skip))
+
+    def _windows(self, image_MD: Rows, text_MD: Rows, start: int) -> Iterator[IntArray]:
+        """Records that are chained together, rising, window after window: all of them wherever their lists are exact,
+        else those next to each other on a path from the cell of `start` through all coarse cells."""
+        n, options = image_MD.shape[0], dict(self.options)
+        if n <= self.dense_limit or choose(options.pop("backend", "auto"), n) != "ivf":
+            yield np.arange(n)
+            return
+        size = min(WINDOW, self.dense_limit - 1)
+        centroids_LD, cell_M = cells(_Records(image_MD, text_MD), -(-n // size), **options)
+        path_L = Chainer().chain(centroids_LD, centroids_LD, int(cell_M[start]))  # neighbours follow one another
+        path_M = np.argsort(np.argsort(path_L)[cell_M], kind="stable")
+        for low in range(0, n, size):
+            yield np.sort(path_M[low : low + size])
+
+    def _steps(self, space: "_Space") -> IntArray:
+        """The chain through the space, or, on lists, through the first half of it."""
+        if space.leaving.shape[0] > self.dense_limit:
+            return _ListWalk(space, self).run()
+        place = self.place if self.skip or self.quantile < 1 else None
+        return _walk(*self._similarities(space), space.start, place)
 
     def _similarities(self, space: "_Space") -> tuple[FloatArray, FloatArray]:
         """All similarities (M, M) of the space and their transpose, a contiguous copy: the walk reads rows of both."""
@@ -78,9 +106,9 @@ class Chainer:
         return sim_MM.numpy(), transposed_MM.numpy()
 
 
-def greedy_chain(image_MD: Rows, text_MD: Rows, start: int, *, batch_size: int = 1, **settings: Any) -> IntArray:
-    """`Chainer(batch_size, **settings).chain(image_MD, text_MD, start)`."""
-    return Chainer(batch_size, **settings).chain(image_MD, text_MD, start)
+def greedy_chain(image_MD: Rows, text_MD: Rows, start: int, **settings: Any) -> IntArray:
+    """`Chainer(**settings).chain(image_MD, text_MD, start)`."""
+    return Chainer(**settings).chain(image_MD, text_MD, start)
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,22 @@ class _Part:
 
 
 @dataclass(frozen=True)
+class _Records:
+    """A row a record, for both of its embeddings: their sum."""
+
+    image_MD: Rows
+    text_MD: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.image_MD.shape
+
+    def __getitem__(self, key: Any) -> FloatArray:
+        both: FloatArray = float32(self.image_MD[key]) + float32(self.text_MD[key])
+        return both
+
+
+@dataclass(frozen=True)
 class _Space:
     """The chain leaves `start` by its row of `leaving`, arrives by a row of `arriving`, leaves from there by that, …"""
 
@@ -107,8 +151,13 @@ class _Space:
     start: int
 
 
-def _walk(sim_MM: FloatArray, transposed_MM: FloatArray, start: int) -> IntArray:
-    """The greedy chain on given similarities; rows of `sim_MM` are read at even steps, of its transpose at odd ones."""
+def _walk(
+    sim_MM: FloatArray, transposed_MM: FloatArray, start: int, place: Callable[[int], int] | None = None
+) -> IntArray:
+    """The greedy chain on given similarities; rows of `sim_MM` are read at even steps, of its transpose at odd ones.
+
+    place: Chainer.place; None: the nearest.
+    """
     n = len(sim_MM)
     order = np.empty(n, np.int64)
     penalty, masked = np.zeros(n, np.float32), np.empty(n, np.float32)
@@ -117,30 +166,28 @@ def _walk(sim_MM: FloatArray, transposed_MM: FloatArray, start: int) -> IntArray
         order[step] = current
         penalty[current] = -np.inf
         np.add(here[current], penalty, out=masked)
+        if place is not None and step + 1 < n:  # all nearer ones are out of reach for this step
+            at = n - 1 - place(n - 1 - step)
+            masked[masked > np.partition(masked, at)[at]] = -np.inf
         current = int(masked.argmax())  # the first of equals: the lowest index
         here, there = there, here
     return order
 
 
 class _ListWalk:
-    """The chain on lists of k neighbours, until most of the space is used (lists of used records are of no use)."""
+    """The chain on exact lists of k neighbours, until half of the space is used (lists of used ones are of no use)."""
 
-    def __init__(self, space: _Space, chainer: Chainer, filled: int) -> None:
-        self.space, self.batch_size, self.filled = space, chainer.batch_size, filled
+    def __init__(self, space: _Space, chainer: Chainer) -> None:
+        self.space = space
         n = space.leaving.shape[0]
         k = min(chainer.k, n)
-        index = NeighborIndex(space.arriving, **chainer.options)
-        self.exact, self.complete = index.exact, index.exact and k == n
-        self.restart = None if self.exact else _Restart(index)
-        out, out_sim = index.search(space.leaving, k)
-        del index  # one index in memory at a time
-        back, back_sim = NeighborIndex(space.leaving, **chainer.options).search(space.arriving, k)
+        self.complete = k == n
+        out, out_sim = nearest(space.leaving, space.arriving, k, **chainer.options)
+        back, back_sim = nearest(space.arriving, space.leaving, k, **chainer.options)
         self.lists = (out.astype(np.int32), back.astype(np.int32))
-        self.sims = (out_sim, back_sim) if self.exact else None
-        self.unused = np.ones(n + 1, bool)
-        self.unused[-1] = False  # where a list shorter than k points to
-        # Exact lists cost n² to make anew, approximate ones n: so their rounds differ in length.
-        self.length = n - n // (2 if self.exact else 4)
+        self.sims = (out_sim, back_sim)
+        self.unused = np.ones(n, bool)
+        self.length = n - n // 2
 
     def run(self) -> IntArray:
         order = np.empty(self.length, np.int64)
@@ -149,24 +196,19 @@ class _ListWalk:
             order[step] = current
             self.unused[current] = False
             if step + 1 < self.length:
-                current = self._next(order[: step + 1], step % 2)
+                current = self._next(current, step % 2)
         return order
 
-    def _next(self, order: IntArray, side: int) -> int:
-        current = order[-1]
+    def _next(self, current: int, side: int) -> int:
         neighbors = self.lists[side][current]
         open_k = self.unused[neighbors]
         place = int(open_k.argmax())
-        if self.sims is not None:
-            # A record that ties with the end of the list may tie with one beyond it that has a lower index.
-            sim_k = self.sims[side][current]
-            found = open_k[place] and (self.complete or sim_k[place] > sim_k[-1])
-            return int(neighbors[place]) if found else self._exact_next(current, side)
-        if open_k[place]:
-            return int(neighbors[place])
-        return self._turn_back(order, side)
+        # A record that ties with the end of the list may tie with one beyond it that has a lower index.
+        sim_k = self.sims[side][current]
+        found = open_k[place] and (self.complete or sim_k[place] > sim_k[-1])
+        return int(neighbors[place]) if found else self._search(current, side)
 
-    def _exact_next(self, current: int, side: int) -> int:
+    def _search(self, current: int, side: int) -> int:
         """The nearest of all unused records, block by block."""
         query, keys = self.space.leaving, self.space.arriving
         if side == 1:
@@ -181,37 +223,3 @@ class _ListWalk:
             if sim[place] > best:
                 best, nearest = float(sim[place]), int(part[place])
         return nearest
-
-    def _turn_back(self, order: IntArray, side: int) -> int:
-        """Goes on from the latest record of the batch being filled that has an unused neighbour, else elsewhere."""
-        assert self.restart is not None
-        in_batch = (self.filled + len(order)) % self.batch_size
-        batch = order[max(0, len(order) - in_batch) :]
-        neighbors = self.lists[side][batch]
-        open_bk = self.unused[neighbors]
-        alive = np.flatnonzero(open_bk.any(1))
-        if len(alive):
-            return int(neighbors[alive[-1], open_bk[alive[-1]].argmax()])
-        return self.restart.after(int(order[-1]), self.unused)
-
-
-class _Restart:
-    """Where an approximate chain goes on that is stuck: to the next unused record on a path through all IVF cells."""
-
-    def __init__(self, index: NeighborIndex) -> None:
-        centroids_LD, cells = index.cells()
-        order_L = greedy_chain(centroids_LD, centroids_LD, 0)  # neighbouring cells come one after the other
-        self.path = np.concatenate([cells[cell] for cell in order_L])
-        self.place = np.empty_like(self.path)
-        self.place[self.path] = np.arange(len(self.path))
-        # The next place that may be unused; used ones are jumped over.
-        self.next = [*range(1, len(self.path)), 0]
-
-    def after(self, current: int, unused: NDArray[np.bool_]) -> int:
-        passed, place = [], int(self.place[current])
-        while not unused[self.path[place]]:
-            passed.append(place)
-            place = self.next[place]
-        for used in passed:  # path compression: the next search jumps straight here
-            self.next[used] = place
-        return int(self.path[place])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lavis_mafa.core.chain import Chainer
+from lavis_mafa.core.chain import DENSE_LIMIT, Chainer
 from lavis_mafa.core.embeddings import EmbeddingRows, Embeddings
 from lavis_mafa.core.neighbors import BACKENDS, IntArray
 from lavis_mafa.core.plan import Plan
@@ -23,7 +23,8 @@ class GritPlanner:
         search_space: M, the records that a chain may choose from, or `all`.
         siblings: `records`: records are planned, so there are none. Where rows of captions are planned, `apart` puts at
             most one row of an image into a batch, wherever that is possible; `free` does not care (official).
-        backend, nprobe, threads: of NeighborIndex, used where M is beyond chain.DENSE_LIMIT.
+        skip_nearest, quantile: the chain goes to others than the nearest (Chainer.place), for M up to DENSE_LIMIT.
+        backend, threads: of NeighborIndex, used where M is beyond chain.DENSE_LIMIT; `ivf` stands for coarse cells.
         fingerprint: written into every plan.
 
     Raises:
@@ -36,8 +37,9 @@ class GritPlanner:
     seed: int = 0
     sampling: str = "grit"
     siblings: str = "records"
+    skip_nearest: int = 0
+    quantile: float = 1.0
     backend: str = "auto"
-    nprobe: int = 8
     threads: int | None = None
     fingerprint: str = ""
 
@@ -50,6 +52,11 @@ class GritPlanner:
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 raise ValueError(f"{key} is {getattr(self, key)!r}; allowed: {', '.join(values)}")
+        if self.skip_nearest < 0 or not 0 <= self.quantile <= 1:
+            raise ValueError(
+                f"skip_nearest is {self.skip_nearest}, quantile {self.quantile}; "
+                "allowed: a whole number from 0 on, a number in [0, 1]"
+            )
 
     def plan(
         self,
@@ -75,6 +82,11 @@ class GritPlanner:
                 f"{n_records} records do not fill one step of {self.world} x {self.batch_size}: "
                 f"lower the batch size to {n_records // self.world} or less, or add data"
             )
+        size = n_records if self.search_space == "all" else min(n_records, int(self.search_space))
+        if size > DENSE_LIMIT and (self.skip_nearest or self.quantile < 1):
+            raise ValueError(
+                f"search_space is {self.search_space}; skip_nearest and quantile allow at most {DENSE_LIMIT} records"
+            )
         rng = np.random.default_rng((self.seed, epoch))
         image_id_N = np.arange(n_records) if distinct_by is None else distinct_by
         embeddings = None if self.sampling == "random" else embeddings
@@ -84,7 +96,7 @@ class GritPlanner:
         n_trained = n_records - n_records % step
         chained = order[len(leading) : n_trained]
         if embeddings is not None and len(chained):
-            order[len(leading) : n_trained] = self._chain(embeddings, chained, len(leading), rng)
+            order[len(leading) : n_trained] = self._chain(embeddings, chained, rng)
         if self.siblings == "apart":
             order[:n_trained] = keep_apart(order[:n_trained], image_id_N, self.batch_size)
         order[:n_trained] = self._shuffle_batches(order[:n_trained], len(leading), rng)
@@ -100,15 +112,16 @@ class GritPlanner:
         leading = np.concatenate([lead_n, rng.permutation(np.setdiff1d(unchained, lead_n))])
         return leading, rng.permutation(np.setdiff1d(everything, leading))
 
-    def _chain(self, embeddings: Embeddings, records: IntArray, filled: int, rng: np.random.Generator) -> IntArray:
+    def _chain(self, embeddings: Embeddings, records: IntArray, rng: np.random.Generator) -> IntArray:
         """Chains shuffled records, search space by search space, each from a random start."""
         size = len(records) if self.search_space == "all" else int(self.search_space)
-        options = {"backend": self.backend, "nprobe": self.nprobe, "threads": self.threads, "seed": self.seed}
-        chainer, chained = Chainer(self.batch_size, options=options), []
+        options = {"backend": self.backend, "threads": self.threads, "seed": self.seed}
+        chainer = Chainer(options=options, skip=self.skip_nearest, quantile=self.quantile)
+        chained = []
         for low in range(0, len(records), size):
             space = np.sort(records[low : low + size])  # in record order, so that ties go to the lowest record
             image, text = EmbeddingRows(embeddings.image, space), EmbeddingRows(embeddings.text, space)
-            order = chainer.chain(image, text, int(rng.integers(len(space))), filled + low)
+            order = chainer.chain(image, text, int(rng.integers(len(space))))
             chained.append(space[order])
         order_n: IntArray = np.concatenate(chained)
         return order_n

@@ -49,6 +49,17 @@ def nearest(queries_QD: Rows, keys_ND: Rows, k: int, **options: Any) -> tuple[In
     return NeighborIndex(keys_ND, **options).search(queries_QD, k)
 
 
+def cells(rows_ND: Rows, count: int, *, seed: int = 0, threads: int | None = None) -> tuple[FloatArray, IntArray]:
+    """Coarse cells, by spherical k-means on a sample of the rows: centroids (L, D), and the cell of each row (N,)."""
+    n, dim = rows_ND.shape
+    faiss: Any = load_faiss()
+    means = faiss.Kmeans(dim, count, niter=TRAIN_ROUNDS, seed=seed, spherical=True, min_points_per_centroid=1)
+    with faiss_threads(faiss, threads):
+        means.train(float32(rows_ND[_sample(n, TRAIN_POINTS * count, seed)]))
+    cell_N1, _ = nearest(rows_ND, means.centroids, 1, backend="flat", threads=threads)
+    return means.centroids, cell_N1[:, 0]
+
+
 class NeighborIndex:
     """An index over keys (N, D), built once and searched in chunks.
 
@@ -79,7 +90,7 @@ class NeighborIndex:
         self._keys, self._chunk, self._threads = keys_ND, chunk, threads
         self.n, self.dim = keys_ND.shape
         self._faiss = load_faiss()
-        self.backend = _choose(backend, self.n, self._faiss is not None)
+        self.backend = choose(backend, self.n)
         if self.backend != "torch":
             with faiss_threads(self._faiss, threads):
                 self._index, self._gpu = self._build(nprobe, seed)
@@ -105,14 +116,6 @@ class NeighborIndex:
             index_Qk[part], similarity_Qk[part] = self._search_chunk(float32(queries_QD[part]), k)
         return index_Qk, similarity_Qk
 
-    def cells(self) -> tuple[FloatArray, list[IntArray]]:
-        """The coarse cells of an IVF index: centroids (L, D), and the keys of each cell in rising order."""
-        assert self.backend == "ivf"
-        index = self._faiss.index_gpu_to_cpu(self._index) if self._gpu else self._index  # type: ignore[union-attr]
-        lists, convert = index.invlists, self._faiss.rev_swig_ptr  # type: ignore[union-attr]
-        keys = [convert(lists.get_ids(cell), lists.list_size(cell)).astype(np.int64) for cell in range(index.nlist)]
-        return index.quantizer.reconstruct_n(0, index.nlist), [np.sort(cell) for cell in keys]
-
     def _build(self, nprobe: int, seed: int) -> tuple[Any, Any]:
         faiss: Any = self._faiss
         index = faiss.IndexFlatIP(self.dim) if self.backend == "flat" else self._empty_ivf(nprobe, seed)
@@ -120,8 +123,7 @@ class NeighborIndex:
         if gpu is not None:
             index = faiss.index_cpu_to_gpu(gpu, 0, index)
         if not index.is_trained:
-            rng = np.random.default_rng(seed)
-            index.train(float32(self._keys[np.sort(rng.permutation(self.n)[: TRAIN_POINTS * index.nlist])]))
+            index.train(float32(self._keys[_sample(self.n, TRAIN_POINTS * index.nlist, seed)]))
         for _, keys in _blocks(self._keys):
             index.add(keys)
         return index, gpu
@@ -156,9 +158,20 @@ def faiss_threads(faiss: Any, threads: int | None) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _choose(backend: str, n: int, has_faiss: bool) -> str:
+def _sample(n: int, size: int, seed: int) -> IntArray:
+    """At most `size` of n rows, rising."""
+    return np.sort(np.random.default_rng(seed).permutation(n)[:size])
+
+
+def choose(backend: str, n: int) -> str:
+    """The backend that searches n keys.
+
+    Raises:
+        ValueError: an unknown backend, or a FAISS backend where FAISS does not import.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}")
+    has_faiss = load_faiss() is not None
     if backend == "auto":
         return "torch" if not has_faiss else "flat" if n <= FLAT_LIMIT else "ivf"
     if backend != "torch" and not has_faiss:

@@ -145,7 +145,7 @@ class ShardFeed:
         image_MD, text_MD = (torch.cat(part).float().cpu().numpy() for part in features)
         parts = [_joined(part) for part in zip(*batches, strict=True)]
         size = len(batches[0][0])
-        order = Chainer(size).chain(image_MD, text_MD, int(rng.integers(len(image_MD))))
+        order = Chainer().chain(image_MD, text_MD, int(rng.integers(len(image_MD))))
         if self.siblings == "apart":
             order = keep_apart(order, parts[2][:, 0].numpy(), size)
         return [tuple(_taken(part, rows) for part in parts) for rows in rng.permutation(order.reshape(-1, size))]

@@ -4,8 +4,8 @@
 
 The baseline is GRIT-VLP's as published, in torch: of M samples both soft-maxed M x M similarity matrices, one arg-max a
 step, and the row and column of every used sample set to zero in both. Both chain the same spaces from the same starts;
-whether the chains are equal is in the output. Embeddings are points around centres; a text is its image's point with
-noise. Times are medians over repeats, baseline and planner in turn, in one process.
+whether the chains are equal is in the output. The embeddings are synthetic.py's. Times are medians over repeats,
+baseline and planner in turn, in one process. M = all is planning_all.py's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import hardware
+from synthetic import embeddings
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ from lavis_mafa.core.chain import Chainer
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.versions import installed_versions
 
-TEMPERATURE, BATCH, NOISE, RECORDS_A_CENTRE = 0.07, 96, 0.7, 50
+TEMPERATURE, DECAY = 0.07, 1.46  # the decay that planning_all.py finds
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", required=True)
     given = parser.parse_args()
-    image_ND, text_ND = embeddings(given.records, given.dim)
+    image_ND, text_ND = embeddings(given.records, given.dim, DECAY)
     rows = [compared(image_ND, text_ND, space, given.repeats) for space in tqdm(given.spaces, desc="search spaces")]
     found = {"threads": torch.get_num_threads(), "hardware": hardware(), "versions": installed_versions()}
     write_json(given.json, {"config": vars(given), **found, "spaces": rows})
@@ -44,21 +45,11 @@ def main() -> None:
         print(row)
 
 
-def embeddings(records: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Unit rows (N, D), float32: of images and of texts."""
-    rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((max(1, records // RECORDS_A_CENTRE), dim), dtype=np.float32)
-    centre_N = rng.integers(len(centres), size=records)
-    points = [centres[centre_N] + NOISE * rng.standard_normal((records, dim), dtype=np.float32) for _ in range(2)]
-    image_ND, text_ND = (point / np.linalg.norm(point, axis=1, keepdims=True) for point in points)
-    return image_ND, text_ND
-
-
 def compared(image_ND: np.ndarray, text_ND: np.ndarray, space: int, repeats: int) -> dict[str, Any]:
     """Both ways of chaining every space of M records, in turn."""
     lows = range(0, len(image_ND) - space + 1, space)
     starts = np.random.default_rng(1).integers(space, size=len(lows))
-    chainer = Chainer(BATCH)
+    chainer = Chainer()
     ways: dict[str, Callable[..., Any]] = {"official": official_chain, "planner": chainer.chain}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     orders = {}

@@ -92,36 +92,43 @@ def hardness(image, text, order, batch_size):
     return similarity.max(2).mean()
 
 
-def test_an_approximate_chain_that_is_stuck_turns_back_within_its_batch_else_goes_to_the_next_cell(monkeypatch):
-    class HandMadeLists:
-        exact = False
-
-        def __init__(self, keys, **_):
-            pass
-
-        def search(self, queries, k):
-            lists = np.full((8, 4), -1)
-            lists[0] = [1, 5, 3, 7]
-            return lists, np.zeros((8, 4), np.float32)
-
-        def cells(self):
-            return np.array([[1.0], [0.5]], np.float32), [np.array([0, 1, 2, 3]), np.array([4, 5, 6, 7])]
-
-    monkeypatch.setattr(chain, "NeighborIndex", HandMadeLists)
-    zeros = np.zeros((8, 1), np.float32)
-    order = greedy_chain(zeros, zeros, 0, batch_size=4, dense_limit=3)
-    # Stuck at 1 and 5: back to 0. Stuck at 3, where a new batch begins, and at 4: on through the cells. 2, 7: the rest.
-    assert order.tolist() == [0, 1, 5, 3, 4, 6, 2, 7]
-    # The chain begins with three records in the batch: 1 begins a new one, so stuck at 1 it does not go back to 0.
-    assert Chainer(4, dense_limit=3).chain(zeros, zeros, 0, filled=3).tolist()[:3] == [0, 1, 2]
+def test_beyond_exact_search_the_chain_goes_through_windows_of_similar_records(monkeypatch):
+    centroids = np.array([[0, 1], [1, 0], [0.8, 0.6]], np.float32)
+    cell = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    monkeypatch.setattr(chain, "cells", lambda rows, count, **_: (centroids[:count], cell))
+    # Every record is nearest to 0, then 1, …: within a window the chain goes by number.
+    image = text = np.arange(8, 0, -1, dtype=np.float32)[:, None]
+    order = greedy_chain(image, text, 4, dense_limit=4, options={"backend": "ivf"})
+    # Path of cells from record 4's: 1 (1 4 7), the nearer 2 (2 5), 0 (0 3 6). Windows of 3: 1 4 7, 0 2 5, 3 6
+    assert order.tolist() == [4, 1, 7, 0, 2, 5, 3, 6]
 
 
-@pytest.mark.parametrize("spread", [0.4, 0.0])  # 0: whole clusters of equal rows, where every list runs dry
-def test_the_approximate_chain_is_a_permutation_and_nearly_as_hard(spread):
+def test_a_chain_through_windows_leaves_every_second_record_by_its_text(monkeypatch):
+    monkeypatch.setattr(chain, "cells", lambda rows, count, **_: (np.ones((count, 1), np.float32), np.arange(6) // 2))
+    image, text = small_whole_numbers(6, 4, 5)
+    order = greedy_chain(image, text, 0, dense_limit=3, options={"backend": "ivf"}).tolist()
+    assert order[:2] == [0, 1]
+    similarity = image @ text.T
+    for at, window in ((2, [2, 3]), (4, [4, 5])):
+        here = order[at - 1]  # an odd place of the chain: reached by its text, left by its text
+        assert order[at] == max(window, key=lambda j: (similarity[j, here], -j))
+        assert sorted(order[at : at + 2]) == window
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(3, 200), st.integers(2, 60), st.integers(0, 10**6))
+def test_a_chain_through_windows_is_a_permutation_that_follows_from_its_seed(n, dense_limit, seed):
+    image, text = small_whole_numbers(n, 3, seed)
+    way = {"dense_limit": dense_limit, "options": {"backend": "ivf", "seed": seed, "threads": 1}}
+    order = greedy_chain(image, text, seed % n, **way)
+    assert order[0] == seed % n and sorted(order) == list(range(n))
+    assert order.tolist() == greedy_chain(image, text, seed % n, **way).tolist()
+
+
+@pytest.mark.parametrize("spread", [0.4, 0.0])  # 0: whole clusters of equal rows
+def test_the_chain_through_windows_is_nearly_as_hard(spread):
     image, text = clusters(4000, spread=spread)
-    ivf = {"backend": "ivf", "nprobe": 4}
-    order = greedy_chain(image, text, 5, batch_size=32, dense_limit=300, k=8, options=ivf)
-    assert order[0] == 5 and sorted(order) == list(range(4000))
+    order = greedy_chain(image, text, 5, dense_limit=300, options={"backend": "ivf", "threads": 1})
     exact = hardness(image, text, greedy_chain(image, text, 5), 32)
     random = hardness(image, text, np.random.default_rng(0).permutation(4000), 32)
     assert hardness(image, text, order, 32) > random + 0.9 * (exact - random)
@@ -268,3 +275,51 @@ def test_wrong_settings_are_told(setting, told):
 def test_fewer_records_than_a_step_are_told():
     with pytest.raises(ValueError, match="11 records do not fill one step of 3 x 4: lower the batch size to 3"):
         GritPlanner(4, 3).plan(0, None, 11)
+
+
+def places(unused, **settings):
+    return Chainer(**settings).place(unused)
+
+
+def test_places_by_hand():
+    assert [places(n, skip=3) for n in (10, 4, 3, 1)] == [3, 3, 2, 0]
+    assert [places(11, quantile=q) for q in (1.0, 0.9, 0.5, 0.0)] == [0, 1, 5, 10]
+    assert [places(n, skip=2, quantile=0.5) for n in (13, 3, 2)] == [7, 2, 1]
+
+
+def test_a_chain_past_the_nearest_by_hand():
+    image = np.eye(4, dtype=np.float32)
+    text = np.array([[9, 1, 5, 1], [2, 9, 1, 8], [3, 0, 9, 3], [0, 7, 4, 9]], np.float32)
+    # image 0: texts 2, 3, 0 of records 1, 2, 3; past record 2 → 1. Text 1: images 1 (2) and 8 (3); past 3 → 2; then 3
+    assert greedy_chain(image, text, 0, skip=1).tolist() == [0, 1, 2, 3]
+    # the median of three: 1; text 1's median of two is rounded to the nearer, 3; then 2
+    assert greedy_chain(image, text, 0, quantile=0.5).tolist() == [0, 1, 3, 2]
+    assert greedy_chain(image, text, 0, quantile=0.0).tolist() == [0, 3, 2, 1]
+
+
+def plain_chain_past(image, text, start, chainer):
+    similarity = image.astype(np.float64) @ text.astype(np.float64).T
+    order, unused = [start], [i for i in range(len(image)) if i != start]
+    while unused:
+        here = order[-1]
+        sim = {j: similarity[here, j] if len(order) % 2 == 1 else similarity[j, here] for j in unused}
+        value = sorted(sim.values(), reverse=True)[chainer.place(len(unused))]
+        order.append(min(j for j in unused if sim[j] == value))
+        unused.remove(order[-1])
+    return order
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(0, 5), st.floats(0, 1), st.integers(0, 10**6))
+def test_the_chain_past_the_nearest_is_its_definition(n, skip, quantile, seed):
+    image, text = small_whole_numbers(n, 3, seed)
+    chainer = Chainer(skip=skip, quantile=quantile)
+    assert chainer.chain(image, text, 0).tolist() == plain_chain_past(image, text, 0, chainer)
+
+
+def test_what_passes_the_nearest_needs_all_similarities():
+    with pytest.raises(ValueError, match="quantile 1.5"):
+        GritPlanner(4, quantile=1.5)
+    with pytest.raises(ValueError, match="at most 10000 records"):
+        GritPlanner(4, skip_nearest=1).plan(0, None, 20_000)
+    assert len(GritPlanner(4, skip_nearest=1, search_space=500).plan(0, None, 20_000).order_N) == 20_000

@@ -67,14 +67,22 @@ def test_ivf_finds_most_neighbors_is_seeded_and_all_of_them_with_every_cell_sear
     np.testing.assert_array_equal(nearest(keys[:200], keys, 5, backend="ivf", nprobe=10_000)[0], expected)
 
 
-def test_ivf_marks_what_it_did_not_find_and_its_cells_hold_every_key_once():
+def test_ivf_marks_what_it_did_not_find():
     keys = unit_rows(400, 4, 4)
     ivf = NeighborIndex(keys, backend="ivf", nprobe=1)
     index, similarity = ivf.search(keys[:20], 400)
     assert (index[:, -1] == -1).all() and np.isneginf(similarity[:, -1]).all() and (index[:, 0] >= 0).all()
-    centroids, cells = ivf.cells()
-    assert len(centroids) == len(cells) > 1
-    np.testing.assert_array_equal(np.sort(np.concatenate(cells)), np.arange(400))
+
+
+def test_coarse_cells_are_the_nearest_centroids_and_find_separate_clusters():
+    centers = np.eye(5, 8, dtype=np.float32)
+    cluster = np.random.default_rng(0).integers(0, 5, 500)
+    rows = (centers[cluster] + 0.01 * unit_rows(500, 8, 11)).astype(np.float16)
+    centroids, cell = neighbors.cells(rows, 5, seed=1)
+    assert centroids.shape == (5, 8) and cell.shape == (500,)
+    np.testing.assert_array_equal(cell, (rows.astype(np.float32) @ centroids.T).argmax(1))
+    centroids, cell = neighbors.cells(rows, 40, seed=1)  # more cells than clusters: none holds two
+    assert all(len(set(cluster[cell == c])) <= 1 for c in range(40))
 
 
 def test_auto_is_flat_up_to_the_limit_and_ivf_above(monkeypatch):
