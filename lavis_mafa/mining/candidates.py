@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lavis_mafa.mining.corpus import Corpus, packed, unpacked
+from lavis_mafa.mining.corpus import Corpus, packed
 from lavis_mafa.mining.search import (
     Known,
     Nearest,
@@ -52,10 +52,13 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class CandidatePairs:
-    """K pairs, each once, sorted by record and text. Ranks count from 1; 0: not among the nearest in that direction."""
+    """K pairs, each once, sorted by record and text. Ranks count from 1; 0: not among the nearest in that direction.
 
-    record_K: Ints
-    text_K: Ints
+    20 bytes a pair: there are tens of millions.
+    """
+
+    record_K: NDArray[np.int32]
+    text_K: NDArray[np.int32]
     similarity_K: Floats
     rank_of_text_K: NDArray[np.int32]  # among the texts of the image
     rank_of_image_K: NDArray[np.int32]  # among the images of the text
@@ -84,51 +87,55 @@ def find_candidates(
     texts_T1D = texts_TD[:, None, :]
     record_P, text_P = corpus.own_record_P, corpus.own_text_P
     own_similarity_P = similarity_of_pairs(images_NQD, texts_T1D, record_P, text_P)
-    sides = {}
     recall = {}
-    for name, anchors, items, anchor_P, item_P in (
-        ("texts", images_NQD, texts_T1D, record_P, text_P),
-        ("images", texts_T1D, images_NQD, text_P, record_P),
-    ):
+
+    def side(name: str, anchors: Vectors, items: Vectors, anchor_P: Ints, item_P: Ints) -> _Side:
         known = Known.of(anchor_P, item_P, len(items))
         path, k = folder / f"{name}_{key}.npz", settings.range_max
         near = nearest_items(anchors, items, k, known, path, settings.index, search_shards=search_shards)
         recall[name] = recall_of_candidates(anchors, items, near, known)
         best_own_A = np.full(len(anchors), -np.inf, np.float32)
         np.maximum.at(best_own_A, anchor_P, own_similarity_P)
-        sides[name] = _kept(near, best_own_A, settings)
-    return Found(_united(*sides["texts"], *sides["images"]), own_similarity_P, recall)
+        return _kept(near, best_own_A, settings, anchors_are_records=name == "texts")
+
+    by_image = side("texts", images_NQD, texts_T1D, record_P, text_P)
+    by_text = side("images", texts_T1D, images_NQD, text_P, record_P)
+    return Found(_united(by_image, by_text), own_similarity_P, recall)
 
 
-def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings) -> tuple[Ints, Ints, Floats, NDArray[np.int32]]:
-    """Anchor, item, similarity and rank of the pairs that the settings let through."""
+@dataclass(frozen=True)
+class _Side:
+    """Pairs found in one direction: key (packed record and text), similarity, rank."""
+
+    key_L: Ints
+    similarity_L: Floats
+    rank_L: NDArray[np.int32]
+
+
+def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings, anchors_are_records: bool) -> _Side:
+    """The pairs that the settings let through."""
     rank_Ak = np.broadcast_to(np.arange(1, near.item_Ak.shape[1] + 1, dtype=np.int32), near.item_Ak.shape)
     kept = (near.item_Ak >= 0) & (rank_Ak > settings.range_min)
     if settings.max_score is not None:
         kept &= near.similarity_Ak <= settings.max_score
     if settings.relative_margin is not None:
         kept &= near.similarity_Ak <= (1 - settings.relative_margin) * best_own_A[:, None]
-    anchor = np.nonzero(kept)[0]
-    return anchor, near.item_Ak[kept].astype(np.int64), near.similarity_Ak[kept], rank_Ak[kept]
+    anchor_L, item_L = np.repeat(np.arange(len(kept)), kept.sum(axis=1)), near.item_Ak[kept]
+    key_L = packed(anchor_L, item_L) if anchors_are_records else packed(item_L, anchor_L)
+    return _Side(key_L, near.similarity_Ak[kept], rank_Ak[kept])
 
 
-def _united(
-    record_A: Ints,
-    text_A: Ints,
-    sim_A: Floats,
-    text_rank_A: Ints,
-    text_B: Ints,
-    record_B: Ints,
-    sim_B: Floats,
-    image_rank_B: Ints,
-) -> CandidatePairs:
+def _united(by_image: _Side, by_text: _Side) -> CandidatePairs:
     """Pairs found by image and by text, each once; of two similarities the larger (an IVF search may miss one)."""
-    key_A, key_B = packed(record_A, text_A), packed(record_B, text_B)
-    key_K = np.union1d(key_A, key_B)
-    at_A, at_B = np.searchsorted(key_K, key_A), np.searchsorted(key_K, key_B)
+    key_K = np.union1d(by_image.key_L, by_text.key_L)
     similarity_K = np.full(len(key_K), -np.inf, np.float32)
-    rank_of_text_K, rank_of_image_K = np.zeros(len(key_K), np.int32), np.zeros(len(key_K), np.int32)
-    similarity_K[at_A] = sim_A
-    similarity_K[at_B] = np.maximum(similarity_K[at_B], sim_B)
-    rank_of_text_K[at_A], rank_of_image_K[at_B] = text_rank_A, image_rank_B
-    return CandidatePairs(*unpacked(key_K), similarity_K, rank_of_text_K, rank_of_image_K)
+
+    def rank_of(side: _Side) -> NDArray[np.int32]:
+        at_L, rank_K = np.searchsorted(key_K, side.key_L), np.zeros(len(key_K), np.int32)
+        similarity_K[at_L] = np.maximum(similarity_K[at_L], side.similarity_L)
+        rank_K[at_L] = side.rank_L
+        return rank_K
+
+    ranks = rank_of(by_image), rank_of(by_text)
+    text_K, record_K = key_K.view("<i4").reshape(-1, 2).T.copy()  # a key's low and high half
+    return CandidatePairs(record_K, text_K, similarity_K, *ranks)

@@ -76,7 +76,7 @@ class Mined:
 
     candidates: CandidatePairs
     p_K: Floats
-    verdict_K: NDArray[np.int64]
+    verdict_K: NDArray[np.int8]
     own_similarity_P: Floats
     own_p_P: Floats
     recall: dict[str, float]
@@ -96,24 +96,31 @@ def mine(
     engine = engine or Local(networks)
     data = f"{corpus.table.fingerprint}:{data_fingerprint}"
     embeddings = _hash(networks.embedder_fingerprint, data)
-    images_NQD, texts_TD = embedded(corpus, engine, cache, embeddings)
     key = _hash(embeddings, sorted(asdict(search).items()), len(corpus.hidden_H))
-    found = find_candidates(corpus, images_NQD, texts_TD, search, cache, key, engine.search_shards)
+    vectors = embedded(corpus, engine, cache, embeddings)
+    found = find_candidates(corpus, *vectors, search, cache, key, engine.search_shards)
+    del vectors  # their pages
     scores = _hash(networks.scorer_fingerprint, data)
     store = ConnectionStore(cache / f"scores_{scores}", scores)
     pairs = found.candidates
     p_K, own_p_P = _scores(corpus, pairs, store, engine)
-    verdict_K = judge(torch.from_numpy(p_K), rule.low, rule.high).numpy()
+    verdict_K = judge(torch.from_numpy(p_K), rule.low, rule.high).numpy().astype(np.int8)
     return Mined(pairs, p_K, verdict_K, found.own_similarity_P, own_p_P, found.recall, store)
 
 
 def _scores(corpus: Corpus, pairs: CandidatePairs, store: ConnectionStore, engine: Engine) -> tuple[Floats, Floats]:
     """P(match) of candidates and of own pairs, in one pass over the images."""
-    key_K, key_P = packed(pairs.record_K, pairs.text_K), packed(corpus.own_record_P, corpus.own_text_P)
-    key_S = np.union1d(key_K, key_P)
+    key_P = packed(corpus.own_record_P, corpus.own_text_P)
+    key_S = np.union1d(packed(pairs.record_K, pairs.text_K), key_P)
+    p_S = scored(store, partial(engine.run, "score"), *_rows(corpus, key_S), "pairs")
+    at_K = np.searchsorted(key_S, packed(pairs.record_K, pairs.text_K))
+    return p_S[at_K], p_S[np.searchsorted(key_S, key_P)]
+
+
+def _rows(corpus: Corpus, key_S: Ints) -> tuple[Ints, Ints]:
+    """Record and caption row of packed pairs, by which the store knows them."""
     record_S, text_S = unpacked(key_S)
-    p_S = scored(store, partial(engine.run, "score"), record_S, corpus.text_row_T[text_S], "pairs")
-    return p_S[np.searchsorted(key_S, key_K)], p_S[np.searchsorted(key_S, key_P)]
+    return record_S, corpus.text_row_T[text_S]
 
 
 def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +47,9 @@ def write_connections(path: Path, corpus: Corpus, mined: Mined, fingerprint: str
     """All candidates with scores and verdicts; the file's metadata name data and networks."""
     schema = candidate_rows(corpus, mined, np.empty(0, np.int64)).schema.with_metadata({"fingerprint": fingerprint})
     with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
-        for at in _chunks(np.arange(len(mined.p_K))):
+        for start in range(0, len(mined.p_K), CHUNK):
+            at = np.arange(start, min(start + CHUNK, len(mined.p_K)))
             writer.write_table(candidate_rows(corpus, mined, at).cast(schema))
-
-
-def _chunks(at_L: Ints) -> Iterator[Ints]:
-    for start in range(0, len(at_L), CHUNK):
-        yield at_L[start : start + CHUNK]
 
 
 def suspects(mined: Mined, rule: MafaSettings) -> Ints:

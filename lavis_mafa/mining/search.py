@@ -125,20 +125,28 @@ def _nothing(n_anchors: int, k: int) -> Nearest:
 
 
 def _search(index: NeighborIndex, anchors_aPD: Floats, depth: int, wanted: int) -> tuple[Ints, Floats]:
-    """At least `wanted` distinct items an anchor, where the index has them."""
-    n_anchors, width, dim = anchors_aPD.shape
+    """At least `wanted` distinct items an anchor, where the index has them, each with its largest similarity.
+
+    Every vector of an anchor finds so many: an item may be far from the first vector and near to the second.
+    """
+    n_anchors, _, dim = anchors_aPD.shape
     fetch = min(wanted, index.n)
     while True:
         vector, similarity = index.search(anchors_aPD.reshape(-1, dim), fetch)
-        item = np.where(vector >= 0, vector // depth, -1).reshape(n_anchors, -1)
-        item, similarity = _distinct(item, similarity.reshape(n_anchors, -1))
-        short = (item >= 0).sum(axis=1) < min(wanted, index.n // depth)
-        exhausted = (
-            (vector < 0).any(axis=1).reshape(n_anchors, width).all(axis=1)
-        )  # IVF has no more in the cells it probes
-        if fetch == index.n or not (short & ~exhausted).any():
-            return item, similarity
+        item = np.where(vector >= 0, vector // depth, -1)
+        exhausted = (vector < 0).any(axis=1)  # IVF has no more in the cells it probes
+        short = ~exhausted & (_count_distinct(item) < min(wanted, index.n // depth))
+        if fetch == index.n or not short.any():
+            return _distinct(item.reshape(n_anchors, -1), similarity.reshape(n_anchors, -1))
         fetch = min(2 * fetch, index.n)
+
+
+def _count_distinct(item_An: Ints) -> Ints:
+    """(A,) different items of a row, -1 not counted."""
+    item_An = np.sort(item_An, axis=1)
+    new = np.diff(item_An, axis=1, prepend=-1) > 0
+    count: Ints = new.sum(axis=1)
+    return count
 
 
 def _distinct(item_An: Ints, similarity_An: Floats) -> tuple[Ints, Floats]:
