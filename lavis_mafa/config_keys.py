@@ -43,8 +43,11 @@ MODEL_KEYS = (
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
 CON_D_KEYS = ("preprocess",)
 PROCESSOR_KEYS = ("name", "vit_model", "image_size")
-FILE_KEYS = ("arch", "path")  # run.con_d: {arch: file}: verdicts that were mined before
-GUIDE_KEYS = ("arch", "vit_model")  # run.con_d: {arch: open_clip}: a bi-encoder
+SCORER_KEYS = {  # of run.con_d: verdicts that were mined before, a bi-encoder, the model itself
+    "file": ("arch", "path"),
+    "open_clip": ("arch", "vit_model"),
+    "self": ("arch",),
+}
 ZERO_SHOT_KEYS = ("images", "templates", "names")
 
 
@@ -131,8 +134,8 @@ def _check_model(model: Any, where: str, more: tuple[str, ...]) -> None:
 
 
 def _check_con_d(con_d: Any) -> None:
-    if con_d.get("arch") in ("file", "open_clip"):
-        check_keys(con_d, FILE_KEYS if con_d.arch == "file" else GUIDE_KEYS, "run.con_d")
+    if con_d.get("arch") in SCORER_KEYS:
+        check_keys(con_d, SCORER_KEYS[con_d.arch], "run.con_d")
     else:
         _check_model(con_d, "run.con_d", CON_D_KEYS)
 

@@ -19,7 +19,7 @@ from lavis_mafa.tasks import precision
 AT_LEAST = {
     **dict.fromkeys(("max_epoch", "batch_size_train", "batch_size_eval", "accum_grad_iters"), 1),
     **dict.fromkeys(("keep_checkpoints", "random_epochs"), 1),
-    **dict.fromkeys(("seed", "num_workers", "warmup_steps", "save_every_steps", "k_test"), 0),
+    **dict.fromkeys(("seed", "num_workers", "warmup_steps", "save_every_steps", "k_test", "skip_nearest"), 0),
 }
 RATES = ("init_lr", "min_lr", "warmup_lr", "weight_decay")
 ON_BAD_IMAGE = ("raise", "replace")
@@ -75,6 +75,9 @@ def _check_numbers(run: Any) -> None:
         number = _number(value)
         if number is None or not 0 <= number < float("inf"):
             _refuse(f"run.{key}", value, "a number from 0 on")
+    quantile = _number(run.get("quantile", 1.0))
+    if quantile is None or not 0 <= quantile <= 1:
+        _refuse("run.quantile", run.quantile, "a number in [0, 1]")
     beta2 = _number(run.get("beta2", 0.999))
     if beta2 is None or not 0 < beta2 < 1:
         _refuse("run.beta2", run.beta2, "a number between 0 and 1")
@@ -139,12 +142,12 @@ def _weights(cfg: Any) -> Iterator[tuple[str, str]]:
     yield from _files_of(cfg.model, "model")
     con_d = cfg.run.get("con_d")
     mafa = MafaSettings.from_dict(cfg.model.get("mafa") or {})
-    if not con_d or cfg.run.evaluate or mafa.action == "keep":
+    if not con_d or cfg.run.evaluate or not mafa.asks_scorer:
         return
     if con_d.get("arch") == "file":
         yield "run.con_d.path", str(con_d.get("path"))
         return
-    if con_d.get("arch") == "open_clip":  # TowerName says what is wrong with its one key
+    if con_d.get("arch") in ("open_clip", "self"):  # TowerName says what is wrong with the one key of the first
         return
     model_cls = registry.get_model_class(con_d.arch)
     if is_ours(model_cls):

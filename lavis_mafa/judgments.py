@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 
 from lavis_mafa.con_d import ItmScorer, build_con_d, share_tower
+from lavis_mafa.config_keys import SCORER_KEYS
 from lavis_mafa.core.metrics import average_precision, roc_auc
 from lavis_mafa.data.annotations import READERS
 from lavis_mafa.data.identity import clean_path
@@ -180,7 +181,7 @@ def configured_con_d(model: Any, con_d: Mapping[str, Any] | None, device: torch.
     """The Con-D that mined in this run, else the one `run.con_d` names; None for verdicts that no network gives."""
     if isinstance(model.miner.scorer, ItmScorer):
         return model.miner.scorer
-    if not con_d or con_d.get("arch") in ("file", "open_clip"):
+    if not con_d or con_d.get("arch") in SCORER_KEYS:
         return None
     scorer = build_con_d(con_d, device)
     share_tower(scorer, model)

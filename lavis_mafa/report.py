@@ -20,6 +20,7 @@ from lavis_mafa.reports.table import results_table, write_json
 from lavis_mafa.versions import installed_versions
 
 SHOWN = 48  # connections on the page
+LABELLED = ("false_negatives", "mismatches")
 
 
 def report_run(
@@ -36,14 +37,14 @@ def report_run(
         results["judgments"] = judgments
     if zero_shot is not None:
         results["zero_shot"] = zero_shot
-    written, mined = ["results.json"], getattr(runner, "connections", None) is not None
+    written, judged = ["results.json"], _judges(runner)
     journal = folder / "epochs.jsonl"
     if journal.exists() and journal.stat().st_size:
         steps, epochs = (pd.read_json(folder / name, lines=True) for name in ("steps.jsonl", "epochs.jsonl"))
-        results.update(_training(steps, epochs, mined))
+        results.update(_training(steps, epochs, judged))
         draw_curves(steps, epochs, folder / "curves.png")
         written.append("curves.png")
-    if mined:
+    if getattr(runner, "connections", None) is not None:
         write_gallery(folder / "gallery", _examples(runner), runner.splits["train"].open_image)
         written.append("gallery/index.html")
     results.update(
@@ -57,15 +58,23 @@ def report_run(
     return results
 
 
-def _training(steps: pd.DataFrame, epochs: pd.DataFrame, mined: bool) -> dict[str, Any]:
-    """Connections over all epochs where a Con-D was asked, and the last epoch's plan."""
+def _judges(runner: Any) -> bool:
+    """Whether candidates were judged, by a scorer or by their similarities."""
+    miner = getattr(runner._model, "miner", None)
+    return miner is not None and (miner.scorer is not None or miner.settings.rule == "relative")
+
+
+def _training(steps: pd.DataFrame, epochs: pd.DataFrame, judged: bool) -> dict[str, Any]:
+    """Connections over all epochs where candidates were judged, the last epoch's plan, where its ITC labels lay."""
     last = epochs.iloc[-1].dropna().to_dict()
     plan = {"sampling": last["sampling"], "distinct_images_per_batch": last.get("distinct_images")}
     if "loss_itm" in steps:
         plan["itm_false_negative_rate"] = last.get("itm_false_negative_rate")
     plan["false_negatives_per_batch"] = last.get("false_negatives_per_batch")
-    results = {"plan": plan, "seconds_per_step": float(steps["s_it"].median())}
-    if not mined:
+    results: dict[str, Any] = {"plan": plan, "seconds_per_step": float(steps["s_it"].median())}
+    if "label_on_mismatches" in last:
+        results["itc_labels"] = {f"on_{name}": last.get(f"label_on_{name}") for name in LABELLED}
+    if not judged:
         return results
     found: dict[str, Any] = {"pairs_scored": int(steps["scored"].sum()), "connections": int(steps["connections"].sum())}
     if {"true_scored", "true_connections"} <= set(steps):

@@ -35,7 +35,7 @@ class RunState:
             "world_size": world,
             "vocabulary": checkpoint.vocabulary(runner.network.tokenizer),
             "network": checkpoint.size(runner.network),
-            "scorer": scorer.fingerprint if scorer else "none",
+            "scorer": (scorer.fingerprint or "self") if scorer else "none",
         }
         self.connections: ConnectionStore | None = None
         width = runner.network.embed_dim if self.grit else 1
@@ -48,11 +48,13 @@ class RunState:
             search_space=self.run_cfg.get("search_space", "all"),
             seed=int(self.run_cfg.seed),
             sampling=self.run_cfg.get("sampling", "grit"),
+            skip_nearest=int(self.run_cfg.get("skip_nearest", 0)),
+            quantile=float(self.run_cfg.get("quantile", 1.0)),
             fingerprint=table.fingerprint,
         )
 
     def _open_connections(self, state: Mapping[str, Any] | None) -> ConnectionStore | None:
-        if self.expected["scorer"] == "none":
+        if self.expected["scorer"] in ("none", "self"):  # scores of the model itself age, and are not kept
             return None
         prints = f"{self.expected['data']}:{self.expected['scorer']}"
         return ConnectionStore(self.folder / "connections", prints, get_rank(), state)

@@ -24,6 +24,7 @@ from lavis_mafa.core.file_scorer import FileScorer
 from lavis_mafa.core.miner import PairScorer
 from lavis_mafa.lavis_datasets import mix
 from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.models.own_head import OwnHead
 from lavis_mafa.models.teacher import Teacher
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,9 +61,9 @@ class MafaPretrainTask(BaseTask):
         """Con-D as the config asks for it, and the record's own view where the batch's will not do.
 
         Raises:
-            ValueError: the settings need a Con-D and none is configured.
+            ValueError: the settings need a Con-D and none is configured, or a matching head that the model has not.
         """
-        if student.mafa.action == "keep":
+        if not student.mafa.asks_scorer:
             return None
         if not self.run_cfg.get("con_d"):
             raise ValueError(
@@ -71,6 +72,10 @@ class MafaPretrainTask(BaseTask):
             )
         if self.run_cfg.con_d.get("arch") == "file":
             return _verdicts(self.run_cfg.con_d, train_set)
+        if self.run_cfg.con_d.get("arch") == "self":
+            if not student.has_itm:
+                raise ValueError("run.con_d.arch is self, but the model has no matching head: name a matching network")
+            return OwnHead(student)
         is_guide = self.run_cfg.con_d.get("arch") == "open_clip"
         scorer = (build_guide if is_guide else build_con_d)(self.run_cfg.con_d, device)
         same_view = repr(scorer.vis_processor.transform) == repr(train_set.vis_processor.transform)

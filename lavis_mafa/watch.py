@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
+from lavis_mafa.core.losses import label_mass
+from lavis_mafa.core.pairs import known_positives, own_positives
 from lavis_mafa.models.base import MafaOutput
 
 Truth = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -49,10 +52,26 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
         "itm_false_negative_rate": _ratio(int(true_K[~connected_K].sum()), int((~connected_K).sum())),
         "true_connections": int(true_K[connected_K].sum()),
     }
+    if output.targets is not None:
+        row.update(_labels(samples, output.targets.cpu(), torch.from_numpy(true_BB)))
     if p_C is not None:
         true_C = true_BB[candidates.image_C.cpu().numpy(), candidates.text_C.cpu().numpy()]
         row.update(put_to_con_d=len(true_C), true_scored=int(true_C.sum()))
     return row
+
+
+def _labels(samples: Mapping[str, Any], target_2BB: Tensor, true_BB: Tensor) -> dict[str, float | None]:
+    """Share of an anchor's ITC label on its false negatives, where it has any, and on its mismatches; in the mean."""
+    known_BB = own_positives(len(true_BB), len(true_BB))
+    if "image_id" in samples:
+        known_BB = known_positives(samples["image_id"].cpu(), samples["text_id"].cpu())
+    false_BB = true_BB & ~known_BB
+    anchors = int(false_BB.any(1).sum() + false_BB.any(0).sum())
+    return {
+        "anchors_with_false_negatives": anchors,
+        "label_on_false_negatives": _ratio(float(label_mass(target_2BB, false_BB).sum()), anchors),
+        "label_on_mismatches": float(label_mass(target_2BB, ~true_BB & ~known_BB).mean()),
+    }
 
 
 def epoch_row(steps: pd.DataFrame, plan_stats: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +85,11 @@ def epoch_row(steps: pd.DataFrame, plan_stats: Mapping[str, Any]) -> dict[str, A
         row["connection_recall"] = _ratio(sums["true_connections"], sums["true_scored"])
     if "itm_negatives" in sums:
         row["itm_false_negative_rate"] = _ratio(sums["itm_false_negatives"], sums["itm_negatives"])
+    if "label_on_mismatches" in steps:
+        anchors = steps["anchors_with_false_negatives"]
+        mass = (steps["label_on_false_negatives"].astype(float) * anchors).sum()
+        row["label_on_false_negatives"] = _ratio(float(mass), int(anchors.sum()))
+        row["label_on_mismatches"] = float(steps["label_on_mismatches"].mean())
     row["s_it"], row["data_share"] = float(steps["s_it"].median()), float(steps["data_share"].mean())
     return row
 

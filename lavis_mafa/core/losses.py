@@ -82,15 +82,28 @@ def distilled(target_BW: Tensor, teacher_BW: Tensor, alpha: float) -> Tensor:
     return target_BW * (1 - alpha) + teacher_BW.detach().float().softmax(dim=1) * alpha
 
 
+def consistency_targets(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor) -> tuple[Tensor, Tensor]:
+    """What each direction's row says, detached, for the other to learn (GRIT-VLP, arXiv 2208.04060)."""
+    i2t_BW, t2i_BW = (logits_BW.detach().float().softmax(dim=1) for logits_BW in (logits_i2t_BW, logits_t2i_BW))
+    return t2i_BW, i2t_BW
+
+
 def consistency_loss(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor) -> Tensor:
-    """Each direction's row learns the other's, which is detached (GRIT-VLP, arXiv 2208.04060, ITC consistency loss).
+    """Each direction's row learns the other's (GRIT-VLP, ITC consistency loss).
 
     Cross-entropy as in its code; the paper's KL divergence differs by the entropy of the detached row, so has the same
     gradient.
     """
     logits = logits_i2t_BW, logits_t2i_BW
-    i2t_BW, t2i_BW = (direction_BW.detach().float().softmax(dim=1) for direction_BW in logits)
-    return itc_loss(*logits, t2i_BW, i2t_BW)
+    return itc_loss(*logits, *consistency_targets(*logits))
+
+
+def label_mass(target_2BB: Tensor, marked_BB: Tensor) -> Tensor:
+    """(2, B) share of each row's label that lies on marked pairs, image→text and text→image (MAFA, Tables 2 and 6).
+
+    target_2BB: targets of the rank's own columns, a row an anchor. marked_BB[i, t]: image i with text t.
+    """
+    return (target_2BB * torch.stack([marked_BB, marked_BB.T])).sum(dim=2)
 
 
 def token_loss(logits_MV: Tensor, label_M: Tensor, teacher_MV: Tensor | None = None, alpha: float = 0.0) -> Tensor:
@@ -103,10 +116,19 @@ def token_loss(logits_MV: Tensor, label_M: Tensor, teacher_MV: Tensor | None = N
 
 
 def itm_labels(B: int, settled: SettledPairs) -> Tensor:
-    """(B + K,) long: the B own pairs match, then the settled pairs as they are labelled."""
-    return torch.cat([settled.label_K.new_ones(B), settled.label_K])
+    """(B + K,) long: the B own pairs match, then the settled pairs as they are labelled.
+
+    Where these carry P(match), it is (B + K, 2) float: of no match, and of a match (a distilled Con-D).
+    """
+    if settled.p_K is None:
+        return torch.cat([settled.label_K.new_ones(B), settled.label_K])
+    p = torch.cat([settled.p_K.new_ones(B), settled.p_K])
+    return torch.stack([1 - p, p], dim=1)
 
 
-def itm_loss(logits_K2: Tensor, labels_K: Tensor) -> Tensor:
-    """Image-text matching: mean cross-entropy in float32; 0 for no pair, where a plain mean would be NaN."""
-    return F.cross_entropy(logits_K2.float(), labels_K, reduction="sum") / max(len(labels_K), 1)
+def itm_loss(logits_K2: Tensor, labels: Tensor) -> Tensor:
+    """Image-text matching: mean cross-entropy in float32; 0 for no pair, where a plain mean would be NaN.
+
+    labels: of itm_labels, (K,) classes or (K, 2) probabilities.
+    """
+    return F.cross_entropy(logits_K2.float(), labels, reduction="sum") / max(len(labels), 1)

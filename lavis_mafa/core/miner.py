@@ -13,8 +13,10 @@ from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.pairs import (
     Candidates,
     SettledPairs,
+    at_candidates,
     hardest_pairs,
     judge,
+    near_own,
     own_positives,
     replaced,
     sampled_pairs,
@@ -25,9 +27,12 @@ from lavis_mafa.core.settings import MafaSettings
 
 
 class PairScorer(Protocol):
-    """Gives P(match) of pairs of a batch: a frozen Con-D, the model's own EMA, a guide, a file of verdicts."""
+    """Gives P(match) of pairs of a batch: a frozen Con-D, the model's own head, a guide, a file of verdicts."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str | None:
+        """What its scores hang on; None where that changes as the model trains, so that no store may keep them."""
+        ...
 
     def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) P(match) in [0, 1] of image image_K[k] with text text_K[k], positions in the collated batch."""
@@ -36,7 +41,10 @@ class PairScorer(Protocol):
 
 @dataclass(frozen=True)
 class MinedPairs:
-    """What mining found in one batch. p_C is P(match) of the candidates, None where no scorer was asked."""
+    """What mining found in one batch. p_C is P(match) of the candidates, None where they were not judged.
+
+    Under rule relative it is 1 for a candidate near its anchor's own pair, else 0.
+    """
 
     settled: SettledPairs
     counts: dict[str, int]
@@ -48,12 +56,14 @@ class ConnectionMiner:
     """Finds the hard pairs of a batch and lets a scorer tell false negatives from true ones (MAFA).
 
     Without a scorer every candidate is a negative: GRIT-VLP's hard negatives, or BLIP-2's drawn ones. With a store,
-    a pair (record, caption) is put to the scorer only if the store does not hold its score.
+    a pair (record, caption) is put to the scorer only if the store does not hold its score. Under rule relative the
+    similarities judge, and no scorer is asked; a pair near the own one is no spare either (NV-Retriever).
     """
 
     def __init__(
         self, settings: MafaSettings, scorer: PairScorer | None = None, store: ConnectionStore | None = None
     ) -> None:
+        assert scorer is None or settings.rule == "absolute", "rule relative asks no scorer"
         self.settings = settings
         self.scorer = scorer
         self.store = store
@@ -80,9 +90,13 @@ class ConnectionMiner:
         Raises ValueError if the scorer returns anything but probabilities.
         """
         excluded_BB = self._excluded(known_BB)
-        candidates = self._candidates(sim_i2t_BB, sim_t2i_BB, excluded_BB, generator)
+        is_relative = self.settings.rule == "relative"
+        near = near_own(sim_i2t_BB, sim_t2i_BB, self.settings.own_share) if is_relative else None
+        candidates = self._candidates(sim_i2t_BB, sim_t2i_BB, excluded_BB, near, generator)
         tally = {"scored": 0, "from_store": 0, "known_positives": int(excluded_BB.sum()) - len(excluded_BB)}
         p_C, spare_p_C = self._scores(batch, candidates, tally)
+        if near is not None:
+            p_C = at_candidates(candidates, *near).float()
         rule = self.settings
         settled, counts = settle(
             candidates,
@@ -100,14 +114,19 @@ class ConnectionMiner:
         return known_BB | own_BB if self.settings.known_positives else own_BB
 
     def _candidates(
-        self, sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator | None
+        self,
+        sim_i2t_BB: Tensor,
+        sim_t2i_BB: Tensor,
+        excluded_BB: Tensor,
+        no_spare: tuple[Tensor, Tensor] | None,
+        generator: torch.Generator | None,
     ) -> Candidates:
         if self.settings.negatives == "hardest":
-            return hardest_pairs(sim_i2t_BB, sim_t2i_BB, excluded_BB)
+            return hardest_pairs(sim_i2t_BB, sim_t2i_BB, excluded_BB, no_spare)
         assert generator is not None, "negatives: multinomial draws from a generator, and none was given"
         weights_i2t_BB, weights_t2i_BB = sampling_weights(sim_i2t_BB), sampling_weights(sim_t2i_BB)
-        spares = self.scorer is not None
-        return sampled_pairs(weights_i2t_BB, weights_t2i_BB, excluded_BB, generator, spares)
+        spares = self.scorer is not None or no_spare is not None
+        return sampled_pairs(weights_i2t_BB, weights_t2i_BB, excluded_BB, generator, spares, no_spare)
 
     def _scores(
         self, batch: Mapping[str, Any], candidates: Candidates, tally: dict[str, int]
@@ -152,7 +171,8 @@ class ConnectionMiner:
         assert p_M.shape == image_M.shape, f"scorer gave shape {tuple(p_M.shape)} for {len(image_M)} pairs"
         if not bool(((p_M >= 0) & (p_M <= 1)).all()):  # NaN fails too
             raise ValueError(
-                f"scorer {self.scorer.fingerprint} gave scores that are no probabilities (NaN, or outside [0, 1]): "
+                f"scorer {self.scorer.fingerprint or 'self'} gave scores that are no probabilities "
+                "(NaN, or outside [0, 1]): "
                 "check its weights, and run it in float32 or bfloat16 if float16 overflows"
             )
         if self.store is not None:

@@ -34,6 +34,7 @@ class SettledPairs:
     text_K: Tensor  # (K,) long
     label_K: Tensor  # (K,) long, 1 = connection, 0 = negative
     from_text_K: Tensor  # (K,) bool, True: anchored at the text
+    p_K: Tensor | None = None  # (K,) float, P(match) that the matching head learns in the label's place
 
     @property
     def connections(self) -> Tensor:
@@ -48,7 +49,9 @@ class SettledPairs:
         first_U = torch.zeros_like(unique_U).scatter_reduce(0, inverse_K, row_K, "amin", include_self=False)
         label_U = torch.zeros_like(unique_U).scatter_reduce(0, inverse_K, self.label_K, "amax")
         first_U, order_U = first_U.sort()
-        return SettledPairs(self.image_K[first_U], self.text_K[first_U], label_U[order_U], self.from_text_K[first_U])
+        p_U = None if self.p_K is None else self.p_K[first_U]
+        columns = self.image_K[first_U], self.text_K[first_U], label_U[order_U], self.from_text_K[first_U]
+        return SettledPairs(*columns, p_U)
 
 
 def known_positives(
@@ -70,14 +73,30 @@ def own_positives(B: int, W: int, first_col: int = 0, device: torch.device | Non
     return column_B[:, None] == torch.arange(W, device=device)[None, :]
 
 
-def hardest_pairs(sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, excluded_BB: Tensor) -> Candidates:
+def near_own(sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """(i2t_BB, t2i_BB) bool: pairs at least as similar as this share of the similarity of their row's own pair."""
+    i2t_BB, t2i_BB = (sim_BB >= share * sim_BB.diagonal()[:, None] for sim_BB in (sim_i2t_BB, sim_t2i_BB))
+    return i2t_BB, t2i_BB
+
+
+def at_candidates(candidates: Candidates, i2t_BB: Tensor, t2i_BB: Tensor) -> Tensor:
+    """(C,) what stands of each candidate in the row of its anchor."""
+    image_C, text_C = candidates.image_C, candidates.text_C
+    return torch.where(candidates.from_text_C, t2i_BB[text_C, image_C], i2t_BB[image_C, text_C])
+
+
+def hardest_pairs(
+    sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, excluded_BB: Tensor, no_spare: tuple[Tensor, Tensor] | None = None
+) -> Candidates:
     """For every text its most similar image, for every image its most similar text, and the second of each.
 
     sim_i2t_BB[i, t] and sim_t2i_BB[t, i] are similarities, excluded_BB[i, t] is True for pairs that may not be
     chosen (own and known positives). Ties go to the lowest index. Source: GRIT-VLP's hard negatives; MAFA's mining.
+    no_spare: (i2t_BB, t2i_BB) bool, as the similarities, further pairs that may not be a spare.
     """
-    image_B, spare_image_B = _top_two(sim_t2i_BB, excluded_BB.T)
-    text_B, spare_text_B = _top_two(sim_i2t_BB, excluded_BB)
+    spare_i2t_BB, spare_t2i_BB = _spares(excluded_BB, no_spare)
+    image_B, spare_image_B = _top_two(sim_t2i_BB, excluded_BB.T, spare_t2i_BB)
+    text_B, spare_text_B = _top_two(sim_i2t_BB, excluded_BB, spare_i2t_BB)
     return _candidates(image_B, spare_image_B, text_B, spare_text_B)
 
 
@@ -92,18 +111,20 @@ def sampled_pairs(
     excluded_BB: Tensor,
     generator: torch.Generator,
     spares: bool = False,
+    no_spare: tuple[Tensor, Tensor] | None = None,
 ) -> Candidates:
     """For every text one image, for every image one text, drawn by weight among those not excluded.
 
-    spares: draw another one of each anchor, for where a scorer leaves the first out.
+    spares: draw another one of each anchor, for where the first is left out; no_spare: see hardest_pairs.
     The generator stands on the device of the weights. Source: ALBEF's ITM negatives, as in LAVIS' BLIP-2.
     """
     image_B = _drawn(weights_t2i_BB, excluded_BB.T, generator)
     text_B = _drawn(weights_i2t_BB, excluded_BB, generator)
     spare_image_B = spare_text_B = torch.full_like(image_B, -1)
     if spares:
-        spare_image_B = _drawn(weights_t2i_BB, _and_taken(excluded_BB.T, image_B), generator)
-        spare_text_B = _drawn(weights_i2t_BB, _and_taken(excluded_BB, text_B), generator)
+        spare_i2t_BB, spare_t2i_BB = _spares(excluded_BB, no_spare)
+        spare_image_B = _drawn(weights_t2i_BB, _and_taken(spare_t2i_BB, image_B), generator)
+        spare_text_B = _drawn(weights_i2t_BB, _and_taken(spare_i2t_BB, text_B), generator)
     return _candidates(image_B, spare_image_B, text_B, spare_text_B)
 
 
@@ -136,6 +157,7 @@ def settle(
     reconcile: a spare of one direction may have been a scored candidate of the other. Then its verdict wins over the
     spare's assumed label: a connection stays 1, an ambiguous pair is left out. So no pair ever carries two labels.
     False keeps the contradiction, as the official code does.
+    With action distil every candidate is a negative that carries its P(match) for the matching head.
 
     Counts are rows of candidates by verdict (a pair found in both directions counts twice) and spares in use.
     """
@@ -154,20 +176,27 @@ def settle(
         torch.where(use_spare_C, candidates.spare_text_C, candidates.text_C)[kept_C],
         (final_C[kept_C] == CONNECTION).long(),
         candidates.from_text_C[kept_C],
+        p_C[kept_C] if p_C is not None and action == "distil" else None,
     )
     return settled, _counts(verdict_C, use_spare_C & kept_C)
 
 
-def _top_two(sim_BB: Tensor, excluded_BB: Tensor) -> tuple[Tensor, Tensor]:
-    """Column of the largest and of the second-largest open entry of each row; -1 where there is none."""
+def _spares(excluded_BB: Tensor, no_spare: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """What may not be a spare, image→text and text→image."""
+    i2t_BB, t2i_BB = no_spare or (excluded_BB, excluded_BB.T)
+    return excluded_BB | i2t_BB, excluded_BB.T | t2i_BB
+
+
+def _top_two(sim_BB: Tensor, excluded_BB: Tensor, no_spare_BB: Tensor) -> tuple[Tensor, Tensor]:
+    """Column of the largest open entry of each row, and of the largest other one that may be a spare; -1: none."""
+    best_B = _top(sim_BB, excluded_BB)
+    return best_B, _top(sim_BB, _and_taken(no_spare_BB, best_B))
+
+
+def _top(sim_BB: Tensor, excluded_BB: Tensor) -> Tensor:
     # argmax promises the first of equal maxima, topk and sort do not
-    open_BB = sim_BB.masked_fill(excluded_BB, -torch.inf)
-    best_B1 = open_BB.argmax(dim=1, keepdim=True)
-    spare_B1 = open_BB.scatter(1, best_B1, -torch.inf).argmax(dim=1, keepdim=True)
-    taken_BB = excluded_BB.scatter(1, best_B1, True)
-    best_B = best_B1.masked_fill(excluded_BB.gather(1, best_B1), -1)
-    spare_B = spare_B1.masked_fill(taken_BB.gather(1, spare_B1), -1)
-    return best_B.squeeze(1), spare_B.squeeze(1)
+    best_B1 = sim_BB.masked_fill(excluded_BB, -torch.inf).argmax(dim=1, keepdim=True)
+    return best_B1.masked_fill(excluded_BB.gather(1, best_B1), -1).squeeze(1)
 
 
 def _drawn(weights_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator) -> Tensor:
@@ -197,8 +226,8 @@ def _candidates(image_B: Tensor, spare_image_B: Tensor, text_B: Tensor, spare_te
 
 
 def _acted(verdict_C: Tensor, action: str) -> Tensor:
-    """The verdict as the action has it: drop makes a connection ambiguous, keep makes everything a negative."""
-    if action == "keep":
+    """The verdict as the action has it: drop makes a connection ambiguous, keep and distil make all a negative."""
+    if action in ("keep", "distil"):
         return torch.full_like(verdict_C, NEGATIVE)
     return verdict_C.clamp(max=AMBIGUOUS) if action == "drop" else verdict_C
 

@@ -9,7 +9,8 @@ from typing import Any
 
 CHOICES = {
     "negatives": ("hardest", "multinomial"),
-    "action": ("connect", "drop", "keep"),
+    "action": ("connect", "drop", "keep", "distil"),
+    "rule": ("absolute", "relative"),
     "targets": ("s_itc", "one_hot", "momentum", "consistency"),
 }
 
@@ -34,7 +35,12 @@ class MafaSettings:
 
     negatives: hardest of the batch (GRIT-VLP, MAFA) or drawn by similarity (ALBEF, BLIP-2).
     action: what becomes of a connection. connect: a positive. drop: left out like an ambiguous pair, its spare takes
-        its place. keep: every candidate stays a negative, whatever its score; verdicts are only counted.
+        its place. keep: every candidate stays a negative, whatever its score; verdicts are only counted. distil: the
+        matching head learns the score itself, nothing is connected (a control: what Con-D gives as a teacher).
+    rule: when a candidate is a connection. absolute: by the bounds of P(match). relative: where its ITC similarity is
+        at least own_share of its anchor's own pair; no Con-D is asked (with action drop NV-Retriever's rule, arXiv
+        2407.15831; with connect and own_share 1 PCME++'s pseudo-positives, arXiv 2305.18171, section 3.3).
+    own_share: of rule relative; NV-Retriever's is 0.95.
     low, high: bounds of P(match); below low a negative, above high a connection, else ambiguous.
     targets: of the ITC beside labels and connections. s_itc: smoothed over the rank's columns (MAFA). one_hot: none.
         momentum: what a moving average of the model says (ALBEF). consistency: one_hot, and a loss that draws the two
@@ -55,6 +61,8 @@ class MafaSettings:
     negatives: str = "hardest"
     action: str = "connect"
     targets: str = "s_itc"
+    rule: str = "absolute"
+    own_share: float = 0.95
     low: float = 0.5
     high: float = 0.8
     alpha: float = 0.5
@@ -90,6 +98,11 @@ class MafaSettings:
             if key not in valid:
                 raise ValueError(f"unknown setting {key!r}: did you mean {_closest(key, [*valid, 'preset'])!r}?")
         return cls(**{**PRESETS[preset], **explicit})
+
+    @property
+    def asks_scorer(self) -> bool:
+        """Whether a scorer has a say in what becomes of a candidate."""
+        return self.action != "keep" and self.rule == "absolute"
 
     def smoothing_at(self, epoch: int) -> float:
         """The α of S-ITC in this epoch (counted from 0); 0.0 where S-ITC is off."""

@@ -8,7 +8,7 @@ K settled pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class MafaOutput:
     mined: MinedPairs
     image_embed: Tensor  # (B, D)
     text_embed: Tensor  # (B, D)
+    targets: Tensor | None = None  # (2, B, B) what the ITC was to learn of the rank's own columns, a row an anchor
 
     def __getitem__(self, name: str) -> Any:  # LAVIS reads model(samples)["loss"]
         return self.losses[name] if name in self.losses else getattr(self, name)
@@ -84,12 +85,13 @@ class MafaForward:
         local = [(sim_BW[:, own] / self.temp).detach() for sim_BW in (sim_i2t_BW, sim_t2i_BW)]
         mined = self.miner.mine(samples, *local, known_BW[:, own], _generator(known_BW.device))
         pairs = mined.settled.once() if self.mafa.pairs_once else mined.settled
-        parts = {
-            **self._itc(encoded, (sim_i2t_BW, sim_t2i_BW), known_BW, first, mined, int(samples.get("epoch", 0))),
-            **self.pair_losses(encoded, pairs),
-        }
+        itc, targets = self._itc(
+            encoded, (sim_i2t_BW, sim_t2i_BW), known_BW, first, mined, int(samples.get("epoch", 0))
+        )
+        parts = {**itc, **self.pair_losses(encoded, pairs)}
         image_embed = _query_that_fits(encoded.image_feat.detach(), encoded.text_feat.detach())
-        return MafaOutput(sum(parts.values()), parts, mined, image_embed, encoded.text_feat.detach())
+        learnt = torch.stack([target_BW[:, own].detach() for target_BW in targets])
+        return MafaOutput(sum(parts.values()), parts, mined, image_embed, encoded.text_feat.detach(), learnt)
 
     def _known(self, samples: Mapping[str, Any], batch: int, device: Any) -> tuple[Tensor, int]:
         """(B, W) mask of own and known positives, and the first of this rank's own columns."""
@@ -122,8 +124,11 @@ class MafaForward:
         first: int,
         mined: MinedPairs,
         epoch: int,
-    ) -> dict[str, Tensor]:
-        """Soft cross-entropy over the columns; targets smoothed by S-ITC or, where that is off, by LAVIS' 0.1."""
+    ) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
+        """Soft cross-entropy over the columns; targets smoothed by S-ITC or, where that is off, by LAVIS' 0.1.
+
+        Also returns the targets (B, W) of both directions, as all losses together set them.
+        """
         alpha = self.mafa.smoothing_at(epoch)
         targets = losses.managed_itc_targets(mined.settled, known_BW, first, alpha, self.mafa.label_smoothing)
         logits = [sim_BW / self.temp for sim_BW in sim_2BW]
@@ -135,8 +140,11 @@ class MafaForward:
             logits, targets = zip(*map(losses.leave_out, logits, targets, dropped_2BW), strict=True)
         found = {"loss_itc": losses.itc_loss(*logits, *targets)}
         if self.mafa.targets == "consistency":
-            found["loss_consistency"] = self.mafa.consistency * losses.consistency_loss(*logits)
-        return found
+            weight = self.mafa.consistency
+            found["loss_consistency"] = weight * losses.consistency_loss(*logits)
+            said = losses.consistency_targets(*logits)  # y and w·s learnt together are (y + w·s) / (1 + w), scaled
+            targets = [(own + weight * other) / (1 + weight) for own, other in zip(targets, said, strict=True)]
+        return found, targets
 
     def left_out_of_itc(self, mined: MinedPairs, known_BW: Tensor, first: int) -> Tensor | None:
         """(2, B, W) bool, image→text and text→image: pairs without a part in the ITC; None: every pair has one."""

@@ -14,6 +14,7 @@ from lavis_mafa.core.losses import (
     itc_targets,
     itm_labels,
     itm_loss,
+    label_mass,
     label_smooth,
     managed_itc_targets,
     smooth_own_columns,
@@ -170,3 +171,22 @@ def test_token_loss_by_hand():
     assert token_loss(words, label, teacher, 0.4).item() == pytest.approx(0.6 * plain + 0.4 * taught, abs=1e-6)
     none = torch.empty(0, 2, requires_grad=True)
     assert token_loss(none, label[:0], none, 0.4).item() == 0.0
+
+
+def test_soft_labels_are_what_con_d_says_beside_the_own_pairs():
+    settled = SettledPairs(
+        *torch.tensor([[0, 1], [1, 0], [0, 0]]), torch.tensor([True, True]), torch.tensor([0.25, 0.9])
+    )
+    labels = itm_labels(1, settled)
+    assert torch.allclose(labels, torch.tensor([[0.0, 1.0], [0.75, 0.25], [0.1, 0.9]]))
+    logits = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]]))
+    expected = (math.log(2) + math.log(2) - 0.1 * math.log(0.2) - 0.9 * math.log(0.8)) / 3
+    assert itm_loss(logits, labels).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_label_mass_by_hand():
+    targets = torch.tensor([[[0.6, 0.3, 0.1], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]], [[0.5, 0.5, 0.0]] * 3])
+    marked = torch.tensor([[False, True, True], [False, False, False], [True, False, False]])  # (image, text)
+    i2t, t2i = label_mass(targets, marked)
+    assert torch.allclose(i2t, torch.tensor([0.4, 0.0, 0.2]))
+    assert torch.allclose(t2i, torch.tensor([0.0, 0.5, 0.5]))  # text 1 and 2 with image 0, text 0 with image 2

@@ -189,3 +189,46 @@ def test_a_wrong_shape_is_a_bug():
 
     with pytest.raises(AssertionError, match="shape"):
         mine(Columns())
+
+
+# own pairs 10, 10, 10; i2t rows: image 0 is near text 1 (9.6) and 2 (9.5), image 1 near none, image 2 near text 0 (10)
+NEAR_I2T = torch.tensor([[10.0, 9.6, 9.5], [4.0, 10.0, 3.0], [10.0, 9.0, 10.0]])
+
+
+def mine_relative(**settings):
+    miner = ConnectionMiner(MafaSettings(rule="relative", **settings))
+    return miner.mine(BATCH, NEAR_I2T, NEAR_I2T.T, OWN, torch.Generator().manual_seed(0))
+
+
+def test_a_pair_near_the_own_one_makes_room_for_the_hardest_that_is_not():
+    """NV-Retriever at 95 %. Texts: 0 → image 2 is near, then image 1; 1 → image 0 is near, then 2; 2 → 0 near, then 1.
+    Images: 0 → both texts are near, so none; 1 → text 0; 2 → text 0 is near, then text 1."""
+    mined = mine_relative(action="drop")
+    assert settled_rows(mined) == [(1, 0, 0), (2, 1, 0), (1, 2, 0), (1, 0, 0), (2, 1, 0)]
+    assert mined.p_C.tolist() == [1.0, 1.0, 1.0, 1.0, 0.0, 1.0]
+    counts = {name: mined.counts[name] for name in ("connections", "negatives", "spares", "scored")}
+    assert counts == {"connections": 5, "negatives": 1, "spares": 4, "scored": 0}
+
+
+def test_a_pair_as_near_as_the_own_one_is_a_pseudo_positive():
+    mined = mine_relative(own_share=1.0)
+    assert settled_rows(mined) == [(2, 0, 1), (0, 1, 0), (0, 2, 0), (0, 1, 0), (1, 0, 0), (2, 0, 1)]
+
+
+def test_drawn_pairs_near_the_own_one_give_way_too():
+    mined = mine_relative(action="drop", negatives="multinomial")
+    near = {(0, 1), (0, 2), (2, 0)}  # for either anchor
+    assert len(mined.settled.image_K) and not near & {row[:2] for row in settled_rows(mined)}
+
+
+def test_the_relative_rule_asks_no_scorer():
+    with pytest.raises(AssertionError, match="no scorer"):
+        ConnectionMiner(MafaSettings(rule="relative"), TableScorer())
+
+
+def test_distilled_pairs_are_negatives_with_their_score():
+    mined = mine(TableScorer(p02=0.9, p12=0.6), action="distil")
+    assert settled_rows(mined) == settled_rows(mine())
+    assert torch.allclose(mined.settled.p_K, torch.tensor([0.1, 0.1, 0.9, 0.9, 0.6, 0.1]))
+    assert torch.allclose(mined.settled.once().p_K, torch.tensor([0.1, 0.1, 0.9, 0.6]))
+    assert mine(TableScorer(p02=0.9)).settled.p_K is None

@@ -80,3 +80,11 @@ def test_settings_are_frozen_and_documented():
     documentation = inspect.getdoc(MafaSettings)
     assert all(field.name in documentation for field in dataclasses.fields(MafaSettings))
     assert set(PRESETS) == {"mafa", "official", "none"}
+
+
+@pytest.mark.parametrize(
+    ("values", "asks"),
+    [({}, True), ({"action": "keep"}, False), ({"rule": "relative"}, False), ({"action": "distil"}, True)],
+)
+def test_who_asks_a_scorer(values, asks):
+    assert MafaSettings(**values).asks_scorer == asks

@@ -14,6 +14,9 @@ from torch import Tensor
 Pair = tuple[int, int]  # image, text
 
 
+Settled = list[tuple[Pair, int, str]]  # pair, label, direction
+
+
 def golden_step(
     lavis: Any,
     images: Tensor,
@@ -31,8 +34,17 @@ def golden_step(
     image_feat = F.normalize(lavis.vision_proj(lavis.forward_image(images)[0]), dim=-1)  # (B, Q, D)
     text_feat = F.normalize(lavis.text_proj(lavis.forward_text(tokens)), dim=-1)  # (B, D)
     cosine = [[(image_feat[i] @ text_feat[t]).max() for t in range(B)] for i in range(B)]
+    settled = mined(cosine, {pair: verdict(score, low, high) for pair, score in p.items()}, same, once)
+    return {
+        "loss_itc": itc(cosine, lavis.temp, settled, same, alpha),
+        **pair_losses(lavis, images, texts, settled, once),
+        "settled": settled,
+    }
 
-    # Efficient connection mining: the hardest of every anchor, texts first; its spare where it is ambiguous
+
+def mined(cosine: list[list[Tensor]], verdicts: dict[Pair, str], same: set[Pair], once: bool) -> Settled:
+    """Efficient connection mining: the hardest of every anchor, texts first; its spare where it is ambiguous."""
+    B = len(cosine)
     asked: list[tuple[Pair, Pair | None, str]] = []
     for t in range(B):
         others = sorted((i for i in range(B) if (i, t) not in same), key=lambda i: -cosine[i][t].item())
@@ -42,46 +54,47 @@ def golden_step(
         others = sorted((t for t in range(B) if (i, t) not in same), key=lambda t: -cosine[i][t].item())
         if others:
             asked.append(((i, others[0]), (i, others[1]) if len(others) > 1 else None, "i2t"))
-    verdicts = {pair: verdict(p[pair], low, high) for pair, _, _ in asked}
-    settled: list[tuple[Pair, int, str]] = []
+    told = {pair: verdicts[pair] for pair, _, _ in asked}
+    settled: Settled = []
     for pair, spare, direction in asked:
-        if verdicts[pair] != "ambiguous":
-            settled.append((pair, int(verdicts[pair] == "connection"), direction))
+        if told[pair] != "ambiguous":
+            settled.append((pair, int(told[pair] == "connection"), direction))
         elif spare is not None:
             # the other direction may have asked about the spare itself: then that verdict counts
-            found = verdicts.get(spare, "negative") if once else "negative"
+            found = told.get(spare, "negative") if once else "negative"
             if found != "ambiguous":
                 settled.append((spare, int(found == "connection"), direction))
+    return settled
 
-    # ITC with connections and S-ITC: the target row is (own + known + its own connections) / count, then smoothed
-    loss_itc = torch.zeros(())
+
+def itc(cosine: list[list[Tensor]], temp: Tensor, settled: Settled, same: set[Pair], alpha: float) -> Tensor:
+    """With connections and S-ITC: the target row is (own + known + its own connections) / count, then smoothed."""
+    B, loss = len(cosine), torch.zeros(())
     for direction in ("i2t", "t2i"):
         for anchor in range(B):
             column = (lambda o, a=anchor: (a, o)) if direction == "i2t" else (lambda o, a=anchor: (o, a))
             found = {pair for pair, label, way in settled if label and way == direction}
             positive = [o for o in range(B) if column(o) in same or column(o) in found or o == anchor]
-            scores = torch.stack([cosine[column(o)[0]][column(o)[1]] for o in range(B)]) / lavis.temp
+            scores = torch.stack([cosine[column(o)[0]][column(o)[1]] for o in range(B)]) / temp
             smoothing = alpha if alpha > 0 else 0.1  # LAVIS' own label smoothing where S-ITC is off
             for o in range(B):
                 target = (1 - smoothing) * (o in positive) / len(positive) + smoothing / B
-                loss_itc = loss_itc - target * (scores[o] - scores.logsumexp(0)) / (2 * B)
+                loss = loss - target * (scores[o] - scores.logsumexp(0)) / (2 * B)
+    return loss
 
-    # ITM: B own pairs and the settled ones; LM: the own pairs and the connections
+
+def pair_losses(lavis: Any, images: Tensor, texts: list[str], settled: Settled, once: bool) -> dict[str, Any]:
+    """ITM: the own pairs and the settled ones; LM: the own pairs and the connections."""
     pairs: dict[Any, int] = {}
     for row, (pair, label, _) in enumerate(settled):
         key = pair if once else (pair, row)
         pairs[key] = max(label, pairs.get(key, 0))
     listed = [(key if once else key[0], label) for key, label in pairs.items()]
-    matched = [((i, i), 1) for i in range(B)] + listed
+    matched = [((i, i), 1) for i in range(len(texts))] + listed
     loss_itm = sum(F.cross_entropy(itm(lavis, images, texts, pair), torch.tensor(label)) for pair, label in matched)
     told = [pair for pair, label in matched if label]
     losses, count = zip(*(lm(lavis, images, texts, pair) for pair in told), strict=True)
-    return {
-        "loss_itc": loss_itc,
-        "loss_itm": loss_itm / len(matched),
-        "loss_lm": sum(losses) / sum(count),  # a mean over all real tokens
-        "settled": settled,
-    }
+    return {"loss_itm": loss_itm / len(matched), "loss_lm": sum(losses) / sum(count)}  # a mean over all real tokens
 
 
 def verdict(p: float, low: float, high: float) -> str:

@@ -1,0 +1,38 @@
+"""The student's own matching head in Con-D's place. Tested in tests/models/test_own_head.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VIEWS = ("image", "image_tokens")
+
+
+class OwnHead:
+    """PairScorer over the model that is trained, in eval mode and without gradient, on its own view of the batch.
+
+    Its scores age with every step, so that it has no fingerprint and no store keeps them.
+    """
+
+    fingerprint = None
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+        """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch."""
+        images, image_of = image_K.unique(return_inverse=True)
+        texts, text_of = text_K.unique(return_inverse=True)
+        model, training = self.model, self.model.training
+        model.eval()
+        try:
+            seen = model.vision_tokens({name: batch[name][images] for name in VIEWS if name in batch})
+            state = model.pair_state(seen, model.tokenize([batch["text_input"][row] for row in texts.tolist()]))
+            p_K: Tensor = model.match_logits(state, image_of, text_of).softmax(dim=1)[:, 1]
+        finally:
+            model.train(training)
+        return p_K
