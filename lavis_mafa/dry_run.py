@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from lavis.common.registry import registry
 from omegaconf import OmegaConf
 from torch import nn
 
+from lavis_mafa.checkpoint import trained_state
 from lavis_mafa.config_keys import is_ours
 from lavis_mafa.config_values import check_data, missing_files
 from lavis_mafa.models.meta import build_on_meta
+from lavis_mafa.models.teacher import Teacher
 
 PAIR_BYTES = 16  # at most, of a scored pair (core/connections.py)
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -96,11 +98,26 @@ def parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def memory_bytes(model: nn.Module) -> dict[str, int]:
-    """Weights, gradients, and AdamW's two moments."""
-    trained = sum(value.numel() * value.element_size() for value in model.parameters() if value.requires_grad)
-    tensors = [*model.parameters(), *model.buffers()]
-    weights = sum(value.numel() * value.element_size() for value in tensors)
-    return {"weights": weights, "gradients": trained, "optimiser": 2 * trained}
+    """Weights, gradients, AdamW's two moments, and the momentum copy where the model learns from one."""
+    trained, teacher = _bytes(value for value in model.parameters() if value.requires_grad), teacher_bytes(model)
+    found = {"weights": _bytes(_tensors(model)), "gradients": trained, "optimiser": 2 * trained}
+    return found | {"momentum teacher": teacher} if teacher else found
+
+
+def teacher_bytes(model: Any) -> int:
+    """What a momentum copy holds beside the student, whose frozen tower it shares; 0 where there is none."""
+    if not hasattr(model, "mafa") or model.mafa.targets != "momentum":
+        return 0
+    own = set(map(id, _tensors(model)))
+    return _bytes(value for value in _tensors(Teacher(model).model) if id(value) not in own)
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors)
 
 
 def activation_bytes(model: Any, cfg: Any) -> int:
@@ -133,10 +150,11 @@ def disk_bytes(model: Any, records: int, cfg: Any) -> dict[str, int]:
     """Bytes of everything a run keeps, at most."""
     run = cfg.run_cfg
     epochs, steps = int(run.max_epoch), records // int(run.batch_size_train)
-    trained = memory_bytes(model)["gradients"]
+    trained, state = memory_bytes(model)["gradients"], _bytes(trained_state(model).values())
     kept = int(run.get("keep_checkpoints", 2)) + 1  # the old one goes when the new one stands
     found = {
-        "checkpoints": kept * 3 * trained + 2 * trained,  # with moments; the best and the last without
+        # with moments and teacher; the best and the last without
+        "checkpoints": kept * (state + 2 * trained + teacher_bytes(model)) + 2 * state,
         "plans": 8 * records * (epochs + 1),
         "embeddings": 2 * 2 * 2 * records * model.embed_dim if run.sampling != "random" else 0,
         "connections": PAIR_BYTES * 2 * int(run.batch_size_train) * steps * epochs if run.get("con_d") else 0,

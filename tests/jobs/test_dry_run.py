@@ -28,6 +28,53 @@ def load(name: str, *options: str) -> Any:
     return load_config(Namespace(cfg_path=str(FOLDER / f"{name}.yaml"), options=["run.device=cpu", *options]))
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_momentum_teacher_is_counted(frozen: bool) -> None:
+    """Apart from a frozen tower, which it shares, it holds all weights once more; every kept checkpoint has it, too."""
+    from lavis_mafa.dry_run import disk_bytes, memory_bytes
+    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.models.meta import build_on_meta
+
+    def of(targets: str) -> tuple[Any, Any]:
+        options = (f"model.mafa.targets={targets}", f"model.freeze_vit={frozen}")
+        cfg = load("../albef/pretrain_stage_scenes", *SMALL, *options)
+        return build_on_meta(MafaAlbef, dict(cfg.model_cfg)), cfg
+
+    (plain, plain_cfg), (taught, cfg) = of("one_hot"), of("momentum")
+    memory = memory_bytes(taught)
+    copied = sum(v.numel() for n, v in plain.named_parameters() if not (frozen and n.startswith("visual_encoder.")))
+    buffers = sum(value.numel() * 8 for value in plain.text_encoder.buffers())  # positions
+    assert memory.pop("momentum teacher") == 4 * copied + buffers
+    assert memory == memory_bytes(plain)
+    disk, kept = disk_bytes(taught, 40, cfg), int(cfg.run_cfg.get("keep_checkpoints", 2)) + 1
+    more = disk["checkpoints"] - disk_bytes(plain, 40, plain_cfg)["checkpoints"]
+    assert more == kept * (4 * copied + buffers)
+
+
+def test_momentum_copies_of_the_model_itself_are_in_its_checkpoints() -> None:
+    """LAVIS' ALBEF holds them, and its queues, in the state_dict: they count on disk, though nothing trains them."""
+    from lavis_mafa.checkpoint import trained_state
+    from lavis_mafa.dry_run import disk_bytes, memory_bytes
+    from lavis_mafa.models.albef_tasks import LavisAlbef
+    from lavis_mafa.models.meta import build_on_meta
+
+    cfg = load("../albef/albef_scenes", *SMALL)
+    model = build_on_meta(LavisAlbef, dict(cfg.model_cfg))
+    state = sum(value.numel() * value.element_size() for value in trained_state(model).values())
+    moments = memory_bytes(model)["optimiser"]
+    assert state > moments and any("_m." in key for key in trained_state(model))
+    assert disk_bytes(model, 640, cfg)["checkpoints"] == 3 * (state + moments) + 2 * state
+
+
+def test_a_run_with_a_momentum_teacher_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lavis_mafa.dry_run import dry_run
+
+    options = ("model.mafa.targets=momentum", f"run.output_dir={tmp_path / 'out'}", "run.resume_ckpt_path=null")
+    assert dry_run(load("../albef/pretrain_stage_scenes", *SMALL, "run.batch_size_train=16", *options)) == []
+    memory = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("memory a process"))
+    assert "momentum teacher" in memory
+
+
 def test_numbers_of_a_known_network() -> None:
     from lavis_mafa import dry_run
 
