@@ -1,14 +1,13 @@
 """LAVIS' ALBEF of every downstream task from a `mafa_albef` checkpoint: retrieval, VQA, NLVR2; and its pre-training.
 
-Forward, losses and momentum are LAVIS' own. Ours is how they are built (any tower, any widths, a local vocabulary) and
-what they load: every key has a place, is named as not used, or is an error. Tested in tests/models/test_albef_tasks.py.
+Forward, losses and momentum are LAVIS' own. Ours is how they are built (any tower, any widths, a local vocabulary;
+albef_task.py) and what they load: every key has a place, is named as not used, or is an error. Tested in
+tests/models/test_albef_tasks.py.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lavis.common.registry import registry
@@ -16,112 +15,11 @@ from lavis.models.albef_models.albef_nlvr import AlbefNLVR
 from lavis.models.albef_models.albef_pretrain import AlbefPretrain
 from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
 from lavis.models.albef_models.albef_vqa import AlbefVQA
-from lavis.models.med import BertForMaskedLM, BertLMHeadModel, BertModel, XBertEncoder
-from omegaconf import OmegaConf
+from lavis.models.med import BertForMaskedLM, BertLMHeadModel, BertModel
 from torch import Tensor, nn
 
-from lavis_mafa.models.albef import CONFIGS, AlbefEncoding
-from lavis_mafa.models.albef_parts import (
-    MOMENTUM,
-    QUEUES,
-    adapt_albef,
-    bert_config,
-    build_visual_encoder,
-    files_of_parts,
-)
-from lavis_mafa.models.attention import fuse_attention
-from lavis_mafa.models.pretrained import load_from_config
-from lavis_mafa.models.teacher import cut_from_student
-from lavis_mafa.models.text import load_tokenizer
-
-State = Mapping[str, Tensor]
-UNUSED = ("vision_proj.", "text_proj.", "itm_head.", "temp", "text_encoder.cls.")
-
-
-class AlbefTask(AlbefEncoding):
-    """Mixin over one of LAVIS' ALBEF models, whose config it reads as `mafa_albef` does, and loads key by key.
-
-    `model.pretrained`, with load_pretrained: a checkpoint of mafa_albef or LAVIS, or of ALBEF's authors;
-    `model.finetuned`, with load_finetuned: of this very task. The momentum copies start as copies of what was loaded.
-    """
-
-    PRETRAINED_MODEL_CONFIG_DICT: dict[str, str] = {
-        name: str(Path(CONFIGS) / f"mafa_albef_{name}.yaml") for name in ("base", "scenes")
-    }
-    settings: tuple[str, ...]
-    reads_class_token = False
-
-    def __init__(self, tokenizer: Any, **parts: Any) -> None:
-        self.given_tokenizer = tokenizer
-        super().__init__(**parts)
-        fuse_attention(self.text_encoder)  # not a decoder: it masks what it attends to
-        for name, copied in self.named_children():
-            if name.endswith("_m"):
-                cut_from_student(copied, getattr(self, name[:-2]))
-
-    def init_tokenizer(self) -> Any:
-        return self.given_tokenizer
-
-    @classmethod
-    def text_parts(cls, cfg: Mapping[str, Any], width: int, words: int) -> dict[str, nn.Module]:
-        """The text networks by the names of LAVIS' constructor."""
-        return {"text_encoder": XBertEncoder(bert_config(cfg, width, words), add_pooling_layer=False)}
-
-    @classmethod
-    def from_config(cls, cfg: Any) -> AlbefTask:
-        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
-        vit_weights, _ = files_of_parts(plain)
-        tower = build_visual_encoder(plain, vit_weights)
-        tower.vision_width = tower.num_features
-        if not hasattr(tower, "forward_features"):
-            tower.forward_features = tower.forward  # under this name LAVIS asks its own
-        if cls.reads_class_token and not (hasattr(tower, "cls_token") or hasattr(tower, "class_token")):
-            raise ValueError(f"model.vit_model {plain.get('vit_model')} has no class token, which {cls.__name__} reads")
-        tokenizer = load_tokenizer(plain.get("vocab", "bert-base-uncased"))
-        chosen = {name: plain[name] for name in cls.settings if name in plain}
-        text_parts = cls.text_parts(plain, tower.num_features, len(tokenizer))
-        model = cls(tokenizer, image_encoder=tower, **text_parts, **chosen)
-        if plain.get("freeze_vit", False):
-            model.freeze_tower()
-        model.tower_has_weights = model.tower_is_frozen and vit_weights is not None
-        model.part_files = {"visual_encoder": vit_weights}
-        new = model.new_parts()
-        logging.info("new in %s: %s", cls.__name__, ", ".join(new) or "nothing")
-        load_from_config(model, plain, model.adapted, (*new, *MOMENTUM, *QUEUES))
-        model.copy_params()
-        model.origin |= {name: "a copy" for name in model.origin if name.endswith("_m")}
-        return model
-
-    def new_parts(self) -> tuple[str, ...]:
-        """Prefixes of the keys that no pre-training gives."""
-        return ()
-
-    def adapted(self, state: State, model: nn.Module) -> dict[str, Tensor]:
-        """A checkpoint's tensors under this model's keys; which parts are not used is logged."""
-        state = adapt_albef(state, model)
-        placed = self.placed(state)
-        # a pre-trained ALBEF has heads that a task does without; anything else that has no place is an error
-        own = set(self.state_dict())
-        unused = [key for key in placed if key not in own and key.startswith(UNUSED)]
-        logging.info("not used by %s: %s", type(self).__name__, ", ".join(sorted({k.split(".")[0] for k in unused})))
-        return {key: value for key, value in placed.items() if key not in unused}
-
-    def placed(self, state: State) -> dict[str, Tensor]:
-        return {_without_bert(key): value for key, value in state.items()}
-
-
-def _without_bert(key: str) -> str:
-    return key.replace("text_encoder.bert.", "text_encoder.", 1)
-
-
-def _layer(key: str) -> int | None:
-    """Number of the BERT layer that text_encoder.bert.encoder.layer.N.… belongs to."""
-    parts = key.split(".")
-    return int(parts[4]) if parts[:4] == ["text_encoder", "bert", "encoder", "layer"] else None
-
-
-def _at_layer(key: str, number: int) -> str:
-    return ".".join([*key.split(".")[:4], str(number), *key.split(".")[5:]])
+from lavis_mafa.models.albef_parts import bert_config
+from lavis_mafa.models.albef_task_base import AlbefTask, State, at_layer, layer_of, without_bert
 
 
 @registry.register_model("mafa_albef_retrieval")
@@ -182,9 +80,9 @@ class MafaAlbefVqa(AlbefTask, AlbefVQA):
             return placed
         fusion = self.text_encoder.config.fusion_layer
         for key, value in state.items():
-            layer, decoded = _layer(key), key.replace("text_encoder.", "text_decoder.", 1)
+            layer, decoded = layer_of(key), key.replace("text_encoder.", "text_decoder.", 1)
             if layer is not None and layer >= fusion:
-                placed[_at_layer(key, layer - fusion).replace("text_encoder.", "text_decoder.", 1)] = value
+                placed[at_layer(key, layer - fusion).replace("text_encoder.", "text_decoder.", 1)] = value
             elif key.startswith(("text_encoder.bert.embeddings.", "text_encoder.cls.")):
                 placed[decoded] = value
         new = self.new_parts()
@@ -227,15 +125,15 @@ class MafaAlbefNlvr(AlbefTask, AlbefNLVR):
 
     def placed(self, state: State) -> dict[str, Tensor]:
         fusion, depth = self.text_encoder.config.fusion_layer, self.text_encoder.config.num_hidden_layers
-        given = 1 + max((layer for key in state if (layer := _layer(key)) is not None), default=-1)
+        given = 1 + max((layer for key in state if (layer := layer_of(key)) is not None), default=-1)
         placed: dict[str, Tensor] = {}
         for key, value in state.items():
-            layer = _layer(key)
+            layer = layer_of(key)
             if layer is None or layer < fusion or given == depth:
-                placed[_without_bert(key)] = value
+                placed[without_bert(key)] = value
                 continue
             for twin in (0, 1):
-                placed[_without_bert(_at_layer(key, fusion + 2 * (layer - fusion) + twin))] = value
+                placed[without_bert(at_layer(key, fusion + 2 * (layer - fusion) + twin))] = value
         return self._with_its_head(placed)
 
     def new_parts(self) -> tuple[str, ...]:
