@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.openclip.arguments import check, parser
 from lavis_mafa.openclip.feed import Feed, fingerprint, pair_ids
-from lavis_mafa.openclip.guide import ACTIONS, BiEncoderGuide
+from lavis_mafa.openclip.guide import BiEncoderGuide
 from lavis_mafa.openclip.handed import HandedLoss
 from lavis_mafa.openclip.judge import EncoderJudge, ItmJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
@@ -34,43 +35,17 @@ from lavis_mafa.openclip.tokens import token_table
 BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
 
 
-def parser() -> argparse.ArgumentParser:
-    """Our own arguments; the others are open_clip_train's."""
-    ours = argparse.ArgumentParser(prog="lavis_mafa.openclip.train", add_help=False, allow_abbrev=False)
-    add = ours.add_argument_group("MAFA").add_argument
-    add("--mafa-alpha", type=float, default=0.5, help="S-ITC smoothing")
-    add("--mafa-alpha-from-epoch", type=int, default=1, help="first epoch with S-ITC; epoch 0 is random")
-    add("--mafa-sampling", choices=("grit", "random"), default="grit", help="batches of look-alikes, or random ones")
-    add("--mafa-search-space", default="all", help="rows a chain of look-alikes may choose from")
-    add("--mafa-siblings", choices=("apart", "free"), default="apart", help="may a batch hold two rows of one image?")
-    add("--mafa-known-positives", choices=("on", "off"), default="on", help="equal images and captions are positives")
-    add("--mafa-connections", help="file like --train-data with further pairs that match")
-    add("--mafa-guide", help="open_clip model whose features tell false negatives")
-    add("--mafa-guide-pretrained", help="its pretrained tag or local file")
-    add("--mafa-guide-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
-    add("--mafa-guide-action", choices=ACTIONS, default="drop", help="what becomes of such a pair")
-    add("--mafa-con-d", nargs="+", metavar="KEY=VALUE", help="matching network that judges the hardest pairs, by LAVIS")
-    add("--mafa-con-d-cache-tokens", action="store_true", help="keep its tower's tokens of every image on disk")
-    add("--mafa-con-d-action", choices=ACTIONS, default="connect", help="what becomes of a pair that it finds to match")
-    return ours
-
-
 class Training:
     """What takes the place of open_clip_train's functions in one run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        check(options)
         self.options = options
         self.model: Any = None
         self.feed: Feed | ShardFeed | None = None
         self.judge: Any = None
         self.guide = None
-        if options.mafa_con_d and options.mafa_guide:
-            raise ValueError("--mafa-con-d and --mafa-guide both judge pairs: give one of them")
-        if options.mafa_con_d_cache_tokens and not options.mafa_con_d:
-            raise ValueError("--mafa-con-d-cache-tokens keeps tokens for --mafa-con-d: give that, too, or leave it out")
         if options.mafa_guide:
-            if not options.mafa_guide_pretrained:
-                raise ValueError("--mafa-guide needs --mafa-guide-pretrained: a guide without weights tells nothing")
             self.guide = BiEncoderGuide(options.mafa_guide_margin, options.mafa_guide_action)
 
     def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
