@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from lavis.common.registry import registry
-from lavis.common.vqa_tools.vqa_eval import VQAEval
 from lavis.datasets.datasets.nlvr_datasets import NLVRDataset
 from lavis.datasets.datasets.vqa_datasets import VQADataset
 from lavis.tasks.base_task import BaseTask
@@ -25,11 +24,9 @@ from torch import nn
 
 from lavis_mafa.answers.tasks import NOTHING_MINED, MafaStage2Task, MafaVqaTask
 from lavis_mafa.answers.truth import question_rows
-from lavis_mafa.answers.verdicts import normalised
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.finetuning import AnsweredQuestions, Statements, TextAssignment
 from lavis_mafa.data.images import ImageFiles
-from lavis_mafa.data.questions import QuestionRow
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.runner_evaluation import RunEvaluation
 from lavis_mafa.stage2_runner import Stage2Runner
@@ -101,20 +98,6 @@ class MafaRankVqaTask(MafaFinetuneTask, MafaVqaTask):
 
     def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         return model.predict_answers(dict(samples), self.answer_list, int(self.run_cfg.num_ans_candidates))
-
-    def verdicts(self, rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
-        """run.match: `vqa`, or `any`: an exact match with one of the answers is a hit."""
-        return hits(rows, said) if self.run_cfg.match == "any" else super().verdicts(rows, said)
-
-
-def hits(rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
-    """(N,) 1 where the answer is one of the row's, words normalised as VQA does, else 0; NaN where none is known."""
-    tool = VQAEval()
-    right = [
-        normalised(tool, one) in {normalised(tool, answer) for answer in row.answers}
-        for row, one in zip(rows, said, strict=True)
-    ]
-    return np.where([bool(row.answers) for row in rows], np.array(right, dtype=float), np.nan)
 
 
 def _answered(dataset: VQADataset, seed: int) -> AnsweredQuestions:

@@ -21,7 +21,7 @@ PTB, PYTHON = "PTBTokenizer (Java)", "lavis_mafa's regular expression (no Java)"
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[a-z]+(?='s\b|n't\b)|n't|'(?:s|re|ve|ll|d|m)\b|\w+(?:-\w+)*|[^\w\s]")
 SPICE_JAR = Path(next(iter(pycocoevalcap.__path__))) / "spice" / "lib" / "stanford-corenlp-3.6.0.jar"
 SPICE_REMEDY = "needs Java and Stanford's models, which pycocoevalcap.spice.get_stanford_models fetches"
-METEOR_REMEDY = "needs Java"
+REMEDIES = {"METEOR": "needs a Java that runs it", "SPICE": SPICE_REMEDY}
 Texts = Mapping[int, Sequence[str]]
 
 
@@ -35,12 +35,11 @@ def caption_metrics(said: Mapping[int, str], references: Texts) -> dict[str, Any
     by_python = _scores(_python_words(spoken), _python_words(wanted))
     ptb = _ptb_words(spoken, wanted)
     if ptb is None:
-        missing = {"METEOR": METEOR_REMEDY, "SPICE": SPICE_REMEDY}
-        return {**by_python, "METEOR": None, "SPICE": None, "tokenizer": PYTHON, "missing": missing}
+        return {**by_python, "METEOR": None, "SPICE": None, "tokenizer": PYTHON, "missing": REMEDIES}
     scores = _scores(*ptb)
     found: dict[str, Any] = {**scores, **_java_scores(*ptb), "tokenizer": PTB}
     found["difference"] = {name: by_python[name] - value for name, value in scores.items()}
-    found["missing"] = {} if found["SPICE"] is not None else {"SPICE": SPICE_REMEDY}
+    found["missing"] = {name: remedy for name, remedy in REMEDIES.items() if found[name] is None}
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lavis.common.dist_utils import get_rank, get_world_size, is_main_process
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from lavis_mafa.checkpoint import trained_state
 from lavis_mafa.ranks import barrier
 from lavis_mafa.runner_evaluation import RunEvaluation
 
+SAMPLE = 64  # numbers read of a frozen tensor
 READ = ("image", "image_tokens", "image0", "image1", "text_input")
 
 
@@ -34,6 +36,8 @@ class AnswerEvaluation(RunEvaluation):
             self._keep_final()
         self.runner.network.eval()
         self.weights = weights_hash(self.runner.network)
+        data = OmegaConf.to_container(self.runner.config.datasets_cfg, resolve=True)
+        self.about = {"weights": self.weights, "frozen": frozen_hash(self.runner.network), "datasets": _hash_of(data)}
         found = {split: self._of_split(split) for split in self.runner.test_splits}
         results = report_answers(self.runner, self.weights, found) if is_main_process() else {}
         barrier()
@@ -47,7 +51,7 @@ class AnswerEvaluation(RunEvaluation):
             passes["without_image"] = lambda numbers: self._blind(dataset, numbers)
         items, found = task.items(dataset), {}
         for name, batches in passes.items():
-            about = {**task.settings(), "weights": self.weights, "pass": name, "items": _hash_of(items)}
+            about = {**task.settings(), **self.about, "pass": name, "items": _hash_of(items)}
             folder = self.runner.result_dir / self.weights
             folder.mkdir(parents=True, exist_ok=True)
             store = Predictions(folder, f"{split}_{name}", get_rank(), about)
@@ -90,5 +94,14 @@ def weights_hash(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _hash_of(items: Sequence[int]) -> str:
-    return hashlib.blake2b(repr(list(items)).encode(), digest_size=8).hexdigest()
+def frozen_hash(network: torch.nn.Module) -> str:
+    """Of the other parts, a language model of gigabytes among them: names, shapes and first numbers tell them apart."""
+    digest, own = hashlib.blake2b(digest_size=8), trained_state(network)
+    for key, value in sorted(network.state_dict().items()):
+        if key not in own:
+            digest.update(f"{key} {tuple(value.shape)} {value.flatten()[:SAMPLE].tolist()}".encode())
+    return digest.hexdigest()
+
+
+def _hash_of(value: Any) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()

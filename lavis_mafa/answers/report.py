@@ -29,7 +29,8 @@ def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, M
         table = task.table(dataset, passes["said"])
         with atomic_write(folder / f"predictions_{split}.parquet") as file:
             table.to_parquet(file)
-        title = f"{runner.name}, {split}: what the checkpoint said"
+        part = f" (the first {SHOWN:,} of {len(table):,})" if len(table) > SHOWN else ""
+        title = f"{runner.name}, {split}: what the checkpoint said{part}"
         write_predictions(folder / f"predictions_{split}", _shown(table), image_opener(dataset), title)
         written += [f"predictions_{split}.parquet", f"predictions_{split}/index.html"]
         for name, content in task.files(dataset, passes["said"]).items():
@@ -39,13 +40,20 @@ def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, M
     results = {"task": runner.run_cfg.task, "dataset": runner.name, "expected": config["run"].get("expected") or {}}
     if judged:
         results["answers"] = judged
-    results["checkpoint"] = {"hash": weights, "path": config["model"].get("pretrained") or None}
+    results["checkpoint"] = {"hash": weights, "path": _loaded(config["model"])}
     results |= {"versions": versions(), "commit": commit(), "weights": runner.network.origin, "config": config}
     write_json(folder / "results.json", results)
     for split in judged:
         print(f"\n{runner.name}, {split}\n" + answers_table(judged[split], results["expected"]))
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
+
+
+def _loaded(model: Mapping[str, Any]) -> str | None:
+    """The checkpoint that a model config loads: fine-tuned weights before pre-trained ones, as models/pretrained.py."""
+    if model.get("load_finetuned", False):
+        return model.get("finetuned") or None
+    return (model.get("load_pretrained", True) and model.get("pretrained")) or None
 
 
 def _shown(table: pd.DataFrame) -> list[Said]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from lavis_mafa.answers.captions import caption_metrics
 from lavis_mafa.answers.truth import caption_truth, coco_format, question_rows
-from lavis_mafa.answers.verdicts import LEMMAS_REMEDY, accuracies, lemmatised, majority, verdicts
+from lavis_mafa.answers.verdicts import LEMMAS_REMEDY, accuracies, hits, lemmatised, majority, verdicts
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.data.questions import QuestionRow
 from lavis_mafa.models.base import MafaOutput
@@ -49,6 +49,10 @@ class MafaStage2Task(MafaPretrainTask):
         names = ("prompt", "num_beams", "max_len", "min_len", "length_penalty")
         return {name: self.run_cfg.get(name) for name in names}
 
+    def _penalty(self, default: float) -> float:
+        given = self.run_cfg.get("length_penalty")
+        return default if given is None else float(given)
+
 
 @registry.register_task("mafa_captioning")
 class MafaCaptionTask(MafaStage2Task):
@@ -60,19 +64,19 @@ class MafaCaptionTask(MafaStage2Task):
 
     def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         prompt = {"prompt": self.run_cfg.prompt} if self.run_cfg.get("prompt") else {}
-        penalty = self.run_cfg.get("length_penalty")
         return model.generate(
             {**samples, **prompt},
             num_beams=int(self.run_cfg.num_beams),
             max_length=int(self.run_cfg.max_len),
             min_length=int(self.run_cfg.min_len),
-            length_penalty=1.0 if penalty is None else float(penalty),
+            length_penalty=self._penalty(1.0),
         )
 
     def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         prompt = self.run_cfg.get("prompt") or model.prompt
         beams, longest = int(self.run_cfg.num_beams), int(self.run_cfg.max_len)
-        return model.answer_without_image([prompt] * len(numbers), num_beams=beams, max_len=longest, length_penalty=1.0)
+        options = {"num_beams": beams, "max_len": longest, "length_penalty": self._penalty(1.0)}
+        return model.answer_without_image([prompt] * len(numbers), **options)
 
     def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
         """Caption metrics, None where the references are held back; `all` is CIDEr in the papers' scale."""
@@ -110,17 +114,16 @@ class MafaVqaTask(MafaStage2Task):
         return model.answer_without_image([dataset.text_processor(rows[i].question) for i in numbers], **self._asking())
 
     def _asking(self) -> dict[str, Any]:
-        penalty = self.run_cfg.get("length_penalty")
         return {
             "prompt": self.run_cfg.prompt,
             "num_beams": int(self.run_cfg.num_beams),
             "max_len": int(self.run_cfg.max_len),
-            "length_penalty": -1.0 if penalty is None else float(penalty),
+            "length_penalty": self._penalty(-1.0),
         }
 
     def verdicts(self, rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
-        """(N,) how right each answer is, in [0, 1]; NaN where the ground truth is held back."""
-        return verdicts(rows, said)
+        """(N,) in [0, 1], NaN where the ground truth is held back. run.match: `vqa`, or `any`, a hit on any answer."""
+        return (hits if self.run_cfg.get("match") == "any" else verdicts)(rows, said)
 
     def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
         """Accuracy raw and lemmatised, by types, and of the one answer that suits most questions."""

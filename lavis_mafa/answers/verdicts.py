@@ -59,6 +59,16 @@ def _vqa_accuracy(rows: Sequence[QuestionRow], said: Sequence[str]) -> list[floa
     return [tool.evalQA[i] / 100 for i in truth]
 
 
+def hits(rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+    """(N,) 1 where the answer is one of the row's, words normalised as VQA does, else 0; NaN where none is known."""
+    tool = VQAEval()
+    right = [
+        normalised(tool, one) in {normalised(tool, answer) for answer in row.answers}
+        for row, one in zip(rows, said, strict=True)
+    ]
+    return np.where([bool(row.answers) for row in rows], np.array(right, dtype=float), np.nan)
+
+
 def lemmatised(said: Sequence[str]) -> list[str] | None:
     """Nouns and verbs as their lemmas, as LAVIS' blip2_t5 does for OK-VQA; None without spaCy's English model."""
     try:

@@ -51,6 +51,13 @@ def test_a_java_that_does_not_run_is_no_crash(monkeypatch: pytest.MonkeyPatch) -
     assert caption_metrics(SAID, REFERENCES)["tokenizer"] == PYTHON
 
 
+def test_a_metric_that_breaks_is_named_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions, "_ptb_words", lambda *texts: texts)
+    monkeypatch.setattr(captions, "_java_scores", lambda *texts: {"METEOR": None, "SPICE": 0.2})
+    found = caption_metrics(SAID, REFERENCES)
+    assert found["tokenizer"] == PTB and found["SPICE"] == 0.2 and set(found["missing"]) == {"METEOR"}
+
+
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 def test_with_java_all_metrics_and_the_difference() -> None:
     found = caption_metrics(SAID, REFERENCES)

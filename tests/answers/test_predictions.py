@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from lavis_mafa.answers.evaluation import frozen_hash, weights_hash
 from lavis_mafa.answers.predictions import Predictions, merged
 
 ABOUT = {"weights": "abc", "prompt": "Question: {} Answer:"}
@@ -40,3 +43,16 @@ def test_predictions_about_something_else_are_told(tmp_path: Path) -> None:
     Predictions(tmp_path, "test", 0, ABOUT).append({1: "red"})
     with pytest.raises(ValueError, match=r"differ in prompt\); remove them"):
         Predictions(tmp_path, "test", 0, {**ABOUT, "prompt": "{}"})
+
+
+def test_another_language_model_is_something_else() -> None:
+    """No checkpoint holds it, so that the hash of the checkpoint stays; what it says is not what was said before."""
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"opt_proj": nn.Linear(3, 2), "opt_model": nn.Linear(2, 100)})
+    network.parts_of_own_files = ("opt_model.",)
+    hashes = weights_hash(network), frozen_hash(network)
+    nn.init.normal_(network["opt_model"].weight)
+    assert weights_hash(network) == hashes[0] and frozen_hash(network) != hashes[1]
+    hashes = weights_hash(network), frozen_hash(network)
+    nn.init.normal_(network["opt_proj"].weight)
+    assert weights_hash(network) != hashes[0] and frozen_hash(network) == hashes[1]

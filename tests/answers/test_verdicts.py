@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lavis_mafa.answers.verdicts import accuracies, lemmatised, majority, verdicts
+from lavis_mafa.answers.verdicts import accuracies, hits, lemmatised, majority, verdicts
 from lavis_mafa.data.questions import QuestionRow
 
 TEN = ("apple",) * 3 + ("pear",) * 2 + ("plum",) * 5
@@ -33,6 +33,12 @@ def test_vqa_accuracy_is_the_mean_over_nine_of_ten(said: str, expected: float) -
 def test_one_answer_is_matched_after_the_official_normalisation() -> None:
     rows = [row(1, "yes"), row(2, "2"), row(3, "traffic light"), row(4, "red")]
     assert verdicts(rows, ["Yes.", "two", "a traffic light", "dark red"]).tolist() == [1, 1, 1, 0]
+
+
+def test_a_hit_on_any_of_several_answers() -> None:
+    rows = [row(1, "desk", "tape dispenser"), row(2, "2"), row(3, "desk"), row(4)]
+    assert hits(rows, ["Tape dispenser.", "two", "dispenser", "x"])[:3].tolist() == [1, 1, 0]
+    assert math.isnan(hits(rows, ["", "", "", "x"])[3])
 
 
 def test_a_held_back_answer_counts_for_nothing() -> None:
