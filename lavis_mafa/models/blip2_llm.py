@@ -24,6 +24,7 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
     PRETRAINED_MODEL_CONFIG_DICT = {
         **Blip2OPT.PRETRAINED_MODEL_CONFIG_DICT,
         "scenes": str(CONFIGS / "mafa_blip2_opt_scenes.yaml"),
+        "small": str(CONFIGS / "mafa_blip2_opt_small.yaml"),
     }
     llm, projection, tokenizer_name, half = "opt_model", "opt_proj", "opt_tokenizer", torch.float16
 
