@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import hardware
+from machine import hardware, memory, restart_peak
 
 from lavis_mafa import checkpoint
 from lavis_mafa.core.connections import ConnectionStore
@@ -114,17 +114,6 @@ class LongRun:
 def unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
     vectors = rng.standard_normal((rows, dim), dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def restart_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: the peak of the resident set starts anew
-
-
-def memory() -> dict[str, float]:
-    """Resident set now, its part that is no mapped file (which the kernel takes back at need), and the peak, in MB."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    names = {"rss_mb": "VmRSS", "anonymous_mb": "RssAnon", "peak_mb": "VmHWM"}
-    return {name: int(lines[field].split()[0]) / 1024 for name, field in names.items()}
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from flickr8k import build_model, training_data
 from omegaconf import OmegaConf
 
 import lavis_mafa
 from lavis_mafa.core.pairs import judge
 from lavis_mafa.reports.table import write_json
 
-CONFIG = "projects/mafa/blip2/pretrain_stage1_flickr8k.yaml"
 IMAGES, SPACE = 256, 960
 
 
@@ -37,31 +37,13 @@ def main() -> None:
     from lavis_mafa.report import versions
 
     torch.manual_seed(0)
-    model, data = _model_and_data(arguments.con_d)
+    model = build_model("blip2", load_finetuned=True, finetuned=arguments.con_d).eval()
+    data = training_data()
     results = {"command": "python projects/benchmarks/stored_scores.py", "versions": versions()}
     results["augmented"] = augmented_scores(model, data)
     results["stored_query"] = stored_query(model, data)
     write_json(arguments.json, results)
     print(OmegaConf.to_yaml(OmegaConf.create(results)))
-
-
-def _model_and_data(con_d: str) -> tuple[Any, Any]:
-    from lavis.common.registry import registry
-
-    config = OmegaConf.load(CONFIG)
-    model_cls = registry.get_model_class("mafa_blip2")
-    merged = OmegaConf.merge(OmegaConf.load(model_cls.default_config_path("small")), config)
-    model = (
-        model_cls.from_config(OmegaConf.merge(merged.model, {"load_finetuned": True, "finetuned": con_d}))
-        .float()
-        .eval()
-    )
-    builder_cls = registry.get_builder_class("image_text")
-    defaults = OmegaConf.load(builder_cls.default_config_path())
-    data = builder_cls(OmegaConf.merge(defaults, {"datasets": config.datasets}).datasets.image_text).build_datasets()[
-        "train"
-    ]
-    return model, data
 
 
 @torch.no_grad()
