@@ -114,7 +114,9 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
     models/towers.py), `vit_weights`, `freeze_vit`, `load_pretrained` and `mafa` (core/settings.py).
     """
 
-    PRETRAINED_MODEL_CONFIG_DICT = {name: str(CONFIGS / f"mafa_albef_{name}.yaml") for name in ("base", "scenes")}
+    PRETRAINED_MODEL_CONFIG_DICT = {
+        name: str(CONFIGS / f"mafa_albef_{name}.yaml") for name in ("base", "scenes", "scenes_con_d")
+    }
 
     def __init__(
         self,

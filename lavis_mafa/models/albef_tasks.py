@@ -1,7 +1,7 @@
 """LAVIS' ALBEF of every downstream task from a `mafa_albef` checkpoint: retrieval, VQA, NLVR2; and its pre-training.
 
 Forward, losses and momentum are LAVIS' own. Ours is how they are built (any tower, any widths, a local vocabulary;
-albef_task.py) and what they load: every key has a place, is named as not used, or is an error. Tested in
+albef_task_base.py) and what they load: every key has a place, is named as not used, or is an error. Tested in
 tests/models/test_albef_tasks.py.
 """
 
