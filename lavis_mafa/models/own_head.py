@@ -31,7 +31,8 @@ class OwnHead:
         model.eval()
         try:
             seen = model.vision_tokens({name: batch[name][images] for name in VIEWS if name in batch})
-            state = model.pair_state(seen, model.tokenize([batch["text_input"][row] for row in texts.tolist()]))
+            tokens = model.tokenize([batch["text_input"][row] for row in texts.tolist()])
+            state = model.pair_state(seen.float(), tokens)  # a frozen tower may be one in half precision
             p_K: Tensor = model.match_logits(state, image_of, text_of).softmax(dim=1)[:, 1]
         finally:
             model.train(training)

@@ -37,6 +37,8 @@ def load(*options: str, path: Path = SCENES) -> Any:
         ("model.mafa.lo=0.1", "'low"),
         ("model.qformer.hiden_size=3", "model.qformer.hidden_size"),
         ("run.con_d.vocabb=x", "run.con_d.vocab"),
+        ("run.con_d={arch: self, archh: x}", "run.con_d.arch"),
+        ("run.skip_nearst=8", "run.skip_nearest"),
         ("datasets.scene.seed=1", "scenes"),
         ("datasets.scenes.split.train.n=3", "datasets.scenes.splits"),
         ("datasets.scenes.splits.train.seeed=3", "datasets.scenes.splits.train.seed"),
@@ -59,6 +61,12 @@ def test_an_unknown_name_is_told_with_the_closest_valid_one(option: str, named: 
         ("model.mafa.action=link", r"model\.mafa: action is 'link': allowed is connect or drop or keep"),
         ("model.model_type=large", r"model\.model_type is 'large': mafa_blip2 has pretrain, "),
         ("run.sampling=gritt", r"run\.sampling is 'gritt': allowed is grit or random"),
+        ("run.quantile=1.5", r"run\.quantile is 1\.5: allowed is a number in \[0, 1\]"),
+        ("run.quantile=half", r"run\.quantile is 'half': allowed is a number in \[0, 1\]"),
+        ("run.skip_nearest=-1", r"run\.skip_nearest is -1: allowed is a whole number from 0 on"),
+        ("run.skip_nearest=0.1", r"run\.skip_nearest is 0\.1: allowed is a whole number from 0 on"),
+        ("model.mafa.rule=relativ", r"model\.mafa: rule is 'relativ': allowed is absolute or relative"),
+        ("model.mafa.own_share=1.1", r"model\.mafa: own_share is 1\.1: allowed is a number in \[0, 1\]"),
         ("run.search_space=many", r"run\.search_space is 'many': allowed is a number of records from 1 on, or all"),
         ("run.precision=fp8", r"run\.precision is 'fp8': allowed are fp32, bf16, fp16"),
         ("run.lr_sched=cosine", r"run\.lr_sched: .*'cosine'.*linear_warmup_cosine_lr"),
@@ -116,6 +124,7 @@ def test_an_option_chooses_the_model_type() -> None:
 def test_another_con_d_chosen_by_an_option_brings_its_own_keys() -> None:
     """The YAML names a mafa_blip2 with its model_type, which a file of verdicts has not."""
     assert load("run.con_d={arch: file, path: some.parquet}").run.con_d == {"arch": "file", "path": "some.parquet"}
+    assert load("run.con_d={arch: self}").run.con_d == {"arch": "self"}
     assert load("run.con_d.load_finetuned=false").run.con_d.model_type == "scenes_con_d"
 
 
@@ -129,8 +138,9 @@ def test_missing_files_are_named_with_their_keys(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"files are missing:\n  model\.vit_weights"):
         refuse_missing(config)
     (tmp_path / "tower.pth").touch()
-    config = load(*options, "model.mafa.action=keep")  # then no Con-D is asked
-    assert missing_files(config) == []
+    for choice in ("model.mafa.action=keep", "model.mafa.rule=relative"):  # then no Con-D is asked
+        assert missing_files(load(*options, choice)) == []
+    assert missing_files(load(options[0], "run.con_d={arch: self}")) == []
 
 
 def test_data_that_does_not_fit_the_config() -> None:
