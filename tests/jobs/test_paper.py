@@ -1,4 +1,5 @@
-"""The miniature paper (projects/mafa/paper) with an item of two tiny rows and two seeds, killed and started again."""
+"""The miniature paper (projects/mafa/paper): the configs of all its cells, and an item of two tiny rows and two seeds,
+killed and started again."""
 
 from __future__ import annotations
 
@@ -9,11 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
+import lavis_mafa
 from tests.jobs.commands import ROOT, environment, run
 
 TINY = (
@@ -25,14 +31,17 @@ TINY = (
     "run.k_test=2",
     "run.warmup_steps=2",
 )
-# the command with an item of its own: BLIP-2 in random batches, and with GRIT; both after one warm-up a seed
+PAPER = ROOT / "projects" / "mafa" / "paper"
+# the command with an item of its own: BLIP-2 in random batches, and with GRIT and verdicts mined offline, once for all
+# seeds; both after one warm-up a seed
 COMMAND = """
 import sys
 from dataclasses import replace
 sys.path.insert(0, "projects/mafa/paper")
 import items
-base, grit = items.table7().rows[:2]
-grit = replace(grit, cell=replace(grit.cell, options=(*grit.cell.options, {more})))
+base = items.table7().rows[0]
+cell = items.offline()
+grit = items.Row({{"batches": "GRIT"}}, replace(cell, options=(*cell.options, {more})), base.name)
 items.ITEMS = {{"tiny": replace(items.table7(), name="tiny", rows=(base, grit), seeds=2)}}
 import paper
 paper.main()
@@ -65,20 +74,20 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int
 
 def test_a_second_start_goes_on_and_a_third_runs_nothing(grid: tuple[Path, dict[Path, int], str]) -> None:
     folder, killed, printed = grid
-    to_do = re.search(r"(\d) of 6 runs to do", printed)
-    assert to_do and 1 <= int(to_do[1]) <= 4 and "not built" in printed
+    to_do = re.search(r"(\d) of 7 runs to do", printed)
+    assert to_do and 1 <= int(to_do[1]) <= 5 and "not built" in printed
     assert all(path.stat().st_mtime_ns == written for path, written in killed.items())
-    assert "0 of 6 runs to do" in run(*command(folder, "--plan"))
+    assert "0 of 7 runs to do" in run(*command(folder, "--plan"))
 
 
 def test_what_changed_runs_again(grid: tuple[Path, dict[Path, int], str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, *_ = grid
-    assert "2 of 6 runs to do" in run(*command(folder, "--plan", more='"run.weight_decay=0.1",'))
-    monkeypatch.syspath_prepend(str(ROOT / "projects" / "mafa" / "paper"))
+    assert "2 of 7 runs to do" in run(*command(folder, "--plan", more='"run.weight_decay=0.1",'))
+    monkeypatch.syspath_prepend(str(PAPER))
     from cells import Rows
-    from items import table7
+    from items import offline
 
-    rows, cell = Rows(folder / "out"), table7().rows[1].cell.with_options(*TINY).with_seed(2)
+    rows, cell = Rows(folder / "out"), offline().with_options(*TINY).with_seed(2)
     found = rows.of(cell)
     assert found and found["found"]["plan.sampling"] == "grit" and "run.seed=2" in found["options"]
     rows.code = "other"
@@ -88,6 +97,16 @@ def test_what_changed_runs_again(grid: tuple[Path, dict[Path, int], str], monkey
     rows.any_code = True
     rows._check_code()
     assert rows.of(cell) == found
+
+
+def test_mined_verdicts_are_con_d_for_every_seed(grid: tuple[Path, dict[Path, int], str]) -> None:
+    """One mining run, over the scenes that are trained on; its file is asked, and no network."""
+    results = [json.loads(path.read_text()) for path in grid[0].glob("out/runs/*/results.json")]
+    of_file = [one for one in results if (one["config"]["run"]["con_d"] or {}).get("arch") == "file"]
+    (mined,) = grid[0].glob("out/runs/*/connections.parquet")
+    assert [one["config"]["run"]["con_d"]["path"] for one in of_file] == [str(mined)] * 2
+    assert all(one["connections"]["pairs_scored"] for one in of_file)
+    assert json.loads((mined.parent / "summary.json").read_text())["images"] == 48
 
 
 def test_rows_of_a_seed_start_from_the_same_weights(grid: tuple[Path, dict[Path, int], str]) -> None:
@@ -108,3 +127,51 @@ def test_the_interval_is_that_of_paired_differences(grid: tuple[Path, dict[Path,
     assert f"| GRIT | 2 | {cell} |" in table
     assert f"| random (BLIP-2) | 2 | {values['random (BLIP-2)'].mean():.2f} |" in table
     assert table.strip() in (report / "README.md").read_text() and (report / "tiny.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# ---- nothing is run here
+
+
+@pytest.fixture(scope="module")
+def items() -> Iterator[Any]:
+    """ITEMS of projects/mafa/paper/items.py."""
+    lavis_mafa.register()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PAPER))
+        from items import ITEMS
+
+        yield ITEMS
+
+
+def all_cells(items: Any) -> dict[str, Any]:
+    """Every run of the items and those before them, under its key."""
+    found, left = {}, [row.cell for item in items.values() for row in item.rows]
+    while left:
+        cell = left.pop()
+        found[cell.key] = cell
+        left += cell.before
+    return found
+
+
+def test_rows_of_an_item_differ_and_their_baselines_are_rows(items: Any) -> None:
+    for item in items.values():
+        names = [row.name for row in item.rows]
+        assert len({row.cell.key for row in item.rows}) == len(set(names)) == len(names), item.name
+        assert {row.against for row in item.rows} <= {"", *names}
+        assert all(row.labels.keys() == item.rows[0].labels.keys() for row in item.rows)
+
+
+def test_every_cell_is_a_config_that_can_run(items: Any, tmp_path: Path) -> None:
+    """Its keys and values are allowed, and it names a Con-D where, and only where, one has a say."""
+    from lavis_mafa.config import load_config
+    from lavis_mafa.core.settings import MafaSettings
+
+    for number, cell in enumerate(all_cells(items).values()):
+        path = tmp_path / f"{number}.yaml"
+        OmegaConf.save(OmegaConf.create(cell.given()), path)
+        defaults = "run.yaml" if cell.command == "train" else "mine.yaml"
+        config = load_config(Namespace(cfg_path=str(path), options=["run.device=cpu"]), defaults).config
+        if "mafa" in config.model and cell.command == "train":
+            asks = MafaSettings.from_dict(config.model.mafa).asks_scorer
+            assert asks == bool(config.run.con_d), cell.options
+            assert bool(cell.verdicts) == (asks and config.run.con_d.arch == "file"), cell.options

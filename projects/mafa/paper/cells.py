@@ -1,6 +1,6 @@
-"""One cell: a run of the real training command, and the row file that keeps what it found.
+"""One cell: a run of the real training or mining command, and the row file that keeps what it found.
 
-A cell's key says its config (with the data sets, which scenes make from it) and the run it starts from; with the
+A cell's key says its config (with the data sets, which scenes make from it) and the runs it starts from; with the
 version of the code, a hash of the package, it names its folder and its row. A row stands only once its run is whole.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -30,25 +31,40 @@ from lavis_mafa.smoke import shorten
 ROOT = Path(__file__).resolve().parents[3]
 CODE = (".py", ".yaml", ".txt", ".json", ".safetensors")  # what a run reads of the package, its networks too
 HEAVY = [f"lavis_mafa.{name}" for name in ("builders", "tasks", "runner", "stage2_runner", "models.albef_tasks")]
-KEPT = ("model.safetensors", "results.json", "epochs.jsonl", "steps.jsonl", "log.txt")
-PARTS = ("retrieval", "connections", "plan", "answers", "seconds_per_step")  # of results.json
+RESULTS = {"train": "results.json", "mine": "summary.json"}
+KEPT = (*RESULTS.values(), "model.safetensors", "connections.parquet", "epochs.jsonl", "steps.jsonl", "log.txt")
+PARTS = ("retrieval", "connections", "plan", "itc_labels", "answers", "seconds_per_step")  # of results.json
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A run: a YAML, options over it, and, in `after`, the run whose weights it starts from."""
+    """A run of `lavis_mafa.{command}`: a YAML, and options over it.
+
+    after: the run whose weights it starts from. verdicts: the mining run whose connections.parquet is its Con-D, where
+    the options say run.con_d={arch: file}.
+    """
 
     config: str
     options: tuple[str, ...] = ()
     after: Cell | None = None
+    verdicts: Cell | None = None
+    command: str = "train"
+
+    @property
+    def before(self) -> list[Cell]:
+        """The runs that must be whole first."""
+        return [cell for cell in (self.after, self.verdicts) if cell]
 
     def with_options(self, *options: str) -> Cell:
-        """The same with these options last, here and in the runs before."""
+        """The same with these options last, here and in the runs before; mining knows those of the data alone."""
+        of_data = [option for option in options if option.startswith("datasets.")]
         after = self.after.with_options(*options) if self.after else None
-        return replace(self, options=(*self.options, *options), after=after)
+        verdicts = self.verdicts.with_options(*of_data) if self.verdicts else None
+        return replace(self, options=(*self.options, *options), after=after, verdicts=verdicts)
 
     def with_seed(self, seed: int) -> Cell:
-        """Seed of the initial weights, of the order of the data and of the captions drawn, here and in those before."""
+        """Seed of the initial weights, of the order of the data and of the captions drawn, here and in the run whose
+        weights it starts from; mining draws nothing, and serves all seeds."""
         after = self.after.with_seed(seed) if self.after else None
         data = [f"datasets.{name}.seed={seed}" for name in self.given()["datasets"]]
         return replace(self, options=(*self.options, f"run.seed={seed}", *data), after=after)
@@ -63,7 +79,7 @@ class Cell:
         """What tells this run from others of the same code; where it writes has no part in it."""
         given = self.given()
         del given["run"]["output_dir"]
-        content = json.dumps([given, self.after.key if self.after else None], sort_keys=True)
+        content = json.dumps([given, *(cell.key for cell in self.before)], sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
@@ -100,7 +116,7 @@ class Rows:
         return [json.loads(path.read_text())["seconds"] for path in self.folder.glob(f"rows/*-{self.code}.json")]
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Train where no row stands; the run before must have one.
+        """Train, or mine, where no row stands; the runs before must have one.
 
         Raises:
             RuntimeError: the run failed.
@@ -110,9 +126,9 @@ class Rows:
             return found
         run, began = self.folder / "runs" / self._name(cell), time.time()
         run.mkdir(parents=True, exist_ok=True)
-        _start(self._arguments(cell, run), run / "log.txt", self.folder / "lock")
+        _start(cell.command, self._arguments(cell, run), run / "log.txt", self.folder / "lock")
         self._check_code()
-        row = self._row(cell, json.loads((run / "results.json").read_text()), time.time() - began)
+        row = self._row(cell, json.loads((run / RESULTS[cell.command]).read_text()), time.time() - began)
         write_json(self._path(cell), row)
         for path in run.iterdir():  # checkpoints and stores have done their service
             if path.name not in KEPT:
@@ -137,14 +153,22 @@ class Rows:
         return json.loads(path.read_text()) if path.exists() else None
 
     def _arguments(self, cell: Cell, run: Path) -> list[str]:
-        options = [*cell.options, f"run.output_dir={run}", f"run.token_folder={self.folder / 'tokens'}"]
+        options = [*cell.options, f"run.output_dir={run}"]
+        if cell.command == "train":
+            options += [f"run.token_folder={self.folder / 'tokens'}", "run.resume_ckpt_path=auto"]
         if cell.after:
-            before = self.of(cell.after)
-            if before is None:
-                raise RuntimeError("the run whose weights it would start from has failed")
-            weights = self.folder / "runs" / f"{before['key']}-{before['code']}" / "model.safetensors"
+            weights = self._folder_of(cell.after) / "model.safetensors"
             options += ["model.load_pretrained=true", f"model.pretrained={weights}"]
-        return ["--cfg-path", str(ROOT / cell.config), "--options", *options, "run.resume_ckpt_path=auto"]
+        if cell.verdicts:
+            options.append(f"run.con_d.path={self._folder_of(cell.verdicts) / 'connections.parquet'}")
+        return ["--cfg-path", str(ROOT / cell.config), "--options", *options]
+
+    def _folder_of(self, before: Cell) -> Path:
+        """What a finished run left."""
+        row = self.of(before)
+        if row is None:
+            raise RuntimeError("a run that it would start from has failed")
+        return self.folder / "runs" / f"{row['key']}-{row['code']}"
 
     def _row(self, cell: Cell, results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         found = _flat({name: results[name] for name in PARTS if name in results})
@@ -161,11 +185,11 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
-def _start(arguments: list[str], log: Path, lock: Path) -> None:
-    """The training command in a process of its own, forked from one that has imported LAVIS (7 s of CPU) already."""
+def _start(command: str, arguments: list[str], log: Path, lock: Path) -> None:
+    """`lavis_mafa.{command}` in a process of its own, forked from one that has imported LAVIS (7 s of CPU) already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
-    process = context.Process(target=_train, args=(arguments, log, lock))
+    process = context.Process(target=_run, args=(command, arguments, log, lock))
     process.start()
     process.join()
     if process.exitcode:
@@ -173,13 +197,11 @@ def _start(arguments: list[str], log: Path, lock: Path) -> None:
         raise RuntimeError(f"a cell failed, and runs again at the next start; the end of {log}:\n{last}")
 
 
-def _train(arguments: list[str], log: Path, lock: Path) -> None:
+def _run(command: str, arguments: list[str], log: Path, lock: Path) -> None:
     held = open(lock, "w")  # noqa: SIM115  held to the end of the process: the cell of a killed grid may still run
     fcntl.flock(held, fcntl.LOCK_EX)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.argv = ["lavis_mafa.train", *arguments]
-    from lavis_mafa.train import main
-
-    main()
+    sys.argv = [f"lavis_mafa.{command}", *arguments]
+    importlib.import_module(f"lavis_mafa.{command}").main()

@@ -81,8 +81,8 @@ def all_jobs(items: Iterable[Item], options: Sequence[str], seeds: int | None) -
 
 
 def _add(jobs: dict[str, Job], cell: Cell, name: str) -> None:
-    if cell.after:
-        _add(jobs, cell.after, f"{name}, the run before")
+    for before in cell.before:
+        _add(jobs, before, f"{name}, {'the run before' if before.command == 'train' else 'mining'}")
     jobs.setdefault(cell.key, (name, cell))
 
 
