@@ -80,7 +80,7 @@ def _model(model: Any, cfg: Any) -> Iterator[str]:
     yield "memory a process, without activations: " + ", ".join(
         f"{name} {_size(size)}" for name, size in memory.items()
     )
-    if cfg.run_cfg.get("con_d"):
+    if cfg.run_cfg.get("con_d") and cfg.run_cfg.con_d.get("arch") != "self":
         yield f"  Con-D ({cfg.run_cfg.con_d.get('arch')}) comes on top: weights in 32 bits, passes without gradient"
     activations = activation_bytes(model, cfg)
     if activations:
@@ -151,13 +151,14 @@ def disk_bytes(model: Any, records: int, cfg: Any) -> dict[str, int]:
     run = cfg.run_cfg
     epochs, steps = int(run.max_epoch), records // int(run.batch_size_train)
     trained, state = memory_bytes(model)["gradients"], _bytes(trained_state(model).values())
+    keeps = run.get("con_d") and run.con_d.get("arch") != "self"  # a model's own scores are not kept
     kept = int(run.get("keep_checkpoints", 2)) + 1  # the old one goes when the new one stands
     found = {
         # with moments and teacher; the best and the last without
         "checkpoints": kept * (state + 2 * trained + teacher_bytes(model)) + 2 * state,
         "plans": 8 * records * (epochs + 1),
         "embeddings": 2 * 2 * 2 * records * model.embed_dim if run.sampling != "random" else 0,
-        "connections": PAIR_BYTES * 2 * int(run.batch_size_train) * steps * epochs if run.get("con_d") else 0,
+        "connections": PAIR_BYTES * 2 * int(run.batch_size_train) * steps * epochs if keeps else 0,
     }
     if run.get("cache_tokens", False):
         tokens, width = token_shape(model, int(cfg.model_cfg.image_size))

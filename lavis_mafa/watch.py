@@ -41,7 +41,7 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
     index, text_row = samples["index"].cpu().numpy(), samples["text_row"].cpu().numpy()
     batch = len(index)
     true_BB = truth(index[:, None], text_row[None, :])
-    settled, candidates, p_C = output.mined.settled, output.mined.candidates, output.mined.p_C
+    settled, candidates, matches_C = output.mined.settled, output.mined.candidates, output.mined.matches_C
     true_K = true_BB[settled.image_K.cpu().numpy(), settled.text_K.cpu().numpy()]
     connected_K = settled.connections.cpu().numpy()
     row: dict[str, float | None] = {
@@ -50,13 +50,14 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
         "itm_negatives": int((~connected_K).sum()),
         "itm_false_negatives": int(true_K[~connected_K].sum()),
         "itm_false_negative_rate": _ratio(int(true_K[~connected_K].sum()), int((~connected_K).sum())),
-        "true_connections": int(true_K[connected_K].sum()),
+        "true_connections": 0,
     }
     if output.targets is not None:
         row.update(_labels(samples, output.targets.cpu(), torch.from_numpy(true_BB)))
-    if p_C is not None:
+    if matches_C is not None:
         true_C = true_BB[candidates.image_C.cpu().numpy(), candidates.text_C.cpu().numpy()]
-        row.update(put_to_con_d=len(true_C), true_scored=int(true_C.sum()))
+        found = int(true_C[matches_C.cpu().numpy()].sum())
+        row.update(put_to_con_d=len(true_C), true_scored=int(true_C.sum()), true_connections=found)
     return row
 
 

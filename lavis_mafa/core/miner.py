@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.pairs import (
+    CONNECTION,
     Candidates,
     SettledPairs,
     at_candidates,
@@ -43,13 +44,15 @@ class PairScorer(Protocol):
 class MinedPairs:
     """What mining found in one batch. p_C is P(match) of the candidates, None where they were not judged.
 
-    Under rule relative it is 1 for a candidate near its anchor's own pair, else 0.
+    Under rule relative it is 1 for a candidate near its anchor's own pair, else 0. matches_C says which of them were
+    judged to match, whatever the action made of that.
     """
 
     settled: SettledPairs
     counts: dict[str, int]
     candidates: Candidates
     p_C: Tensor | None
+    matches_C: Tensor | None = None  # (C,) bool
 
 
 class ConnectionMiner:
@@ -107,7 +110,8 @@ class ConnectionMiner:
             reconcile=rule.pairs_once,
             spare_p_C=spare_p_C,
         )
-        return MinedPairs(settled, {**counts, **tally}, candidates, p_C)
+        matches_C = None if p_C is None else judge(p_C, rule.low, rule.high) == CONNECTION
+        return MinedPairs(settled, {**counts, **tally}, candidates, p_C, matches_C)
 
     def _excluded(self, known_BB: Tensor) -> Tensor:
         own_BB = own_positives(len(known_BB), len(known_BB), device=known_BB.device)

@@ -82,6 +82,8 @@ class MafaSettings:
             _check(field.name, getattr(self, field.name), default=field.default)
         if self.low > self.high:
             raise ValueError(f"low ({self.low}) is above high ({self.high}): allowed is low <= high, both in [0, 1]")
+        if self.rule == "relative" and self.high == 1:
+            raise ValueError("rule is relative and high 1: nothing could be above it; leave high at its default")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MafaSettings:

@@ -232,3 +232,16 @@ def test_distilled_pairs_are_negatives_with_their_score():
     assert torch.allclose(mined.settled.p_K, torch.tensor([0.1, 0.1, 0.9, 0.9, 0.6, 0.1]))
     assert torch.allclose(mined.settled.once().p_K, torch.tensor([0.1, 0.1, 0.9, 0.6]))
     assert mine(TableScorer(p02=0.9)).settled.p_K is None
+
+
+@pytest.mark.parametrize("action", ["connect", "drop", "distil"])
+def test_what_was_judged_to_match_is_told_whatever_becomes_of_it(action):
+    mined = mine(TableScorer(p02=0.9, p12=0.6), action=action)
+    pairs = list(zip(mined.candidates.image_C.tolist(), mined.candidates.text_C.tolist(), strict=True))
+    assert {pair for pair, matches in zip(pairs, mined.matches_C.tolist(), strict=True) if matches} == {(0, 2)}
+    assert int(mined.matches_C.sum()) == mined.counts["connections"]
+
+
+def test_a_relative_rule_that_connects_nothing_is_told():
+    with pytest.raises(ValueError, match="nothing could be above"):
+        MafaSettings(rule="relative", high=1.0)
