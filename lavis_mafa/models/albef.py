@@ -94,7 +94,11 @@ class AlbefEncoding:
         return AlbefState(tokens_NLV, self.text_embeds(tokens), tokens)
 
     def match_logits(self, state: AlbefState, image_K: Tensor, text_K: Tensor) -> Tensor:
-        """ITM head on the fusion half's [CLS] (ALBEF, section 3.2), (K, 2); the text half is run once a text."""
+        """ITM head on the fusion half's [CLS] (ALBEF, section 3.2), (K, 2)."""
+        return self.itm_head(self.fused(state, image_K, text_K)[:, 0]).float()
+
+    def fused(self, state: AlbefState, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """States (K, T, E) of the pairs' words after the fusion half; the text half is run once a text."""
         with images_of_pairs(self.text_encoder, image_K):
             output = self.bert(
                 encoder_embeds=state.text_embeds.index_select(0, text_K),
@@ -103,7 +107,7 @@ class AlbefEncoding:
                 return_dict=True,
                 mode="fusion",
             )
-        return self.itm_head(output.last_hidden_state[:, 0]).float()
+        return output.last_hidden_state
 
 
 @registry.register_model("mafa_albef")

@@ -44,7 +44,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
 
     PRETRAINED_MODEL_CONFIG_DICT = {
         name: str(CONFIGS / f"mafa_blip2_{name}.yaml")
-        for name in ("pretrain", "pretrain_vitL", "coco", "scenes", "scenes_con_d", "small")
+        for name in ("pretrain", "pretrain_vitL", "coco", "scenes", "scenes_pretrained", "small")
     }
 
     def __init__(

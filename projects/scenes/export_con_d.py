@@ -41,12 +41,12 @@ def quality() -> dict[str, float]:
     from lavis_mafa.data.dataset import RetrievalDataset
     from lavis_mafa.data.scenes.dataset import scenes_table
     from lavis_mafa.evaluation import encode_gallery, match_scores
-    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.models.albef import MafaAlbef
     from lavis_mafa.relevance import annotated, truth_mask
 
     torch.manual_seed(0)
-    model = MafaBlip2.from_pretrained("scenes_con_d").float().eval()
-    eval_view = OmegaConf.load(MafaBlip2.default_config_path("scenes_con_d")).preprocess.vis_processor.eval
+    model = MafaAlbef.from_pretrained("scenes_con_d").float().eval()
+    eval_view = OmegaConf.load(MafaAlbef.default_config_path("scenes_con_d")).preprocess.vis_processor.eval
     table, open_image, truth = scenes_table(SCENES, SEED)
     data = RetrievalDataset(
         table, open_image, load_processor("blip_image_eval", eval_view), load_processor("blip_caption")

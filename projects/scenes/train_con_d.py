@@ -1,10 +1,12 @@
-"""The scenes' Con-D: a Q-Former that matches images with captions, from annotated pairs alone, in random batches.
+"""The scenes' Con-D: an ALBEF, as the paper's, that learns matching from annotated pairs alone, in random batches.
 
 In random batches the hardest caption of an image seldom differs from its own by one word, and for a short caption it is
-mostly a false negative; GRIT batches and mined candidates are full of captions that differ by a word. So each
-annotated caption is set against itself with a colour, shape, size, place, count or background changed, or two of them
-exchanged (as NegCLIP, Yuksekgonul et al., ICLR 2023), and against one of another image. This needs the captions alone:
-neither the scene nor its truth function is asked (a changed caption may by chance be true; few are).
+mostly a false negative; GRIT batches and mined candidates are full of captions that differ by a word, or by which
+object has it. So each annotated caption is set against itself with one thing changed (data/scenes/changes.py), in the
+same wording, and against a caption of another image. Two losses a word teach which word belongs to which object, which
+the matching head alone learns too late: masked words are told from the image (ALBEF, eq. 3), and changed ones are found
+(as ELECTRA, Clark et al., ICLR 2020). All this needs the captions alone: neither the scene nor its truth function is
+asked.
 
     python projects/scenes/train_con_d.py --out output/mafa/con_d_scenes/matching.safetensors
     python projects/scenes/export_con_d.py output/mafa/con_d_scenes/matching.safetensors
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +25,47 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import trange
 
 import lavis_mafa
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.scenes.captions import DETAILS
+from lavis_mafa.data.scenes.changes import changed
 from lavis_mafa.data.scenes.dataset import scenes_table
-from lavis_mafa.data.scenes.grammar import words
+from lavis_mafa.data.scenes.grammar import PLACES, Statement, parse, say, words
 from lavis_mafa.data.scenes.scene import COLOURS, PATTERNS, SHAPES, SIZES, TONES
 
 SCENES, SEED, BATCH, RATE = 20_000, 11, 64, 1.5e-3  # scenes that nothing else uses
-# words of one class, by meaning: exchanging one for a word of another meaning makes another caption
-CLASSES: list[list[tuple[str, ...]]] = [
-    *([words(name) for name in names] for names in (COLOURS, SHAPES, SIZES, TONES, PATTERNS)),
-    [("left",), ("right",)],
-    [("top", "upper"), ("bottom", "lower")],
-    [("above", "over"), ("below", "under")],
-    [("two",), ("three",)],
-]
-MEANING = {word: (kind, n) for kind, group in enumerate(CLASSES) for n, same in enumerate(group) for word in same}
-
-
-def changed(caption: str, rng: np.random.Generator) -> str:
-    """The caption with one word of another meaning, or with two words of a class exchanged."""
-    said = caption.split()
-    places = [place for place, word in enumerate(said) if word.strip(",") in MEANING]
-    if not places:
-        return "an image of nothing"
-    place = places[rng.integers(len(places))]
-    kind, meaning = MEANING[said[place].strip(",")]
-    rivals = [
-        other
-        for other in places
-        if MEANING[said[other].strip(",")][0] == kind and MEANING[said[other].strip(",")][1] != meaning
-    ]
-    if rivals and rng.random() < 0.5:
-        other = rivals[rng.integers(len(rivals))]
-        said[place], said[other] = _as(said[place], said[other]), _as(said[other], said[place])
-    else:
-        others = [same for n, same in enumerate(CLASSES[kind]) if n != meaning]
-        same = others[rng.integers(len(others))]
-        said[place] = _as(said[place], same[rng.integers(len(same))])
-    return " ".join(said)
-
-
-def _as(old: str, new: str) -> str:
-    """`new` with the comma of `old`."""
-    return new.strip(",") + ("," if old.endswith(",") else "")
+MASKED = 0.4  # share of a caption's telling words
+FOUND_WEIGHT = 4.0  # of a changed word: there is one in some ten
+TELLING = {
+    *(word for names in (COLOURS, SHAPES, SIZES, TONES, PATTERNS) for name in names for word in words(name)),
+    *(word for phrases in PLACES.values() for phrase in phrases for word in phrase.split()[1:]),
+    *("above", "over", "below", "under", "one", "single", "two", "three"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1500)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     lavis_mafa.register()
     torch.manual_seed(SEED)
     model, data = _model_and_data(arguments.out.parent)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.05)
+    lesson = Lesson(model, data)
+    optimizer = torch.optim.AdamW([p for p in lesson.parameters() if p.requires_grad], lr=RATE, weight_decay=0.05)
     progress = trange(arguments.steps, unit="it")
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / arguments.steps)) / 2
-        itc, itm, right = losses(model, data, np.random.default_rng((SEED, step)))
+        losses = lesson(np.random.default_rng((SEED, step)))
         optimizer.zero_grad()
-        (itc + itm).backward()
+        torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
-        progress.set_postfix(itc=f"{itc.item():.3f}", itm=f"{itm.item():.3f}", right=f"{right:.3f}")
+        progress.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()})
     from lavis_mafa.checkpoint import trained_state
 
     correct_prior(model)
@@ -107,12 +82,12 @@ def correct_prior(model: Any) -> None:
 def _model_and_data(tokens: Path) -> tuple[Any, PairDataset]:
     from lavis.processors import load_processor
 
-    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.models.albef import MafaAlbef
     from lavis_mafa.token_cache import attach_tokens
 
-    config = OmegaConf.load(MafaBlip2.default_config_path("scenes_con_d"))
+    config = OmegaConf.load(MafaAlbef.default_config_path("scenes_con_d"))
     config.model.load_finetuned = False
-    model = MafaBlip2.from_config(config.model).float().train()
+    model = MafaAlbef.from_config(config.model).float().train()
     view, text = load_processor("blip_image_eval", config.preprocess.vis_processor.eval), load_processor("blip_caption")
     table, open_image, _ = scenes_table(SCENES, SEED, details=list(DETAILS), captions_a_scene=3)
     data = PairDataset(table, open_image, view, text, seed=SEED, augmented=False)
@@ -120,26 +95,80 @@ def _model_and_data(tokens: Path) -> tuple[Any, PairDataset]:
     return model, data
 
 
-def losses(model: Any, data: PairDataset, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
-    """ITC of annotated pairs; ITM of two captions of each image, each of them changed, and one of another image."""
-    records = np.sort(rng.choice(len(data), BATCH, replace=False))
-    drawn = [rng.permutation(data.table.caption_rows(int(record)))[[0, -1]] for record in records]
-    own, second = ([data.text_processor(data.table.caption(int(pair[n]))) for pair in drawn] for n in (0, 1))
-    texts = own + second + [changed(caption, rng) for caption in own + second]
-    vision = torch.from_numpy(data.tokens[records].astype(np.float32))
-    image = torch.arange(BATCH)
-    text_of_pair = torch.cat([torch.arange(4 * BATCH), image.roll(1)])
-    logits = model.match_logits(model.pair_state(vision, model.tokenize(texts)), image.repeat(5), text_of_pair)
-    labels = (torch.arange(5 * BATCH) < 2 * BATCH).long()
-    itc = _itc(model, vision, own)
-    return itc, F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean().item()
+_read = cache(parse)
 
 
-def _itc(model: Any, vision: Tensor, own: list[str]) -> Tensor:
-    image_feat, text_feat = model.encode_image(vision)[1], model.encode_text(model.tokenize(own))
-    sim = torch.einsum("bqd,cd->bcq", image_feat, text_feat).amax(-1) / model.temp
-    both = [F.cross_entropy(logits, torch.arange(len(own)), label_smoothing=0.1) for logits in (sim, sim.T)]
-    return torch.stack(both).mean()
+def _pair(statement: Statement, siblings: list[Statement], rng: np.random.Generator) -> tuple[str, str]:
+    """What the statement says, and the same with one thing changed, as far as can be in the same words."""
+    other, wording = changed(statement, siblings, rng), int(rng.integers(2**32))
+    own, other = (say(one, np.random.default_rng(wording)) for one in (statement, other))
+    return own, other
+
+
+class Lesson(nn.Module):
+    """The four losses of a batch: two captions of each image, both of them changed, and one of another image."""
+
+    def __init__(self, model: Any, data: PairDataset) -> None:
+        super().__init__()
+        self.model, self.data = model, data
+        self.finds_changes = nn.Linear(model.text_encoder.config.hidden_size, 2)  # not kept
+        telling = torch.zeros(len(model.tokenizer), dtype=torch.bool)
+        telling[model.tokenizer.convert_tokens_to_ids(sorted(TELLING & set(model.tokenizer.vocab)))] = True
+        self.register_buffer("telling", telling)
+
+    def forward(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        model, image = self.model, torch.arange(BATCH)
+        records = np.sort(rng.choice(len(self.data), BATCH, replace=False))
+        vision = torch.from_numpy(self.data.tokens[records].astype(np.float32))
+        own, other = self._captions(records, rng)
+        tokens = model.tokenize(own + other)
+        state = model.pair_state(vision, tokens)
+        text_of_pair = torch.cat([torch.arange(4 * BATCH), image.roll(1)])
+        hidden = model.fused(state, image.repeat(5), text_of_pair)
+        labels = (torch.arange(5 * BATCH) < 2 * BATCH).long()
+        return {
+            "itc": self._itc(vision, state.text_embeds[:BATCH]),
+            "itm": F.cross_entropy(model.itm_head(hidden[:, 0]), labels),
+            "mlm": self._masked(state, image.repeat(2), rng),
+            "changed": self._changes(tokens, hidden[: 4 * BATCH]),
+        }
+
+    def _captions(self, records: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+        """Own captions (2B), the first of each image, then the second, reworded; and the same, changed."""
+        table = self.data.table
+        said = [[_read(table.caption(int(row))) for row in table.caption_rows(int(record))] for record in records]
+        drawn = [rng.permutation(len(statements))[[0, -1]] for statements in said]
+        both = [
+            _pair(statements[pair[n]], statements, rng)
+            for n in (0, 1)
+            for statements, pair in zip(said, drawn, strict=True)
+        ]
+        own, other = zip(*both, strict=True)
+        return list(own), list(other)
+
+    def _itc(self, vision: Tensor, text_embeds: Tensor) -> Tensor:
+        image_feat, text_feat = self.model.encode_image(vision)[1][:, 0], self.model.text_feat(text_embeds)
+        sim, own = image_feat @ text_feat.T / self.model.temp, torch.arange(BATCH)
+        return (F.cross_entropy(sim, own, label_smoothing=0.1) + F.cross_entropy(sim.T, own, label_smoothing=0.1)) / 2
+
+    def _masked(self, state: Any, image_K: Tensor, rng: np.random.Generator) -> Tensor:
+        """Telling words of the own captions, masked, told from the image and the rest of the caption."""
+        ids = state.tokens.input_ids[: 2 * BATCH]
+        masked = self.telling[ids] & (torch.from_numpy(rng.random(tuple(ids.shape))) < MASKED)
+        seen = ids.masked_fill(masked, self.model.tokenizer.mask_token_id)
+        logits = self.model.word_logits(state, seen, masked, image_K, torch.arange(2 * BATCH))
+        return F.cross_entropy(logits, ids[masked])
+
+    def _changes(self, tokens: Any, hidden: Tensor) -> Tensor:
+        """Own and changed captions (4B): which words were changed; where both have as many tokens, as nearly all do."""
+        own, other = tokens.input_ids.chunk(2)
+        lengths = tokens.attention_mask.sum(1)
+        comparable = (lengths[: 2 * BATCH] == lengths[2 * BATCH :]).repeat(2)[:, None]
+        asked = tokens.attention_mask.bool() & comparable
+        is_changed = torch.cat([torch.zeros_like(own), (own != other).long()])
+        return F.cross_entropy(
+            self.finds_changes(hidden)[asked], is_changed[asked], weight=torch.tensor([1.0, FOUND_WEIGHT])
+        )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_a_bi_encoder_takes_con_ds_place(tmp_path: Path) -> None:
 def test_it_embeds_for_mining(tmp_path: Path) -> None:
     options = ["model.arch=mafa_openclip", "model.model_type=scenes"]
     options += [f"model.vit_model='open_clip:mafa-scenes/{weights(tmp_path)}'", f"run.output_dir={tmp_path / 'out'}"]
-    options += ["run.con_d={arch: mafa_blip2, model_type: scenes_con_d}", "run.range_max=6"]
+    options += ["run.con_d={arch: mafa_albef, model_type: scenes_con_d}", "run.range_max=6"]
     options += ["datasets.scenes.splits.train.n=48", "datasets.scenes.splits.train.match_share=0.02"]
     config = "projects/mafa/mine/mine_scenes.yaml"
     run(sys.executable, "-m", "lavis_mafa.mine", "--cfg-path", config, "--options", *options)

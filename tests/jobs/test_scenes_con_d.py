@@ -12,6 +12,6 @@ def test_con_d_holds_its_bar() -> None:
     """Over the ten captions nearest to each of 500 images, own ones left out: the pairs that mining asks about."""
     found = runpy.run_path(str(SCRIPT))["quality"]()
     assert found["true"] > 100
-    assert found["auc"] >= 0.93
-    assert found["precision"] >= 0.85
-    assert found["recall"] >= 0.4
+    assert found["auc"] >= 0.98
+    assert found["precision"] >= 0.9
+    assert found["recall"] >= 0.7

@@ -75,7 +75,7 @@ run:
   batch_size_train: 2
   warmup_steps: 1
   search_space: all
-  con_d: {arch: mafa_blip2, model_type: scenes_con_d}
+  con_d: {arch: mafa_albef, model_type: scenes_con_d}
   test_splits: []
 """
 COCO, VG = 9, 8  # images

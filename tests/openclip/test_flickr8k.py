@@ -10,7 +10,7 @@ from pathlib import Path
 from lavis_mafa.core.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
-CON_D = ["--con-d", "arch=mafa_blip2", "model_type=scenes_con_d"]  # what it says of photographs does not matter here
+CON_D = ["--con-d", "arch=mafa_albef", "model_type=scenes_con_d"]  # what it says of photographs does not matter here
 
 
 def test_rows_of_flickr8k(shared_data, tmp_path):

@@ -109,7 +109,7 @@ def test_without_lavis_it_is_told(monkeypatch):
 def test_a_packaged_con_d_judges_images_or_their_tokens(data, tmp_path, monkeypatch):
     """Kept on disk, the tower's tokens give the verdicts that the images give."""
     pytest.importorskip("lavis", reason="Con-D is LAVIS'")
-    con_d, scored = ["--mafa-con-d", "arch=mafa_blip2", "model_type=scenes_con_d"], []
+    con_d, scored = ["--mafa-con-d", "arch=mafa_albef", "model_type=scenes_con_d"], []
     plain = ConnectionMiner._score
 
     def score(self, batch, image_M, text_M):

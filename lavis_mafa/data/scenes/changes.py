@@ -1,0 +1,138 @@
+"""Captions that say something else: one thing changed that a caption states, by the caption alone.
+
+As NegCLIP (Yuksekgonul et al., ICLR 2023) makes hard negatives by rules of language. No scene is looked at: a changed
+caption may by chance be true of the image. It is never one that the image's other captions tell to be true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lavis_mafa.data.scenes.grammar import PLACES, Mention, Statement
+from lavis_mafa.data.scenes.scene import COLOURS, MOST_OBJECTS, PATTERNS, RELATIONS, SHAPES, SIZES, TONES, pick
+
+KNOWN = 0.7  # how often a new value is one that the image's other captions name
+ATTRIBUTES = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES)}
+BACKGROUND = {"tone": len(TONES), "pattern": len(PATTERNS)}
+TRIES = 100
+
+
+def changed(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement:
+    """The statement with one thing changed: an attribute, a place, the relation, the count or the background; or with
+    two objects' attributes exchanged, or one object told twice.
+
+    siblings: what else is said of the image. A new attribute is mostly one that they name, so that words alone, without
+    what they belong to, do not tell the change.
+    """
+    kinds = [kind for kind in _CHANGES if kind(statement, siblings, rng) is not None]
+    told = {mention for sibling in siblings for mention in sibling.mentions}
+    for _ in range(TRIES):
+        found = pick(rng, kinds)(statement, siblings, rng)
+        if found is not None and _meaning(found) != _meaning(statement) and not _is_told(found, statement, told):
+            return found
+    return _attribute(statement, (), rng) or statement
+
+
+def _meaning(statement: Statement) -> tuple[object, ...]:
+    """Without a relation the order of the mentions says nothing."""
+    order = statement.mentions if statement.relation is not None else tuple(sorted(statement.mentions, key=repr))
+    return order, statement.relation, statement.count, statement.tone, statement.pattern
+
+
+def _is_told(found: Statement, statement: Statement, told: set[Mention]) -> bool:
+    """Whether a new mention fits an object that the siblings tell of."""
+    new = set(found.mentions) - set(statement.mentions)
+    return any(_fits(mention, other) for mention in new for other in told)
+
+
+def _fits(mention: Mention, other: Mention) -> bool:
+    stated = {name: value for name, value in vars(mention).items() if value is not None}
+    return all(getattr(other, name) == value for name, value in stated.items())
+
+
+def _with(statement: Statement, number: int, mention: Mention) -> Statement:
+    mentions = list(statement.mentions)
+    mentions[number] = mention
+    return replace(statement, mentions=tuple(mentions))
+
+
+def _attribute(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+    number = int(rng.integers(len(statement.mentions)))
+    mention = statement.mentions[number]
+    names = [name for name in ATTRIBUTES if getattr(mention, name) is not None]
+    name = pick(rng, names)
+    others = [value for value in range(ATTRIBUTES[name]) if value != getattr(mention, name)]
+    named = {getattr(other, name) for sibling in siblings for other in sibling.mentions}
+    near = [value for value in others if value in named]
+    return _with(
+        statement, number, replace(mention, **{name: pick(rng, near if near and rng.random() < KNOWN else others)})
+    )
+
+
+def _place(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+    """Another place that cannot be the same."""
+    placed = [n for n, mention in enumerate(statement.mentions) if (mention.row, mention.column) != (None, None)]
+    if not placed:
+        return None
+    number = pick(rng, placed)
+    mention = statement.mentions[number]
+    others = [(row, column) for row, column in PLACES if _apart(mention.row, row) or _apart(mention.column, column)]
+    row, column = pick(rng, others)
+    return _with(statement, number, replace(mention, row=row, column=column))
+
+
+def _apart(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one != other
+
+
+def _exchange(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+    if len(statement.mentions) < 2:
+        return None
+    first, second = (int(number) for number in rng.permutation(len(statement.mentions))[:2])
+    one, other = statement.mentions[first], statement.mentions[second]
+    names = [name for name in ATTRIBUTES if None not in (getattr(one, name), getattr(other, name))]
+    names = [name for name in names if getattr(one, name) != getattr(other, name)]
+    if not names:
+        return None
+    name = pick(rng, names)
+    found = _with(statement, first, replace(one, **{name: getattr(other, name)}))
+    return _with(found, second, replace(other, **{name: getattr(one, name)}))
+
+
+def _twice(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+    """One object's shape and colour told of another as well: of two like objects there is mostly one."""
+    if len(statement.mentions) < 2:
+        return None
+    first, second = (int(number) for number in rng.permutation(len(statement.mentions))[:2])
+    one = statement.mentions[first]
+    like = replace(statement.mentions[second], shape=one.shape, colour=one.colour)
+    return _with(statement, second, like)
+
+
+def _relation(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+    """The converse, or, at times, another relation, which may be true as well."""
+    if statement.relation is None:
+        return None
+    if rng.random() < 0.75:
+        return replace(statement, mentions=statement.mentions[::-1])
+    return replace(statement, relation=(statement.relation + 1) % len(RELATIONS))
+
+
+def _count(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+    others = [count for count in range(len(statement.mentions), MOST_OBJECTS + 1) if count != statement.count]
+    return replace(statement, count=pick(rng, others)) if statement.count is not None and others else None
+
+
+def _background(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+    names = [name for name in BACKGROUND if getattr(statement, name) is not None]
+    if not names:
+        return None
+    name = pick(rng, names)
+    others = [value for value in range(BACKGROUND[name]) if value != getattr(statement, name)]
+    return replace(statement, **{name: pick(rng, others)})
+
+
+_CHANGES = (_attribute, _place, _exchange, _twice, _relation, _count, _background)
