@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # ALBEF from end to end on the embedded scenes: pre-training with MAFA, which ends with retrieval, then from its checkpoint
-# questions (VQA) and statements about two images (NLVR2).
+# questions (VQA), and, after the text assignment, statements about two images (NLVR2).
 #   bash run_scripts/mafa/albef_all.sh
 # LAVIS_MAFA_OUT: the folder for everything, default output/mafa/albef_all.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 out="${LAVIS_MAFA_OUT:-output/mafa/albef_all}"
 bash "$here/pretrain_albef.sh" --options "run.output_dir=$out/pretrain"
-for task in vqa nlvr; do
-    bash "$here/finetune_$task.sh" --options "run.output_dir=$out/$task" "model.pretrained=$out/pretrain/model.safetensors"
-done
+bash "$here/finetune_vqa.sh" --options "run.output_dir=$out/vqa" "model.pretrained=$out/pretrain/model.safetensors"
+bash "$here/finetune_nlvr.sh" --cfg-path projects/mafa/albef/assign_text_scenes.yaml \
+    --options "run.output_dir=$out/assign" "model.pretrained=$out/pretrain/model.safetensors"
+bash "$here/finetune_nlvr.sh" --options "run.output_dir=$out/nlvr" "model.pretrained=$out/assign/model.safetensors"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lavis_mafa.data.scenes import questions
 from lavis_mafa.data.scenes.questions import (
     ANSWERS,
     COLOURS,
@@ -23,6 +26,7 @@ from lavis_mafa.data.scenes.questions import (
     value,
 )
 from lavis_mafa.data.scenes.scene import SHAPES, Scene, scene_number, scene_rng
+from lavis_mafa.data.scenes.statements import statement_about
 from lavis_mafa.data.scenes.truth import holds
 
 
@@ -114,3 +118,16 @@ def test_knowledge_has_ten_answers_of_the_right_kind() -> None:
 def test_the_same_seed_asks_the_same(ask: Callable[..., Question]) -> None:
     assert asked(ask, 40) == asked(ask, 40)
     assert asked(ask, 40) != asked(ask, 40, seed=8)
+
+
+def test_no_word_of_questions_answers_and_statements_is_unknown() -> None:
+    """`yes` and `no`, both unknown, would be the same answer to a model that writes answers."""
+    folder = Path(questions.__file__).parent
+    known = (folder / "vocab_questions.txt").read_text().splitlines()
+    captions = (folder / "vocab.txt").read_text().splitlines()
+    assert known[: len(captions)] == captions and len(set(known)) == len(known)
+    scenes = [scene_number(7, number) for number in range(1500)]
+    said = [" ".join([q.text, *q.answers]) for ask in (compositional, knowledge) for _, q in asked(ask, 1500)]
+    said += [statement_about(a, b, scene_rng(7, n, 7))[0] for n, (a, b) in enumerate(pairwise(scenes))]
+    words = {word for text in said for word in re.findall(r"[a-z0-9]+|[?,]", text.lower())}
+    assert words <= set(known)
