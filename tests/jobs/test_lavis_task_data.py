@@ -98,7 +98,7 @@ def test_nlvr_is_flipped_in_training_alone(root: Path) -> None:
 )
 def test_a_hit_on_any_answer_counts(said: list[str], expected: list[float]) -> None:
     from lavis_mafa.data.questions import QuestionRow
-    from lavis_mafa.finetuning import hits
+    from lavis_mafa.answers.verdicts import hits
 
     rows = [
         QuestionRow(i, "x", "q", given) for i, given in enumerate([("table",), ("bed", "chair"), ("book", "3"), ()])
