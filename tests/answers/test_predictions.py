@@ -21,6 +21,13 @@ def test_two_ranks_are_merged_and_every_item_is_there_once(tmp_path: Path) -> No
     assert merged(tmp_path, "val", ABOUT) == {}
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_a_separator_of_lines_in_an_answer_ends_no_line(tmp_path: Path, separator: str) -> None:
+    said = {1: f"red{separator}blue", 2: "green"}
+    Predictions(tmp_path, "test", 0, ABOUT).append(said)
+    assert Predictions(tmp_path, "test", 0, ABOUT).done == merged(tmp_path, "test", ABOUT) == said
+
+
 @pytest.mark.parametrize("torn", ['[2, "blu', "[2", "\n", ""])
 def test_a_killed_run_goes_on_from_the_last_whole_line(tmp_path: Path, torn: str) -> None:
     Predictions(tmp_path, "test", 0, ABOUT).append({1: "red"})
