@@ -97,8 +97,8 @@ def test_nlvr_is_flipped_in_training_alone(root: Path) -> None:
     ("said", "expected"), [(["table", "A  chair", "lamp"], [1.0, 1.0, 0.0]), (["bed", "table", "two"], [0.0, 0.0, 0.0])]
 )
 def test_a_hit_on_any_answer_counts(said: list[str], expected: list[float]) -> None:
-    from lavis_mafa.data.questions import QuestionRow
     from lavis_mafa.answers.verdicts import hits
+    from lavis_mafa.data.questions import QuestionRow
 
     rows = [
         QuestionRow(i, "x", "q", given) for i, given in enumerate([("table",), ("bed", "chair"), ("book", "3"), ()])
