@@ -44,6 +44,8 @@ class AlbefTask(AlbefEncoding):
     }
     settings: tuple[str, ...]
     reads_class_token = False
+    reads_bert = False  # `bert` is where a text encoder without a checkpoint starts
+    is_finetuned = False
 
     def __init__(self, tokenizer: Any, **parts: Any) -> None:
         self.given_tokenizer = tokenizer
@@ -64,7 +66,7 @@ class AlbefTask(AlbefEncoding):
     @classmethod
     def from_config(cls, cfg: Any) -> AlbefTask:
         plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
-        vit_weights, _ = files_of_parts(plain)
+        vit_weights, bert = files_of_parts(plain)
         tower = build_visual_encoder(plain, vit_weights)
         tower.vision_width = tower.num_features
         if not hasattr(tower, "forward_features"):
@@ -78,16 +80,16 @@ class AlbefTask(AlbefEncoding):
         if plain.get("freeze_vit", False):
             model.freeze_tower()
         model.tower_has_weights = model.tower_is_frozen and vit_weights is not None
-        model.part_files = {"visual_encoder": vit_weights}
-        new = model.new_parts()
-        logging.info("new in %s: %s", cls.__name__, ", ".join(new) or "nothing")
+        model.part_files = {"visual_encoder": vit_weights, "text_encoder": bert if cls.reads_bert else None}
+        model.copies = tuple(name for name, _ in model.named_children() if name.endswith("_m"))
+        model.is_finetuned = bool(plain.get("load_finetuned", False))
+        new = () if model.is_finetuned else model.new_parts()
         load_from_config(model, plain, model.adapted, (*new, *MOMENTUM, *QUEUES))
         model.copy_params()
-        model.origin |= {name: "a copy" for name in model.origin if name.endswith("_m")}
         return model
 
     def new_parts(self) -> tuple[str, ...]:
-        """Prefixes of the keys that no pre-training gives."""
+        """Prefixes of the keys that no pre-training gives; a fine-tuned checkpoint must hold them."""
         return ()
 
     def adapted(self, state: State, model: nn.Module) -> dict[str, Tensor]:

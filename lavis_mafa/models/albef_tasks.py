@@ -15,10 +15,10 @@ from lavis.models.albef_models.albef_nlvr import AlbefNLVR
 from lavis.models.albef_models.albef_pretrain import AlbefPretrain
 from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
 from lavis.models.albef_models.albef_vqa import AlbefVQA
-from lavis.models.med import BertForMaskedLM, BertLMHeadModel, BertModel
+from lavis.models.med import BertLMHeadModel, BertModel
 from torch import Tensor, nn
 
-from lavis_mafa.models.albef_parts import bert_config
+from lavis_mafa.models.albef_parts import bert_config, build_text_encoder, files_of_parts
 from lavis_mafa.models.albef_task_base import AlbefTask, State, at_layer, layer_of, without_bert
 
 
@@ -39,13 +39,15 @@ class LavisAlbef(AlbefTask, AlbefPretrain):
 
     settings = ("embed_dim", "queue_size", "mlm_mask_prob", "temp", "momentum", "alpha", "max_txt_len")
     reads_class_token = True
+    reads_bert = True
 
     def __init__(self, tokenizer: Any, queue_size: int = 65536, **parts: Any) -> None:
         super().__init__(tokenizer, queue_size=queue_size, **parts)
 
     @classmethod
     def text_parts(cls, cfg: Mapping[str, Any], width: int, words: int) -> dict[str, nn.Module]:
-        return {"text_encoder": BertForMaskedLM(bert_config(cfg, width, words))}
+        _, bert = files_of_parts(cfg)
+        return {"text_encoder": build_text_encoder(cfg, width, words, bert)}
 
     def placed(self, state: State) -> dict[str, Tensor]:
         return dict(state)
@@ -76,7 +78,7 @@ class MafaAlbefVqa(AlbefTask, AlbefVQA):
 
     def placed(self, state: State) -> dict[str, Tensor]:
         placed = super().placed(state)
-        if any(key.startswith("text_decoder.") for key in state):
+        if self.is_finetuned or any(key.startswith("text_decoder.") for key in state):
             return placed
         fusion = self.text_encoder.config.fusion_layer
         for key, value in state.items():
@@ -134,7 +136,7 @@ class MafaAlbefNlvr(AlbefTask, AlbefNLVR):
                 continue
             for twin in (0, 1):
                 placed[without_bert(at_layer(key, fusion + 2 * (layer - fusion) + twin))] = value
-        return self._with_its_head(placed)
+        return placed if self.is_finetuned else self._with_its_head(placed)
 
     def new_parts(self) -> tuple[str, ...]:
         return ("cls_head.",)

@@ -79,7 +79,7 @@ def _tell(model: nn.Module, fit: Fit | None) -> None:
     model.origin = {}
     for part, count in total.items():
         file = getattr(model, "part_files", {}).get(part)
-        rest = f"own file {file}" if file else "initialised"
+        rest = f"own file {file}" if file else "a copy" if part in getattr(model, "copies", ()) else "initialised"
         source = f"{taken[part]} of {count} tensors from {fit.source}" if fit and taken[part] else rest
         model.origin[part] = source
         logging.info("weights of %s: %s", part, source)

@@ -151,6 +151,36 @@ def test_lavis_own_pretraining_trains_a_step(pretrained: Any, batch: dict[str, A
     assert set(pretrained[0].state_dict()) <= set(model.state_dict())
 
 
+def test_lavis_own_pretraining_starts_from_bert_as_ours_does(tmp_path: Path) -> None:
+    """Else the ALBEF row of Table 3 would start from less than MAFA's."""
+    source = build("mafa_albef", None).text_encoder
+    source.save_pretrained(tmp_path / "bert")
+    model = build("mafa_albef_lavis", None, bert=str(tmp_path / "bert"))
+    for name, value in source.state_dict().items():
+        assert torch.equal(model.text_encoder.state_dict()[name], value), name
+        assert torch.equal(model.text_encoder_m.state_dict()[name], value), name
+    assert model.origin["text_encoder"] == f"own file {tmp_path / 'bert'}"
+    with pytest.raises(ValueError, match=r"model.bert: .* is no BERT"):
+        build("mafa_albef_lavis", None, bert=str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("arch", ["mafa_albef_vqa", "mafa_albef_nlvr"])
+def test_a_fine_tuned_model_has_its_head(pretrained: Any, tmp_path: Path, arch: str) -> None:
+    """An evaluation would report the figures of a random head."""
+    with pytest.raises(ValueError, match="missing: (cls_head|text_decoder)"):
+        build(arch, None, load_finetuned=True, finetuned=str(pretrained[1]))
+    whole = build(arch, pretrained[1])
+    torch.save({"model": whole.state_dict()}, tmp_path / "whole.pth")
+    again = build(arch, None, load_finetuned=True, finetuned=str(tmp_path / "whole.pth"))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_head_of_other_classes_is_no_fine_tuned_one(tmp_path: Path) -> None:
+    torch.save({"model": build("mafa_albef_nlvr", None, num_classes=3).state_dict()}, tmp_path / "three.pth")
+    with pytest.raises(ValueError, match="cls_head"):
+        build("mafa_albef_nlvr", None, load_finetuned=True, finetuned=str(tmp_path / "three.pth"))
+
+
 @pytest.mark.parametrize("arch", ["mafa_albef_retrieval", "mafa_albef_vqa", "mafa_albef_nlvr"])
 @pytest.mark.parametrize("gap", ["layer.1.", "foreign", "layer.3."])
 def test_a_gap_is_an_error(pretrained: Any, tmp_path: Path, arch: str, gap: str) -> None:
