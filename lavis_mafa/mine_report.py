@@ -101,9 +101,11 @@ def _judged(job: Job) -> JudgedPairs | None:
 def _annotations(job: Job) -> dict[str, int]:
     """The annotation files with the connections as further captions; how many each got."""
     options, captions = job.source.options, results.connected_captions(job.corpus, job.mined)
-    added = {}
-    for file in job.source.files:
+    added: dict[str, int] = {}
+    for number, file in enumerate(job.source.files, start=1):
         target = job.folder / f"{file.stem}_connected{file.suffix}"
+        if target.name in added:  # files of several folders often have one name
+            target = job.folder / f"{file.stem}_{number}_connected{file.suffix}"
         name = options.get("name", job.source.name)
         added[target.name] = write_connected(file, target, captions, name, options.get("columns") or {})
     return added

@@ -193,6 +193,22 @@ def mine_here(config: Path, *options: str) -> dict[str, Any]:
     return mine.run(Namespace(cfg_path=str(config), options=list(options)))
 
 
+def test_annotation_files_of_one_name_are_all_written(files: tuple[Path, Path], tmp_path: Path) -> None:
+    config, annotation = files
+    lines, paths = annotation.read_text().splitlines(), [tmp_path / name / "train.jsonl" for name in ("a", "b")]
+    for path, part in zip(paths, (lines[:24], lines[24:]), strict=True):
+        path.parent.mkdir()
+        path.write_text("\n".join(part))
+    option = f"datasets.image_text.annotations.train=[{paths[0]},{paths[1]}]"
+    summary = mine_here(config, f"run.output_dir={tmp_path / 'out'}", option)
+    written = [
+        (tmp_path / "out" / name).read_text().splitlines()
+        for name in ("train_connected.jsonl", "train_2_connected.jsonl")
+    ]
+    assert set(lines[:24]) <= set(written[0]) and set(lines[24:]) <= set(written[1])
+    assert sum(map(len, written)) - len(lines) == sum(summary["annotations"].values())
+
+
 def test_image_files_their_annotation_and_labels(files: tuple[Path, Path], tmp_path: Path) -> None:
     config, annotation = files
     summary = mine_here(config, f"run.output_dir={tmp_path}")
