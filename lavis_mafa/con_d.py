@@ -27,6 +27,7 @@ from lavis_mafa.models.blip2 import MafaBlip2, QformerState
 from lavis_mafa.models.clip import ClipTokenizer, MafaOpenClip
 from lavis_mafa.models.openclip_tower import TowerName, create_openclip_model
 from lavis_mafa.models.pair_blocks import BLOCK, pair_blocks
+from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.strict import build_strictly
 from lavis_mafa.models.text import TokenizedOnce
 from lavis_mafa.openclip import GuideScorer
@@ -205,8 +206,7 @@ def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, ar
 def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> None:
     if issubclass(model_cls, MafaOpenClip) and TowerName.parse(merged.vit_model, merged.get("vit_weights")).pretrained:
         return
-    loads_pretrained = merged.get("load_pretrained", True) and merged.get("pretrained")
-    if not (merged.get("finetuned") if merged.get("load_finetuned", False) else loads_pretrained):
+    if checkpoint_path(merged) is None:
         raise ValueError(
             f"{section} names no weights; set {section}.finetuned to a matching network's checkpoint "
             f"(train_con_d.sh makes one) and {section}.load_finetuned: true"

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from lavis_mafa.config_keys import is_ours, registered
 from lavis_mafa.core.grit import SAMPLINGS
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.models.pretrained import checkpoint_key
 from lavis_mafa.models.towers import local_file
 from lavis_mafa.tasks import precision
 
@@ -157,15 +158,8 @@ def _weights(cfg: Any) -> Iterator[tuple[str, str]]:
 
 def _files_of(model: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
     """The local files of a model: its tower, its words, and the one checkpoint that is loaded (pretrained.py)."""
-    keys = ["vit_weights", "vocab"]
-    loaded = (
-        "finetuned"
-        if model.get("load_finetuned", False)
-        else "pretrained"
-        if model.get("load_pretrained", True)
-        else None
-    )
-    for key in keys + [loaded] * bool(loaded):
+    loaded = checkpoint_key(model)
+    for key in ["vit_weights", "vocab"] + [loaded] * bool(loaded):
         path = str(model.get(key) or "")
         by_name = key == "vocab" and "/" not in path  # a tokenizer of the hub
         if path and not by_name and not path.startswith(("http://", "https://")):

@@ -16,6 +16,7 @@ from lavis_mafa.checkpoint import trained_state
 from lavis_mafa.config_keys import is_ours
 from lavis_mafa.config_values import check_data, missing_files
 from lavis_mafa.models.meta import build_on_meta
+from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.teacher import Teacher
 
 PAIR_BYTES = 16  # at most, of a scored pair (core/connections.py)
@@ -69,12 +70,11 @@ def to_fetch(cfg: Any) -> list[str]:
 
 def _model(model: Any, cfg: Any) -> Iterator[str]:
     """Parameters by origin and trainability, and what of the memory can be told beforehand."""
-    loads = (("load_finetuned", "finetuned", False), ("load_pretrained", "pretrained", True))
-    taken = [cfg.model_cfg.get(key) for switch, key, default in loads if cfg.model_cfg.get(switch, default)]
+    path = checkpoint_path(cfg.model_cfg)
     yield f"model: {cfg.model_cfg.arch}, {cfg.model_cfg.model_type}"
     for part, (frozen, trained) in parameters(model).items():
         origin = model.origin.get(part, "initialised")
-        origin = f"from {taken[0]}" if taken and origin == "initialised" else origin
+        origin = f"from {path}" if path and origin == "initialised" else origin
         yield f"  {part}: {trained / 1e6:.2f} M trained, {frozen / 1e6:.2f} M frozen; {origin}"
     memory = memory_bytes(model)
     yield "memory a process, without activations: " + ", ".join(

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.answers.truth import image_opener
 from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.report import commit, versions
 from lavis_mafa.reports.predictions import Said, write_predictions
 from lavis_mafa.reports.table import write_json
@@ -40,20 +41,13 @@ def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, M
     results = {"task": runner.run_cfg.task, "dataset": runner.name, "expected": config["run"].get("expected") or {}}
     if judged:
         results["answers"] = judged
-    results["checkpoint"] = {"hash": weights, "path": _loaded(config["model"])}
+    results["checkpoint"] = {"hash": weights, "path": checkpoint_path(config["model"])}
     results |= {"versions": versions(), "commit": commit(), "weights": runner.network.origin, "config": config}
     write_json(folder / "results.json", results)
     for split in judged:
         print(f"\n{runner.name}, {split}\n" + answers_table(judged[split], results["expected"]))
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
-
-
-def _loaded(model: Mapping[str, Any]) -> str | None:
-    """The checkpoint that a model config loads: fine-tuned weights before pre-trained ones, as models/pretrained.py."""
-    if model.get("load_finetuned", False):
-        return model.get("finetuned") or None
-    return (model.get("load_pretrained", True) and model.get("pretrained")) or None
 
 
 def _shown(table: pd.DataFrame) -> list[Said]:

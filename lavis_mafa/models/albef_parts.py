@@ -12,7 +12,7 @@ from lavis.models.med import BertConfig, BertForMaskedLM
 from lavis.models.vit import VisionTransformerEncoder, interpolate_pos_embed
 from torch import Tensor, nn
 
-from lavis_mafa.models.pretrained import weights_file
+from lavis_mafa.models.pretrained import checkpoint_key, weights_file
 from lavis_mafa.models.towers import build_tower
 from lavis_mafa.models.weights import fit_state, read_state_dict
 
@@ -24,7 +24,7 @@ QUEUES = ("image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
 
 def files_of_parts(cfg: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """`vit_weights` and `bert` where they count: what a checkpoint will give is not fetched from elsewhere first."""
-    starts = not (cfg.get("load_finetuned", False) or cfg.get("load_pretrained", True))
+    starts = checkpoint_key(cfg) is None
     vit_weights = cfg.get("vit_weights") if starts or cfg.get("freeze_vit", False) else None
     return vit_weights, cfg.get("bert") if starts else None
 

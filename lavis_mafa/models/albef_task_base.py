@@ -24,7 +24,7 @@ from lavis_mafa.models.albef_parts import (
     files_of_parts,
 )
 from lavis_mafa.models.attention import fuse_attention
-from lavis_mafa.models.pretrained import load_from_config
+from lavis_mafa.models.pretrained import checkpoint_key, load_from_config
 from lavis_mafa.models.teacher import cut_from_student
 from lavis_mafa.models.text import load_tokenizer
 
@@ -82,7 +82,7 @@ class AlbefTask(AlbefEncoding):
         model.tower_has_weights = model.tower_is_frozen and vit_weights is not None
         model.part_files = {"visual_encoder": vit_weights, "text_encoder": bert if cls.reads_bert else None}
         model.copies = tuple(name for name, _ in model.named_children() if name.endswith("_m"))
-        model.is_finetuned = bool(plain.get("load_finetuned", False))
+        model.is_finetuned = checkpoint_key(plain) == "finetuned"
         new = () if model.is_finetuned else model.new_parts()
         load_from_config(model, plain, model.adapted, (*new, *MOMENTUM, *QUEUES))
         model.copy_params()

@@ -21,6 +21,19 @@ def _as_it_is(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Ten
     return state
 
 
+def checkpoint_key(cfg: Mapping[str, Any]) -> str | None:
+    """The key of a model config that names what is loaded: as in LAVIS, `finetuned` before `pretrained`, or None."""
+    if cfg.get("load_finetuned", False):
+        return "finetuned"
+    return "pretrained" if cfg.get("load_pretrained", True) else None
+
+
+def checkpoint_path(cfg: Mapping[str, Any]) -> str | None:
+    """What a model config loads; None for nothing, and where the path is missing."""
+    key = checkpoint_key(cfg)
+    return (cfg.get(key) or None) if key else None
+
+
 def load_from_config(
     model: nn.Module, cfg: Mapping[str, Any], adapt: Adapt = _as_it_is, may_miss: tuple[str, ...] = ()
 ) -> Fit | None:
@@ -32,19 +45,17 @@ def load_from_config(
     Raises:
         ValueError: no path where one is needed, or a checkpoint that does not fit, key by key.
     """
-    for switch, key, default in (("load_finetuned", "finetuned", False), ("load_pretrained", "pretrained", True)):
-        if cfg.get(switch, default):
-            path = cfg.get(key)
-            if not path:
-                raise ValueError(
-                    f"model.{switch} is true but model.{key} names no file; give one, or set {switch}: false"
-                )
-            fit = load_checkpoint(model, str(path), adapt, may_miss)
-            if any(key.startswith(FROZEN_TOWER) for key in fit.loaded):
-                # its own file would give other weights: a checkpoint of ours must hold the tower
-                model.tower_has_weights = False
-            _tell(model, fit)
-            return fit
+    if key := checkpoint_key(cfg):
+        if not cfg.get(key):
+            raise ValueError(
+                f"model.load_{key} is true but model.{key} names no file; give one, or set load_{key}: false"
+            )
+        fit = load_checkpoint(model, str(cfg[key]), adapt, may_miss)
+        if any(name.startswith(FROZEN_TOWER) for name in fit.loaded):
+            # its own file would give other weights: a checkpoint of ours must hold the tower
+            model.tower_has_weights = False
+        _tell(model, fit)
+        return fit
     if getattr(model, "tower_is_frozen", False) and not getattr(model, "tower_has_weights", True):
         raise ValueError(
             "model.freeze_vit is true but the tower has no weights; set model.vit_weights, or freeze_vit: false"

@@ -1,4 +1,4 @@
-"""Which checkpoint results.json names: the one that models/pretrained.py loads."""
+"""Which checkpoint a model config loads, and results.json names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lavis_mafa.answers.report import _loaded
+from lavis_mafa.models.pretrained import checkpoint_path
 
 PATHS = {"pretrained": "stage2.pth", "finetuned": "captions.pth"}
 
@@ -22,4 +22,4 @@ PATHS = {"pretrained": "stage2.pth", "finetuned": "captions.pth"}
     ],
 )
 def test_the_checkpoint_that_was_loaded_is_named(switches: dict[str, Any], path: str | None) -> None:
-    assert _loaded({**PATHS, **switches}) == path
+    assert checkpoint_path({**PATHS, **switches}) == path
