@@ -35,7 +35,7 @@ def merged(folder: Path, split: str, about: Mapping[str, Any]) -> dict[int, str]
     """All ranks' predictions, every item once; the line that a killed run tore is left out."""
     found: dict[int, str] = {}
     for path in sorted(folder.glob(f"{split}_rank*.jsonl")):
-        header, *lines = [_parsed(line) for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")] or [None]
+        header, *lines = [_parsed(line) for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")]
         if header is None:
             continue
         if header != about:

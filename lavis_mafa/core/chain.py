@@ -16,7 +16,7 @@ import torch
 from lavis_mafa.core.neighbors import KEY_BLOCK, FloatArray, IntArray, Rows, cells, choose, float32, nearest
 
 DENSE_LIMIT = 10_000  # two float32 matrices of 400 MB
-WINDOW = 1024  # similar records; more cost time and bring no harder batches (projects/benchmarks/planning.py)
+WINDOW = 1024  # similar records that are chained together; a record costs as many similarities
 BLOCK = 256  # rows of a product that are transposed while they are in the cache
 
 

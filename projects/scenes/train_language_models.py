@@ -3,7 +3,7 @@
 A text begins with eight phrases about a scene ("big red circle top left"), and goes on with a caption of it, or with a
 question and its answer (lavis_mafa/models/text_reader.py). One text in eight has no phrases.
 
-    python projects/scenes/train_language_models.py opt      # a few minutes on one CPU core; writes lavis_mafa/assets/
+    python projects/scenes/train_language_models.py opt      # writes lavis_mafa/assets/
     python projects/scenes/train_language_models.py t5
 """
 
@@ -31,6 +31,7 @@ from lavis_mafa.models.text_reader import PROMPT, SLOTS, Reader, Text, export, o
 ASSETS = Path(lavis_mafa.__file__).parent / "assets"
 SEED, HELD_OUT_SEED = 2_000_001, 2_000_002  # no data set of the package uses them
 BLIND = 0.125
+STEPS = {"opt": 8000, "t5": 2500}
 T5 = {
     "d_model": 128,
     "d_kv": 32,
@@ -158,10 +159,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=("opt", "t5"))
     parser.add_argument("--out", type=Path, help="default: lavis_mafa/assets/scenes_MODEL")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, help="default: those of the packaged one")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=2e-3)
     arguments = parser.parse_args()
+    steps = arguments.steps or STEPS[arguments.model]
     lavis_mafa.register()
     torch.manual_seed(SEED)
     folder = arguments.out or ASSETS / f"scenes_{arguments.model}"
@@ -176,12 +178,12 @@ def main() -> None:
     train(
         reader,
         lambda step: [text_of(SEED, 10_000 + step * batch + i) for i in range(batch)],
-        arguments.steps,
+        steps,
         arguments.lr,
     )
     found = accuracy(reader)
     print(json.dumps(found, indent=1))
-    export(reader, folder, {"steps": arguments.steps, "batch": arguments.batch, "held_out": found})
+    export(reader, folder, {"steps": steps, "batch": arguments.batch, "held_out": found})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Captions that say something else: one thing changed that a caption states, by the caption alone.
 
 As NegCLIP (Yuksekgonul et al., ICLR 2023) makes hard negatives by rules of language. No scene is looked at: a changed
-caption may by chance be true of the image. It is never one that the image's other captions tell to be true.
+caption may by chance be true of the image. What the image's other captions tell to be true is drawn again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def changed(statement: Statement, siblings: Sequence[Statement], rng: np.random.
         found = pick(rng, kinds)(statement, siblings, rng)
         if found is not None and _meaning(found) != _meaning(statement) and not _is_told(found, statement, told):
             return found
-    return _attribute(statement, (), rng) or statement
+    return _attribute(statement, (), rng)
 
 
 def _meaning(statement: Statement) -> tuple[object, ...]:
@@ -59,7 +59,7 @@ def _with(statement: Statement, number: int, mention: Mention) -> Statement:
     return replace(statement, mentions=tuple(mentions))
 
 
-def _attribute(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
+def _attribute(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement:
     number = int(rng.integers(len(statement.mentions)))
     mention = statement.mentions[number]
     names = [name for name in ATTRIBUTES if getattr(mention, name) is not None]
