@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.judgments import JudgedPairs, read_judged_pairs
@@ -81,7 +82,8 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
         at_L, weight_L = review.sample_for_review(
             mined.p_K, int(job.cfg.run_cfg.review_size), int(job.cfg.run_cfg.seed)
         )
-        review.write_review(path, results.candidate_rows(corpus, mined, at_L).to_pandas().assign(weight=weight_L))
+        shown = results.candidate_rows(corpus, mined, at_L).drop_columns([*KEY]).to_pandas()
+        review.write_review(path, shown.assign(weight=weight_L))
     if truth is None:
         return by_people, figures
     by_truth = results.labelled_by_truth(corpus, mined, truth)

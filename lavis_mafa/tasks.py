@@ -22,6 +22,7 @@ from lavis_mafa.builders import AUGMENTING
 from lavis_mafa.con_d import build_con_d, build_guide, share_tower
 from lavis_mafa.core.file_scorer import FileScorer
 from lavis_mafa.core.miner import PairScorer
+from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.lavis_datasets import mix
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.models.own_head import OwnHead
@@ -71,7 +72,7 @@ class MafaPretrainTask(BaseTask):
                 "(run_scripts/mafa/train_con_d.sh trains it), or set model.mafa.action: keep for hard negatives alone"
             )
         if self.run_cfg.con_d.get("arch") == "file":
-            return _verdicts(self.run_cfg.con_d, train_set)
+            return _verdicts(self.run_cfg.con_d, train_set, student.mafa)
         if self.run_cfg.con_d.get("arch") == "self":
             if not student.has_itm:
                 raise ValueError("run.con_d.arch is self, but the model has no matching head: name a matching network")
@@ -136,13 +137,13 @@ class MafaPretrainTask(BaseTask):
             return model(samples)
 
 
-def _verdicts(con_d: Any, train_set: Any) -> FileScorer:
+def _verdicts(con_d: Any, train_set: Any, rule: MafaSettings) -> FileScorer:
     """Verdicts mined offline (`run.con_d: {arch: file, path: …/connections.parquet}`)."""
     if not con_d.get("path"):
         raise ValueError(
             "run.con_d: arch file needs path, the connections.parquet that `python -m lavis_mafa.mine` wrote"
         )
-    scorer = FileScorer.read(con_d.path)
+    scorer = FileScorer.read(con_d.path, rule.low, rule.high)
     if not scorer.covers(train_set.table.image_id):
         raise ValueError(
             f"run.con_d.path: {con_d.path} holds no image of the training data; mine that data, under its dataset name"

@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from lavis_mafa.core.artifacts import atomic_write, check_header
 from lavis_mafa.core.runs import Floats, Ints, Run, merged, united
 
 FORMAT = 1
+KEY = ("record", "text_row")  # of a pair
 BUFFERED_PAIRS = 1 << 16  # before a part is written: 0.8 MB on disk
 RESUME = "resume from the newest checkpoint, or start anew with another folder"
 
@@ -152,13 +154,23 @@ class ConnectionStore:
         self._committed = set(state["rows"])
         self._see(state["rows"])
 
-    def to_frame(self) -> pd.DataFrame:
-        """All pairs, of all ranks' files, as columns record, text_row, score, sorted by record and text_row."""
+    def to_frame(self, connections: str | Path | None = None) -> pd.DataFrame:
+        """All pairs, of all ranks' files, as columns record, text_row, score, sorted by record and text_row.
+
+        connections: the connections.parquet mined with this store, whose columns are joined (image, caption, ITC
+        similarity, ranks, verdict, ...); own pairs are scored too, but are no candidates: there they are empty.
+        Raises ValueError where that file was mined with another store.
+        """
         run = united([*(self._read(name) for name in self._live_names()), self._buffered()])
         frame: pd.DataFrame = pd.DataFrame(
             {"record": run.key_P >> 32, "text_row": run.key_P & 0xFFFFFFFF, "score": run.score_P}
         )
-        return frame
+        return frame if connections is None else frame.merge(self._mined(Path(connections)), "left", [*KEY])
+
+    def _mined(self, path: Path) -> pd.DataFrame:
+        found = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
+        check_header(path, {"fingerprint": found}, {"fingerprint": self.fingerprint}, "Take the file mined with it")
+        return pd.read_parquet(path)
 
     def _buffered(self) -> Run:
         return Run.of(np.array([*self._buffer], dtype=np.int64), np.array([*self._buffer.values()], dtype=np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ Floats = NDArray[np.float32]
 class FileScorer:
     """P(match) of the pairs that connections.parquet holds as connection or ambiguous; 0, a negative, for all others.
 
+    The verdict counts, not the bounds it was found by, which may be others than the run's, nor p, which people may have
+    overruled: a P(match) that the run would judge otherwise is moved to where it judges the same.
+
     image_U, text_U: the ids in the file, sorted; key_E, p_E: its pairs, sorted by key, and their P(match).
     """
 
@@ -34,8 +38,13 @@ class FileScorer:
     p_E: Floats
 
     @classmethod
-    def read(cls, path: str | Path) -> FileScorer:
-        """Raises ValueError: no such file, or one that lacks a column."""
+    def read(cls, path: str | Path, low: float, high: float) -> FileScorer:
+        """low, high: the bounds that the run judges by (core/pairs.py).
+
+        Raises ValueError: no such file, one that lacks a column, an unknown verdict, or bounds that leave one no room.
+        """
+        if low <= 0 or high >= 1:
+            raise ValueError(f"low is {low} and high {high}: a file of verdicts needs 0 < low and high < 1")
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"no file of verdicts at {path}: `python -m lavis_mafa.mine` writes connections.parquet")
@@ -49,17 +58,13 @@ class FileScorer:
         except pa.ArrowException as error:
             raise ValueError(f"{path} is no readable Parquet file: {error}") from error
         image_E, text_E, p_E = (rows[name].to_numpy() for name in COLUMNS[:3])
+        p_E = _as_judged(p_E.astype(np.float32), rows["verdict"].to_numpy(), np.float32(low), np.float32(high), path)
         image_U, text_U = np.unique(image_E), np.unique(text_E)
         key_E = np.searchsorted(image_U, image_E) * len(text_U) + np.searchsorted(text_U, text_E)
         order_E = np.argsort(key_E)
-        fingerprint = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
-        return cls(
-            f"file:{fingerprint}:{path.stat().st_size}",
-            image_U,
-            text_U,
-            key_E[order_E],
-            p_E[order_E].astype(np.float32),
-        )
+        columns = image_U, text_U, key_E[order_E], p_E[order_E]
+        digest = hashlib.blake2b(b"".join(column.tobytes() for column in columns), digest_size=16)
+        return cls(f"file:{digest.hexdigest()}", *columns)
 
     def covers(self, image_id_N: Ints) -> bool:
         """Whether any image of a data set is in the file."""
@@ -82,3 +87,13 @@ class FileScorer:
 def _find(sorted_U: Ints, wanted_K: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     at_K = np.searchsorted(sorted_U, wanted_K).clip(max=len(sorted_U) - 1)
     return at_K, sorted_U[at_K] == wanted_K
+
+
+def _as_judged(p_E: Floats, verdict_E: NDArray[Any], low: np.float32, high: np.float32, path: Path) -> Floats:
+    """P(match), moved as little as makes the verdict: connection p > high, ambiguous low <= p <= high."""
+    unknown = sorted(set(verdict_E.tolist()) - {"connection", "ambiguous"}, key=str)
+    if unknown:
+        raise ValueError(f"{path}: verdict is {unknown[0]!r}; allowed are connection, ambiguous and negative")
+    above = np.maximum(p_E, np.nextafter(high, np.float32(1)))
+    found: Floats = np.where(verdict_E == "connection", above, p_E.clip(low, high)).astype(np.float32)
+    return found

@@ -27,15 +27,17 @@ Ints = NDArray[np.int64]
 
 def candidate_rows(corpus: Corpus, mined: Mined, at_L: Ints) -> pa.Table:
     """The candidates at these places, as connections.parquet has them."""
-    pairs = mined.candidates
+    pairs, text_L = mined.candidates, mined.candidates.text_K[at_L]
     return corpus.rows(
         pairs.record_K[at_L],
-        pairs.text_K[at_L],
+        text_L,
         similarity=mined.candidates.similarity_K[at_L],
         rank_of_text=_rank(pairs.rank_of_text_K[at_L]),
         rank_of_image=_rank(pairs.rank_of_image_K[at_L]),
         p=mined.p_K[at_L],
         verdict=pa.array([WORDS[verdict] for verdict in mined.verdict_K[at_L].tolist()], pa.string()),
+        record=pairs.record_K[at_L].astype(np.int64),  # with text_row the pair's key in the ConnectionStore
+        text_row=corpus.text_row_T[text_L],
     )
 
 

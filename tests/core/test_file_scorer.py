@@ -55,14 +55,16 @@ def test_mined_verdicts_settle_a_batch_as_con_d_does_online(tmp_path, settings, 
     )
     rule, known = MafaSettings.from_dict(settings), torch.eye(B, dtype=torch.bool)
     online = ConnectionMiner(rule, Online(p_BB)).mine(samples, *sims, known)
-    offline = ConnectionMiner(rule, FileScorer.read(path)).mine(samples, *sims, known)
+    offline = ConnectionMiner(rule, FileScorer.read(path, rule.low, rule.high)).mine(samples, *sims, known)
     assert offline.counts == online.counts and online.counts["connections"] > 0
     for name in ("image_K", "text_K", "label_K", "from_text_K"):
         assert torch.equal(getattr(offline.settled, name), getattr(online.settled, name))
 
 
 def test_pairs_that_are_absent_are_negatives_even_if_both_ids_are_there(tmp_path):
-    scorer = FileScorer.read(write(tmp_path / "c.parquet", [5, 9, 9], [70, 30, 70], np.float32([0.9, 0.6, 0.2])))
+    scorer = FileScorer.read(
+        write(tmp_path / "c.parquet", [5, 9, 9], [70, 30, 70], np.float32([0.9, 0.6, 0.2])), 0.5, 0.8
+    )
     samples = {"image_id": torch.tensor([5, 9, 1]), "text_id": torch.tensor([30, 70, 99])}
     image, text = (grid.ravel() for grid in torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"))
     expected = [[0, 0.9, 0], [0.6, 0, 0], [0, 0, 0]]
@@ -71,17 +73,51 @@ def test_pairs_that_are_absent_are_negatives_even_if_both_ids_are_there(tmp_path
 
 
 def test_a_file_without_connections_makes_everything_a_negative(tmp_path):
-    scorer = FileScorer.read(write(tmp_path / "c.parquet", [5], [70], np.float32([0.1])))
+    scorer = FileScorer.read(write(tmp_path / "c.parquet", [5], [70], np.float32([0.1])), 0.5, 0.8)
     samples = {"image_id": torch.tensor([5]), "text_id": torch.tensor([70])}
     assert scorer.score(samples, torch.tensor([0]), torch.tensor([0])).tolist() == [0.0]
 
 
 def test_what_is_no_file_of_verdicts_is_told(tmp_path):
     with pytest.raises(ValueError, match="no file of verdicts at"):
-        FileScorer.read(tmp_path / "none.parquet")
+        FileScorer.read(tmp_path / "none.parquet", 0.5, 0.8)
     pd.DataFrame({"image_id": [1], "p": [0.5]}).to_parquet(tmp_path / "c.parquet")
     with pytest.raises(ValueError, match="lacks the columns text_id, verdict"):
-        FileScorer.read(tmp_path / "c.parquet")
+        FileScorer.read(tmp_path / "c.parquet", 0.5, 0.8)
     (tmp_path / "d.parquet").write_bytes(b"no")
     with pytest.raises(ValueError, match="no readable Parquet"):
-        FileScorer.read(tmp_path / "d.parquet")
+        FileScorer.read(tmp_path / "d.parquet", 0.5, 0.8)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 0.8), (0.2, 0.95), (0.9, 0.95)])
+def test_verdicts_hold_under_other_bounds_and_where_people_overruled_the_score(tmp_path, low, high):
+    frame = pd.DataFrame(
+        {
+            "image_id": [1, 2, 3, 4],
+            "text_id": [1, 2, 3, 4],
+            "p": np.float32([0.85, 0.1, 0.99, 0.6]),
+            "verdict": ["connection", "connection", "negative", "ambiguous"],
+        }
+    )
+    frame.to_parquet(tmp_path / "c.parquet")
+    samples = {name: torch.tensor([1, 2, 3, 4]) for name in ("image_id", "text_id")}
+    p_K = FileScorer.read(tmp_path / "c.parquet", low, high).score(samples, torch.arange(4), torch.arange(4))
+    assert judge(p_K, low, high).tolist() == [1, 1, -1, 0]
+    if (low, high) == (0.5, 0.8):
+        torch.testing.assert_close(p_K[[0, 3]], torch.tensor([0.85, 0.6]))  # what is judged the same keeps its score
+
+
+def test_the_fingerprint_is_of_the_verdicts(tmp_path):
+    one = FileScorer.read(write(tmp_path / "a.parquet", [5], [70], np.float32([0.9])), 0.5, 0.8)
+    other = FileScorer.read(write(tmp_path / "b.parquet", [5], [71], np.float32([0.9])), 0.5, 0.8)
+    again = FileScorer.read(tmp_path / "a.parquet", 0.5, 0.8)
+    assert one.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_an_unknown_verdict_and_bounds_without_room_are_told(tmp_path):
+    rows = pd.DataFrame({"image_id": [1], "text_id": [1], "p": [0.9], "verdict": ["conection"]})
+    rows.to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="verdict is 'conection'"):
+        FileScorer.read(tmp_path / "c.parquet", 0.5, 0.8)
+    with pytest.raises(ValueError, match="needs 0 < low and high < 1"):
+        FileScorer.read(tmp_path / "c.parquet", 0.5, 1.0)

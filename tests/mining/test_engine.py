@@ -150,6 +150,24 @@ def test_the_file_of_connections_reads_in_one_line_and_reconciles(mined, corpus,
     assert len(stored) == len(frame) + totals["own_pairs"]
 
 
+def test_the_store_gives_everything_that_the_file_says_of_a_pair(mined, corpus, tmp_path):
+    path = tmp_path / "connections.parquet"
+    results.write_connections(path, corpus, mined, mined.store.fingerprint)
+    joined, frame = mined.store.to_frame(path), pd.read_parquet(path)
+    candidates = joined.dropna(subset=["verdict"])
+    assert len(joined) == len(mined.store.to_frame()) and len(candidates) == len(frame)
+    assert (candidates["score"] == candidates["p"]).all() and set(frame) < set(joined)
+    by_key = frame.set_index(["record", "text_row"])
+    for _, row in candidates.iterrows():
+        assert by_key.loc[(row["record"], row["text_row"]), ["caption", "verdict"]].tolist() == [
+            row["caption"],
+            row["verdict"],
+        ]
+    results.write_connections(path, corpus, mined, "of another store")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        mined.store.to_frame(path)
+
+
 def test_truth_gives_precision_recall_and_coverage(corpus, tmp_path):
     truth = lambda records, rows: (records + corpus.table.record_of_caption[rows]) % 2 == 0  # noqa: E731
     mined = run(tmp_path, corpus=corpus)
