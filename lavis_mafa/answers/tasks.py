@@ -7,6 +7,7 @@ whose steps a resume repeats exactly. They differ in what they say about a test 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lavis.tasks.base_task import BaseTask
 from torch import nn
 
 from lavis_mafa.answers.captions import caption_metrics
-from lavis_mafa.answers.truth import caption_truth, coco_format, question_rows
+from lavis_mafa.answers.truth import caption_truth, coco_format, question_rows, read_references
 from lavis_mafa.answers.verdicts import LEMMAS_REMEDY, accuracies, hits, lemmatised, majority, verdicts
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.data.questions import QuestionRow
@@ -58,9 +59,15 @@ class MafaStage2Task(MafaPretrainTask):
 class MafaCaptionTask(MafaStage2Task):
     """LAVIS' captioning; run.prompt, where given, takes the place of the model's."""
 
+    @cached_property
+    def references(self) -> dict[int, list[str]]:
+        """Of run.references, read once and by whoever judges; empty without it."""
+        given = self.run_cfg.get("references")
+        return read_references(given) if given else {}
+
     def items(self, dataset: Any) -> list[int]:
         """What names sample i in the predictions."""
-        return caption_truth(dataset, None).image_ids
+        return caption_truth(dataset).image_ids
 
     def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         prompt = {"prompt": self.run_cfg.prompt} if self.run_cfg.get("prompt") else {}
@@ -80,21 +87,21 @@ class MafaCaptionTask(MafaStage2Task):
 
     def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
         """Caption metrics, None where the references are held back; `all` is CIDEr in the papers' scale."""
-        truth = caption_truth(dataset, self.run_cfg.get("references"))
+        truth = caption_truth(dataset, self.references)
         if not truth.references:
             return {"all": None, "missing": {"references": "run.references names no COCO file with the captions"}}
         metrics = caption_metrics(said, truth.references)
         return {"all": 100 * metrics["CIDEr"], "images": len(said), **metrics}
 
     def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
-        truth = caption_truth(dataset, self.run_cfg.get("references"))
+        truth = caption_truth(dataset, self.references)
         told = [truth.references.get(image, []) for image in truth.image_ids]
         rows = {"image_id": truth.image_ids, "image": truth.images, "ground_truth": told}
         return pd.DataFrame({**rows, "answer": [said[image] for image in truth.image_ids]})
 
     def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
         """JSON files for a leaderboard, and the ground truth in COCO's format."""
-        truth = caption_truth(dataset, self.run_cfg.get("references"))
+        truth = caption_truth(dataset, self.references)
         board = [{"image_id": image, "caption": said[image]} for image in truth.image_ids]
         return {"leaderboard": board, **({"references": coco_format(truth)} if truth.references else {})}
 

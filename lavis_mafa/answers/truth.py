@@ -7,14 +7,22 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from http.client import HTTPException
+from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+from lavis.common.registry import registry
 from PIL import Image
 
+from lavis_mafa.core.artifacts import atomic_write
 from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.images import open_image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
-from lavis_mafa.models.pretrained import weights_file
+from lavis_mafa.models.towers import local_file
+
+FETCH_S = 60.0  # of silence, after which a server is given up
 
 
 def question_rows(dataset: Any) -> list[QuestionRow]:
@@ -57,11 +65,11 @@ class CaptionTruth:
 
     image_ids: list[int]
     images: list[str]
-    references: dict[int, list[str]] = field(default_factory=dict)
+    references: Mapping[int, list[str]] = field(default_factory=dict)
 
 
-def caption_truth(dataset: Any, references: str | None) -> CaptionTruth:
-    """Of a retrieval split its own captions; of LAVIS' caption sets `references`, a COCO file, local or by URL.
+def caption_truth(dataset: Any, references: Mapping[int, list[str]] | None = None) -> CaptionTruth:
+    """Of a retrieval split its own captions; of LAVIS' caption sets `references`, {image_id: captions}.
 
     Raises:
         ValueError: references that lack an image of the split.
@@ -71,11 +79,10 @@ def caption_truth(dataset: Any, references: str | None) -> CaptionTruth:
         return CaptionTruth(list(range(len(dataset))), list(dataset.image), told)
     ids = [_image_id(annotation) for annotation in dataset.annotation]
     images = [str(annotation["image"]) for annotation in dataset.annotation]
-    found = _coco_captions(references) if references else {}
-    lacking = [image for image in ids if found and image not in found]
+    lacking = [image for image in ids if references and image not in references]
     if lacking:
-        raise ValueError(f"run.references: {references} has no caption of {len(lacking)} images, e.g. {lacking[0]}")
-    return CaptionTruth(ids, images, found)
+        raise ValueError(f"run.references has no caption of {len(lacking)} images, e.g. {lacking[0]}")
+    return CaptionTruth(ids, images, references or {})
 
 
 def _image_id(annotation: Mapping[str, Any]) -> int:
@@ -85,13 +92,31 @@ def _image_id(annotation: Mapping[str, Any]) -> int:
     return int(re.findall(r"\d+", str(annotation["image"]).rsplit("/", 1)[-1])[-1])
 
 
-def _coco_captions(references: str) -> dict[int, list[str]]:
-    with open(weights_file(references), encoding="utf-8") as file:
-        content = json.load(file)
+def read_references(source: str) -> dict[int, list[str]]:
+    """The captions of a COCO file, local or by URL, by image."""
+    path = _fetched(source) if source.startswith(("http://", "https://")) else local_file(source)
+    content = json.loads(path.read_text(encoding="utf-8"))
     found: dict[int, list[str]] = defaultdict(list)
     for one in content["annotations"]:
         found[int(one["image_id"])].append(str(one["caption"]))
     return dict(found)
+
+
+def _fetched(url: str) -> Path:
+    """The file at `url`, in LAVIS' cache. LAVIS' own download waits for every rank, but rank 0 alone judges."""
+    name = f"{blake2b(url.encode(), digest_size=8).hexdigest()}_{url.rsplit('/', 1)[-1]}"
+    path = Path(registry.get_path("cache_root"), "references", name)
+    if not path.exists():
+        try:
+            with urlopen(url, timeout=FETCH_S) as answer:
+                content = answer.read()
+        except (OSError, HTTPException) as error:
+            raise ValueError(
+                f"run.references: {url} cannot be fetched ({error}); fetch it by hand and give the file's path"
+            ) from error
+        with atomic_write(path) as file:
+            file.write(content)
+    return path
 
 
 def coco_format(truth: CaptionTruth) -> dict[str, Any]:

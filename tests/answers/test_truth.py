@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+from lavis.common.registry import registry
+from omegaconf import OmegaConf
 
 from lavis_mafa.answers.compare import compared
-from lavis_mafa.answers.truth import CaptionTruth, caption_truth, coco_format, question_rows
+from lavis_mafa.answers.truth import CaptionTruth, caption_truth, coco_format, question_rows, read_references
 from lavis_mafa.data.questions import QuestionRow, answers_of, read_questions
+from lavis_mafa.ranks import gathered
+from tests.ranks import on_ranks
 
 
 def write(path: Path, content: Any) -> str:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
     return str(path)
 
@@ -44,18 +53,78 @@ def test_captions_of_coco_and_nocaps_are_named_by_number(tmp_path: Path) -> None
         "images": [],
         "annotations": [{"image_id": 391895, "caption": "a man"}, {"image_id": 391895, "caption": "b"}],
     }
-    found = caption_truth(coco, write(tmp_path / "gt.json", references))
+    told = read_references(write(tmp_path / "gt.json", references))
+    found = caption_truth(coco, told)
     assert found == CaptionTruth([391895], [coco.annotation[0]["image"]], {391895: ["a man", "b"]})
     nocaps = SimpleNamespace(annotation=[{"image": "0013ea2087020901.jpg", "img_id": 0}])
-    assert caption_truth(nocaps, None) == CaptionTruth([0], ["0013ea2087020901.jpg"], {})
+    assert caption_truth(nocaps) == CaptionTruth([0], ["0013ea2087020901.jpg"], {})
     with pytest.raises(ValueError, match="no caption of 1 images, e.g. 0"):
-        caption_truth(nocaps, str(tmp_path / "gt.json"))
+        caption_truth(nocaps, told)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of `published`, a folder, and what was asked of it."""
+    (tmp_path / "published").mkdir()
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, text: str, *values: Any) -> None:
+            asked.append(self.path)
+
+        def send_header(self, keyword: str, value: str) -> None:
+            torn = keyword == "Content-Length" and self.path == "/torn.json"
+            super().send_header(keyword, str(int(value) + 9) if torn else value)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "published")) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}", asked
+        http.shutdown()
+
+
+def judge_on_rank_0(rank: int, world: int, url: str, cache: Path) -> Any:
+    """As an evaluation does: rank 0 judges, and the others wait for it."""
+    from lavis_mafa.answers.tasks import MafaCaptionTask
+
+    registry.mapping["paths"]["cache_root"] = str(cache)
+    dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}])
+    judged = None
+    if rank == 0:
+        task, said = MafaCaptionTask(OmegaConf.create({"references": url})), {5: "a cat"}
+        judged = task.judge(dataset, said)["images"], len(task.table(dataset, said)), len(task.files(dataset, said))
+    return gathered(judged)
+
+
+def test_references_by_url_are_fetched_once_and_by_the_rank_that_judges(
+    tmp_path: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, asked = server
+    write(tmp_path / "published" / "gt.json", {"annotations": [{"image_id": 5, "caption": "a cat"}]})
+    for _ in range(2):
+        assert (
+            on_ranks(2, tmp_path, judge_on_rank_0, f"{address}/gt.json", tmp_path / "cache") == [[(1, 1, 2), None]] * 2
+        )
+    assert asked == ["/gt.json"]
+    monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path / "cache"))
+    write(tmp_path / "published" / "other" / "gt.json", {"annotations": [{"image_id": 6, "caption": "a dog"}]})
+    assert read_references(f"{address}/other/gt.json") == {6: ["a dog"]}
+
+
+@pytest.mark.parametrize("name", ["gone.json", "torn.json"])
+def test_what_does_not_come_in_full_is_told_and_not_kept(
+    name: str, tmp_path: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path / "cache"))
+    (tmp_path / "published" / "torn.json").write_text('{"annotations": []}')
+    with pytest.raises(ValueError, match=rf"{name} cannot be fetched .*; fetch it by hand"):
+        read_references(f"{server[0]}/{name}")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "published" not in path.parts]
 
 
 def test_coco_format_reads_back(tmp_path: Path) -> None:
     truth = CaptionTruth([5, 6], ["a_5.jpg", "b_6.jpg"], {5: ["x", "y"], 6: ["z"]})
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}, {"image": "b_6.jpg"}])
-    assert caption_truth(dataset, write(tmp_path / "gt.json", coco_format(truth))) == truth
+    assert caption_truth(dataset, read_references(write(tmp_path / "gt.json", coco_format(truth)))) == truth
 
 
 def test_questions_are_read_from_albefs_json(tmp_path: Path) -> None:
