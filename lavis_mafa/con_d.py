@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lavis_mafa.models.albef import MafaAlbef
+from lavis_mafa.models.albef_task_base import AlbefTask
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2 import MafaBlip2, QformerState
 from lavis_mafa.models.clip import ClipTokenizer, MafaOpenClip
@@ -35,12 +36,17 @@ from lavis_mafa.openclip import GuideScorer
 ARCHITECTURES = (
     "mafa_blip2",
     "mafa_albef",
+    "mafa_albef_retrieval",
     "blip2_image_text_matching",
     "blip2",
+    "blip2_feature_extractor",
     "albef_retrieval",
     "blip_image_text_matching",
+    "blip_retrieval",
 )
-DUAL_ENCODERS = ("mafa_openclip",)
+EXTRACTORS = ("albef_feature_extractor", "blip_feature_extractor")  # they read `pretrained` alone
+DUAL_ENCODERS = ("mafa_openclip", *EXTRACTORS)
+READ_BY = {"albef_pretrain": "mafa_albef", "blip_pretrain": "blip_feature_extractor"}  # LAVIS' own read no checkpoint
 EncodeImages = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
 Match = Callable[[Any, Tensor, Any, Tensor, Tensor], Tensor]
 
@@ -164,9 +170,9 @@ class Network:
 
 def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -> ItmScorer | Network:
     """What embeds images and captions: a matching network, or a dual encoder. Errors: those of build_con_d."""
-    if cfg.get("arch") not in DUAL_ENCODERS:
-        return build_con_d(cfg, device, section)
-    network = build_network(cfg, device, section, DUAL_ENCODERS)
+    network = build_network(cfg, device, section, (*ARCHITECTURES, *DUAL_ENCODERS))
+    if cfg["arch"] not in DUAL_ENCODERS:
+        return ItmScorer(network.model, network.fingerprint, network.vis_processor, network.text_processor)
     network.model.eval().requires_grad_(False)
     return network
 
@@ -189,6 +195,8 @@ def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, ar
     """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
     given = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
+    if arch in READ_BY:
+        raise ValueError(f"{section}.arch: LAVIS' {arch} reads no checkpoint; {READ_BY[arch]} reads those it wrote")
     model_cls = registry.get_model_class(arch) if arch in archs else None
     if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
         types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
@@ -196,6 +204,8 @@ def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, ar
     defaults = OmegaConf.load(model_cls.default_config_path(model_type))
     keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
     defaults.model = merged = OmegaConf.merge(defaults.model, keys)  # the preparation may refer to it
+    if arch in EXTRACTORS and merged.get("load_finetuned"):
+        raise ValueError(f"{section}.load_finetuned: {arch} reads {section}.pretrained alone; name the file there")
     _require_weights(model_cls, merged, section)
     model = _build(model_cls, merged, section)
     preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
@@ -215,7 +225,7 @@ def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> N
 
 def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
     """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
-    if issubclass(model_cls, (MafaBlip2, MafaOpenClip)):
+    if issubclass(model_cls, (MafaBlip2, MafaOpenClip, AlbefTask)):
         return model_cls.from_config(cfg)
     if issubclass(model_cls, MafaAlbef):
         return model_cls.from_config(cfg, may_miss=("text_encoder.cls.",))  # a retrieval model has no MLM head

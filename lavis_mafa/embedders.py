@@ -13,15 +13,18 @@ import torch.nn.functional as F
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from torch import Tensor
 
+from lavis_mafa.models.albef import AlbefEncoding
 from lavis_mafa.models.base import MafaForward
 from lavis_mafa.models.blip2 import MafaBlip2
 from lavis_mafa.models.text import tokenize
+
+OURS = (MafaForward, AlbefEncoding)
 
 
 @torch.no_grad()
 def embed_images(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """(B, Q, D) of unit length."""
-    if isinstance(model, MafaForward):
+    if isinstance(model, OURS):
         return model.encode_image(model.vision_tokens(batch))[1]
     if isinstance(model, Blip2Qformer):
         return MafaBlip2.encode_image(model, model.visual_encoder(batch["image"]))[1]
@@ -32,7 +35,7 @@ def embed_images(model: Any, batch: Mapping[str, Any]) -> Tensor:
 @torch.no_grad()
 def embed_texts(model: Any, texts: Sequence[str]) -> Tensor:
     """(B, D) of unit length; `texts` have been through the model's own text processor."""
-    if isinstance(model, MafaForward):
+    if isinstance(model, OURS):
         return model.encode_text(model.tokenize(list(texts)))
     tokens = tokenize(model.tokenizer, list(texts), model.max_txt_len, next(model.parameters()).device)
     if isinstance(model, Blip2Qformer):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from lavis.common.registry import registry
 
+from lavis_mafa.con_d import build_embedder
+from lavis_mafa.embedders import embed_images, embed_texts
 from tests.models.tiny import VOCAB
 from tests.models.tiny_albef import ALBEF_BERT, tiny_mafa_albef, tiny_vit
 
@@ -52,6 +54,19 @@ def test_retrieval_matches_and_embeds_as_the_pretrained_model(pretrained: Any, b
     torch.testing.assert_close(model.match_logits(state, rows, rows), source.match_logits(ours.state, rows, rows))
     for parameter, copied in zip(model.text_encoder.parameters(), model.text_encoder_m.parameters(), strict=True):
         assert torch.equal(parameter, copied)
+
+
+def test_retrieval_serves_as_embedder_and_con_d(pretrained: Any, batch: dict[str, Any]) -> None:
+    source, path = pretrained
+    arch = {"arch": "mafa_albef_retrieval", "model_type": "base", "vit_weights": None, "bert": None}
+    scorer = build_embedder({**arch, **config(path)}, torch.device("cpu"), "model")
+    torch.testing.assert_close(embed_images(scorer.model, batch), source.encode(batch).image_feat)
+    torch.testing.assert_close(
+        embed_texts(scorer.model, batch["text_input"]), source.encode_text(source.tokenize(batch["text_input"]))
+    )
+    raw, rows = {**batch, "caption": batch["text_input"]}, torch.arange(6)
+    theirs = source.match_logits(source.encode(batch).state, rows, rows).softmax(1)[:, 1]
+    torch.testing.assert_close(scorer.score(raw, rows, rows), theirs)
 
 
 def test_retrieval_trains(pretrained: Any, batch: dict[str, Any]) -> None:

@@ -129,6 +129,25 @@ def tiny_albef() -> Any:
 def tiny_blip_itm() -> Any:
     """LAVIS' `blip_image_text_matching`, 32 pixels."""
     from lavis.models.blip_models.blip_image_text_matching import BlipITM
+
+    return _tiny_blip(BlipITM, embed_dim=16)
+
+
+def tiny_blip_retrieval() -> Any:
+    """LAVIS' `blip_retrieval`, 32 pixels."""
+    from lavis.models.blip_models.blip_retrieval import BlipRetrieval
+
+    return _tiny_blip(BlipRetrieval, embed_dim=16, queue_size=8)
+
+
+def tiny_blip_features() -> Any:
+    """LAVIS' `blip_feature_extractor`, 32 pixels."""
+    from lavis.models.blip_models.blip_feature_extractor import BlipFeatureExtractor
+
+    return _tiny_blip(BlipFeatureExtractor, embed_dim=16)
+
+
+def _tiny_blip(model_cls: type, **sizes: Any) -> Any:
     from lavis.models.med import XBertEncoder
     from transformers import BertTokenizer
 
@@ -136,4 +155,15 @@ def tiny_blip_itm() -> Any:
 
     text = XBertEncoder(BertConfig(**MED), add_pooling_layer=False)
     with mock.patch.object(BertTokenizer, "from_pretrained", lambda name: load_tokenizer(str(VOCAB))):
-        return BlipITM(tiny_vit(), text, embed_dim=16)
+        return model_cls(tiny_vit(), text, **sizes)
+
+
+def tiny_albef_features() -> Any:
+    """LAVIS' `albef_feature_extractor`, 32 pixels."""
+    from lavis.models.albef_models.albef_feature_extractor import AlbefFeatureExtractor
+    from lavis.models.med import BertForMaskedLM
+
+    from lavis_mafa.models.text import load_tokenizer
+
+    with mock.patch.object(AlbefFeatureExtractor, "init_tokenizer", lambda self: load_tokenizer(str(VOCAB))):
+        return AlbefFeatureExtractor(tiny_vit(), BertForMaskedLM(BertConfig(**MED_ALBEF)), embed_dim=16)
