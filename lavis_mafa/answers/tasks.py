@@ -23,6 +23,7 @@ from lavis_mafa.answers.verdicts import LEMMAS_REMEDY, accuracies, hits, lemmati
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.data.questions import QuestionRow
 from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.models.language_model import PRECISIONS, LanguageModelParts, precision_name
 from lavis_mafa.tasks import MafaPretrainTask, precision
 
 NOTHING_MINED: Any = MinedPairs(None, {}, None, None)  # type: ignore[arg-type]
@@ -31,6 +32,23 @@ NOTHING_MINED: Any = MinedPairs(None, {}, None, None)  # type: ignore[arg-type]
 @registry.register_task("mafa_stage2")
 class MafaStage2Task(MafaPretrainTask):
     """Trains; evaluates nothing."""
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaStage2Task:
+        """Before anything is built: model.llm_precision as run.device allows it."""
+        model_cls = registry.get_model_class(cfg.model_cfg.arch)
+        if not issubclass(model_cls, LanguageModelParts):
+            allowed = "mafa_blip2_opt or mafa_blip2_t5, for the task asks a language model"
+            raise ValueError(f"model.arch is {cfg.model_cfg.arch}: allowed is {allowed}")
+        asked = cfg.model_cfg.get("llm_precision")
+        cfg.model_cfg.llm_precision = precision_name(asked, model_cls.half, str(cfg.run_cfg.device))
+        return cls(cfg.run_cfg)
+
+    def build_model(self, cfg: Any) -> nn.Module:
+        """On a CPU all of a model is made float32; its language model then has the precision that was asked for."""
+        model = super().build_model(cfg)
+        model.language_model.to(PRECISIONS[cfg.model_cfg.llm_precision])
+        return model
 
     def build_datasets(self, cfg: Any) -> dict[str, Any]:
         """Only training needs one record table of LAVIS' data sets; an evaluation takes them as they are."""

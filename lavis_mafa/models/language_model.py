@@ -6,6 +6,7 @@ checkpoints (mafa_blip2's and LAVIS') and stage-2 checkpoints load by `model.pre
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,12 @@ class LanguageModelParts(QformerParts):
                 f"model.{self.llm}: {lavis[self.llm]!r} or another part cannot be had ({error}); "
                 f"give a hub name that can be fetched here, or a local folder with its weights and tokenizer"
             ) from error
-        self.set_llm_precision(lavis[self.llm], precision_of(llm_precision, self.half))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.set_llm_precision(lavis[self.llm], PRECISIONS[precision_name(llm_precision, self.half, device)])
+        # a CPU's autocast, unlike a GPU's, leaves layer norms to refuse another precision than their own
+        getattr(self, self.projection).register_forward_hook(
+            lambda module, args, queries: queries.to(next(self.language_model.parameters()).dtype)
+        )
         _pass_tokens_through(self.visual_encoder)
         self.tell_parts(lavis.get("vit_model", "eva_clip_g"))
         self.part_files[self.llm] = str(lavis[self.llm])
@@ -131,13 +137,25 @@ def language_model_folder(name: str) -> str:
     return str(path) if path.is_dir() else name
 
 
-def precision_of(name: str | None, half: torch.dtype) -> torch.dtype:
-    """fp32, bf16 or fp16; None: LAVIS' on a GPU, fp32 on a CPU."""
-    if name is None:
-        return half if torch.cuda.is_available() else torch.float32
-    if name not in PRECISIONS:
-        raise ValueError(f"model.llm_precision is {name!r}: allowed are {', '.join(PRECISIONS)}")
-    return PRECISIONS[name]
+def precision_name(asked: str | None, half: torch.dtype, device: str) -> str:
+    """fp32, bf16 or fp16 on a device. None asked: on a GPU LAVIS' `half`, or fp32 where it lacks that; on a CPU fp32.
+
+    Raises:
+        ValueError: an unknown precision, or one that the device cannot do.
+    """
+    if asked is not None and asked not in PRECISIONS:
+        raise ValueError(f"model.llm_precision is {asked!r}: allowed are {', '.join(PRECISIONS)}")
+    if device == "cpu":
+        if asked == "fp16":
+            raise ValueError("model.llm_precision is fp16, which needs a GPU: take bf16 or fp32 on a CPU")
+        return asked or "fp32"
+    name = asked or next(name for name, dtype in PRECISIONS.items() if dtype == half)
+    if name != "bf16" or torch.cuda.is_bf16_supported(including_emulation=False):
+        return name
+    if asked:
+        raise ValueError("model.llm_precision is bf16, which this GPU cannot do: take fp16 or fp32")
+    logging.warning("this GPU cannot do bf16: the language model runs in fp32")
+    return "fp32"
 
 
 def with_tokens(samples: Mapping[str, Any]) -> dict[str, Any]:

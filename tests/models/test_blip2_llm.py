@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.models.tiny import CAPTIONS, loud, tiny_blip2
-from tests.models.tiny_llm import language_model, stage_2
+from tests.models.tiny_llm import language_model, stage_2, stage_2_config
 
 QUESTIONS = ["what color is the circle?", "how many objects are there?", "is there a big red star in the center?"]
 PROMPT = "Question: {} Answer:"
@@ -170,6 +171,56 @@ def test_a_language_model_that_cannot_be_had_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"model\.opt_model: .*give a hub name"):
         stage_2("opt", tmp_path / "empty")
+
+
+# ---- the precision of the language model
+
+
+def built_by_task(kind: str, folder: Path, **run: Any) -> Any:
+    """The model as a command builds it: the task reads run.device."""
+    from lavis_mafa.answers.tasks import MafaVqaTask
+
+    run = {"prompt": PROMPT, "num_beams": 2, "max_len": 4, "min_len": 1, "device": "cpu", **run}
+    model = {**stage_2_config(kind, folder), "arch": f"mafa_blip2_{kind}", "llm_precision": run.pop("llm_precision")}
+    config = SimpleNamespace(run_cfg=OmegaConf.create(run), model_cfg=OmegaConf.create(model))
+    task = MafaVqaTask.setup_task(config)
+    return task, task.build_model(config).eval()
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32), (None, torch.float32)])
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_a_cpu_keeps_the_precision_that_is_asked_for(
+    kind: str, name: str | None, dtype: torch.dtype, folders: dict[str, Path], asked: Any, batch: Any
+) -> None:
+    task, model = built_by_task(kind, folders[kind], llm_precision=name)
+    assert {value.dtype for value in model.language_model.parameters()} == {dtype}
+    assert {value.dtype for value in model.Qformer.parameters()} == {torch.float32}
+    assert len(task.say(model, asked)) == 3 and len(model.generate(asked, num_beams=2, max_length=4)) == 3
+    model({**batch})["loss"].backward()
+    assert model.query_tokens.grad.isfinite().all() and model.query_tokens.grad.any()
+
+
+def test_a_gpu_gives_what_it_can(caplog: pytest.LogCaptureFixture) -> None:
+    from lavis_mafa.models.language_model import precision_name
+
+    fp16, bf16 = torch.float16, torch.bfloat16
+    with mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation: True):
+        assert [precision_name(None, half, "cuda") for half in (fp16, bf16)] == ["fp16", "bf16"]
+        assert [precision_name(name, fp16, "cuda:1") for name in ("fp16", "bf16", "fp32")] == ["fp16", "bf16", "fp32"]
+        assert precision_name(None, bf16, "cpu") == "fp32" and not caplog.records
+    with mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation: False):
+        assert precision_name(None, fp16, "cuda") == "fp16" and not caplog.records
+        assert precision_name(None, bf16, "cuda") == "fp32"  # T5 leaves float16's range
+        assert "the language model runs in fp32" in caplog.text
+        with pytest.raises(ValueError, match=r"model.llm_precision is bf16, which this GPU .*: take fp16 or fp32"):
+            precision_name("bf16", fp16, "cuda")
+
+
+def test_a_precision_that_the_device_lacks_is_told(folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"model.llm_precision is fp16, which needs a GPU: take bf16 or fp32"):
+        built_by_task("opt", folders["opt"], llm_precision="fp16")
+    with pytest.raises(ValueError, match=r"model.llm_precision is 'int8': allowed are fp32, bf16, fp16"):
+        built_by_task("opt", folders["opt"], llm_precision="int8")
 
 
 # ---- the published networks, from the numbers of their configs

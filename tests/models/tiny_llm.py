@@ -62,7 +62,12 @@ def stage_2(kind: str, folder: Path, **settings: Any) -> Any:
     from lavis.common.registry import registry
 
     torch.manual_seed(0)
-    config = {
+    config = {**stage_2_config(kind, folder), **settings}
+    return registry.get_model_class(f"mafa_blip2_{kind}").from_config(config).eval()
+
+
+def stage_2_config(kind: str, folder: Path) -> dict[str, Any]:
+    return {
         "vocab": str(VOCAB),
         "qformer": QFORMER,
         "vit_model": "small_vit",
@@ -74,4 +79,3 @@ def stage_2(kind: str, folder: Path, **settings: Any) -> Any:
         "load_pretrained": False,
         f"{kind}_model": str(folder),
     }
-    return registry.get_model_class(f"mafa_blip2_{kind}").from_config({**config, **settings}).eval()
