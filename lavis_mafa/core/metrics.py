@@ -153,7 +153,7 @@ def _blocks(sim_QC: Floats, positive_QC: Bools, block: int) -> Iterator[tuple[Fl
 
 def _first_rank(sim_QC: Floats, positive_QC: Bools) -> NDArray[np.int64]:
     """Place of each query's best positive, from 0: negatives at least as similar stand before it."""
-    best_Q1 = np.where(positive_QC, sim_QC, -np.inf).max(axis=1, keepdims=True)
+    best_Q1 = sim_QC.max(axis=1, keepdims=True, where=positive_QC, initial=-np.inf)
     rank_Q: NDArray[np.int64] = ((sim_QC >= best_Q1) & ~positive_QC).sum(axis=1)
     return rank_Q
 
@@ -163,8 +163,9 @@ def _top(sim_QC: Floats, positive_QC: Bools, R_Q: NDArray[np.int64]) -> tuple[Fl
     most = int(R_Q.max(initial=1))
     if 2 * most >= sim_QC.shape[1]:
         return sim_QC, positive_QC
-    behind_QC = np.where(positive_QC, np.nextafter(sim_QC, sim_QC.dtype.type(-np.inf)), sim_QC)
-    best_QR = np.argpartition(-behind_QC, most - 1, axis=1)[:, :most]
+    cost_QC = -sim_QC
+    np.nextafter(cost_QC, np.inf, out=cost_QC, where=positive_QC, dtype=cost_QC.dtype)  # of all columns it is slow
+    best_QR = np.argpartition(cost_QC, most - 1, axis=1)[:, :most]
     return np.take_along_axis(sim_QC, best_QR, 1), np.take_along_axis(positive_QC, best_QR, 1)
 
 
