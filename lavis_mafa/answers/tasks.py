@@ -40,8 +40,7 @@ class MafaStage2Task(MafaPretrainTask):
         if not issubclass(model_cls, LanguageModelParts):
             allowed = "mafa_blip2_opt or mafa_blip2_t5, for the task asks a language model"
             raise ValueError(f"model.arch is {cfg.model_cfg.arch}: allowed is {allowed}")
-        asked = cfg.model_cfg.get("llm_precision")
-        cfg.model_cfg.llm_precision = precision_name(asked, model_cls.half, str(cfg.run_cfg.device))
+        cfg.model_cfg.llm_precision = _llm_precision(cfg.run_cfg, cfg.model_cfg.get("llm_precision"), model_cls.half)
         return cls(cfg.run_cfg)
 
     def build_model(self, cfg: Any) -> nn.Module:
@@ -71,6 +70,20 @@ class MafaStage2Task(MafaPretrainTask):
     def _penalty(self, default: float) -> float:
         given = self.run_cfg.get("length_penalty")
         return default if given is None else float(given)
+
+
+def _llm_precision(run: Any, asked: str | None, half: torch.dtype) -> str:
+    """Gradients pass fp16 only under run.precision fp16, which scales the loss: below its range they would be lost."""
+    own = run.get("precision", "fp32")
+    if run.device != "cpu" and own != "fp16" and not run.get("evaluate", False):
+        if asked == "fp16":
+            raise ValueError(
+                f"model.llm_precision is fp16, but run.precision {own}, which scales no loss: "
+                "set model.llm_precision to bf16, or both to fp16"
+            )
+        if asked is None and half == torch.float16:
+            asked = own
+    return precision_name(asked, half, str(run.device))
 
 
 @registry.register_task("mafa_captioning")
