@@ -50,6 +50,14 @@ class RetrievalRunner(Stage2Runner):
 class MafaFinetuneTask(MafaStage2Task):
     """Trains by the model's own loss: LAVIS' albef_retrieval, and its albef_pretrain."""
 
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaFinetuneTask:
+        """No language model is asked."""
+        return cls(cfg.run_cfg)
+
+    def build_model(self, cfg: Any) -> nn.Module:
+        return MafaPretrainTask.build_model(self, cfg)
+
     def build_datasets(self, cfg: Any) -> dict[str, Any]:
         return MafaPretrainTask.build_datasets(self, cfg)
 
