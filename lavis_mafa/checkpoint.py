@@ -29,6 +29,14 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value for key, value in model.state_dict().items() if not key.startswith(given)}
 
 
+def weights_hash(network: nn.Module) -> str:
+    """Of what a checkpoint of the model holds: the frozen parts that have files of their own are left out."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, value in sorted(trained_state(network).items()):
+        digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def size(model: nn.Module) -> str:
     """What tells networks apart that do not hold each other's weights."""
     state = model.state_dict()

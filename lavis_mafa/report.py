@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
+from lavis_mafa.checkpoint import weights_hash
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
@@ -50,6 +52,7 @@ def report_run(
     results.update(
         versions=versions(), commit=commit(), config=OmegaConf.to_container(runner.config.config, resolve=True)
     )
+    results["checkpoint"] = evaluated_checkpoint(runner, weights_hash(runner.network))
     results["weights"] = getattr(runner._model, "origin", {})
     write_json(folder / "results.json", results)
     for split in splits:
@@ -107,6 +110,12 @@ def gallery_row(table: RecordTable, record: int, text_row: int, **said: Any) -> 
         image_id=table.annotated_id[record].as_py() or "",
         **said,
     )
+
+
+def evaluated_checkpoint(runner: Any, weights: str) -> dict[str, str | None]:
+    """Whose figures these are: the checkpoint that the config names, or what the run itself trained and kept."""
+    trained = str(runner.output_dir / "model.safetensors")
+    return {"hash": weights, "path": checkpoint_path(runner.config.model_cfg) if runner.evaluate_only else trained}
 
 
 def versions() -> dict[str, str]:

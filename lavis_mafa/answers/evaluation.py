@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lavis_mafa.answers.predictions import Predictions, merged
 from lavis_mafa.answers.report import report_answers
-from lavis_mafa.checkpoint import trained_state
+from lavis_mafa.checkpoint import trained_state, weights_hash
 from lavis_mafa.ranks import barrier
 from lavis_mafa.runner_evaluation import RunEvaluation
 
@@ -84,14 +84,6 @@ class AnswerEvaluation(RunEvaluation):
 def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Any]:
     """What a model reads of a sample; LAVIS' hold None and ragged answers beside it."""
     return {name: default_collate([sample[name] for sample in samples]) for name in READ if name in samples[0]}
-
-
-def weights_hash(network: torch.nn.Module) -> str:
-    """Of what a checkpoint of the model holds: the frozen parts that have files of their own are left out."""
-    digest = hashlib.blake2b(digest_size=8)
-    for key, value in sorted(trained_state(network).items()):
-        digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def frozen_hash(network: torch.nn.Module) -> str:

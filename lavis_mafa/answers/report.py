@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.answers.truth import image_opener
 from lavis_mafa.core.artifacts import atomic_write
-from lavis_mafa.models.pretrained import checkpoint_path
-from lavis_mafa.report import commit, versions
+from lavis_mafa.report import commit, evaluated_checkpoint, versions
 from lavis_mafa.reports.predictions import Said, write_predictions
 from lavis_mafa.reports.table import write_json
 
@@ -41,7 +40,7 @@ def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, M
     results = {"task": runner.run_cfg.task, "dataset": runner.name, "expected": config["run"].get("expected") or {}}
     if judged:
         results["answers"] = judged
-    results["checkpoint"] = {"hash": weights, "path": checkpoint_path(config["model"])}
+    results["checkpoint"] = evaluated_checkpoint(runner, weights)
     results |= {"versions": versions(), "commit": commit(), "weights": runner.network.origin, "config": config}
     write_json(folder / "results.json", results)
     for split in judged:
