@@ -53,8 +53,10 @@ def _rows(results: Mapping[str, Any]) -> Iterable[ROWS]:
     recalls = results.get("retrieval") or {}
     for ranking in [name for name in ("itm", "itc") if name in recalls][:1]:
         for way, values in recalls[ranking]["annotation"].items():
-            name = Path(results["config"]["run"]["output_dir"]).name
-            yield f"{name}: {way} R@1 ({ranking.upper()})", {"this checkpoint": values["r1"]}
+            run = results["config"]["run"]
+            expected = {name: figures[way] for name, figures in (run.get("expected") or {}).items()}
+            name = f"{Path(run['output_dir']).name}: {way} R@1 ({ranking.upper()})"
+            yield name, {"this checkpoint": values["r1"], **expected}
 
 
 def _all(found: Mapping[str, Any], name: str) -> float | None:

@@ -71,6 +71,19 @@ def test_results_and_every_prediction_are_written(everything: tuple[Path, str]) 
     assert len(references["images"]) == 96 and len(references["annotations"]) == 480
 
 
+def test_all_evaluations_of_both_stages_end_in_one_table(everything: tuple[Path, str], tmp_path: Path) -> None:
+    stage1, stage2 = (str(everything[0] / name / "model.safetensors") for name in ("stage1", "stage2_opt"))
+    more = {"LAVIS_MAFA_EVAL": str(tmp_path), "LAVIS_MAFA_SMOKE": str(tmp_path)}
+    options = ("run.num_beams=1", "run.max_len=3", "run.without_image=false")
+    printed = run("bash", "run_scripts/mafa/eval_zeroshot.sh", stage2, "scenes", stage1, *options, **more)
+    rows = [line.split("  ")[0] for line in printed.rstrip().splitlines()[-5:]]
+    retrieval = [f"retrieval_scenes: {way} R@1 (ITM)" for way in ("text", "image")]
+    assert rows == ["scenes_gqa, test: accuracy", "scenes_okvqa, test: accuracy", "scenes, test: CIDEr", *retrieval]
+    checkpoints = [read(tmp_path / name / "results.json")["checkpoint"] for name in ("gqa_scenes", "retrieval_scenes")]
+    trained = [read(everything[0] / name / "results.json")["checkpoint"] for name in ("stage2_opt", "stage1")]
+    assert checkpoints == trained and [one["path"] for one in trained] == [stage2, stage1]
+
+
 def test_t5_takes_its_turn(everything: tuple[Path, str], tmp_path: Path) -> None:
     stage1 = everything[0] / "stage1" / "model.safetensors"
     script = "run_scripts/mafa/pretrain_blip2_stage2.sh"
