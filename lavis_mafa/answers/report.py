@@ -67,7 +67,8 @@ def _shown(table: pd.DataFrame) -> list[Said]:
 
 def answers_table(judged: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """Rows: what was measured, its baselines, the published figures; columns: all, then each type or metric."""
-    rows = {"this checkpoint": judged, "  answers lemmatised": judged.get("lemmatised")}
+    other = "raw" if judged.get("headline") == "lemmatised" else "lemmatised"
+    rows = {"this checkpoint": judged, f"  answers {other}": judged.get(other)}
     rows |= {
         "language model without the image": judged.get("without_image"),
         "one answer to all": judged.get("majority"),

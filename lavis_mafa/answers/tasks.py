@@ -159,17 +159,27 @@ class MafaVqaTask(MafaStage2Task):
             "length_penalty": self._penalty(-1.0),
         }
 
+    @property
+    def _by_lemmas(self) -> bool:
+        return bool(self.run_cfg.get("lemmatise", False))
+
     def verdicts(self, rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
         """(N,) in [0, 1], NaN where the ground truth is held back. run.match: `vqa`, or `any`, a hit on any answer."""
         return (hits if self.run_cfg.get("match") == "any" else verdicts)(rows, said)
 
     def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
-        """Accuracy raw and lemmatised, by types, and of the one answer that suits most questions."""
+        """Accuracy by types, of the answers as said (`raw`) and lemmatised, and of the one that suits most questions.
+
+        `headline` names which of them stand first (`all`): with run.lemmatise the lemmatised, given spaCy's model.
+        """
         rows = question_rows(dataset)
         answers = [said[row.question_id] for row in rows]
-        found = accuracies(rows, self.verdicts(rows, answers))
         lemmas = lemmatised(answers)
-        found["lemmatised"] = None if lemmas is None else accuracies(rows, self.verdicts(rows, lemmas))
+        raw = accuracies(rows, self.verdicts(rows, answers))
+        by_lemmas = None if lemmas is None else accuracies(rows, self.verdicts(rows, lemmas))
+        headline = "lemmatised" if self._by_lemmas and by_lemmas else "raw"
+        found = {**(by_lemmas if headline == "lemmatised" else raw), "raw": raw, "lemmatised": by_lemmas}
+        found["headline"] = headline
         found["missing"] = {"lemmatised": LEMMAS_REMEDY} if lemmas is None else {}
         if found["questions"]:
             one = majority(rows)
@@ -182,7 +192,7 @@ class MafaVqaTask(MafaStage2Task):
         table = pd.DataFrame([vars(row) for row in rows]).rename(columns={"answers": "ground_truth"})
         table["ground_truth"] = table["ground_truth"].map(list)
         lemmas = lemmatised(answers)
-        judged = self.verdicts(rows, answers)
+        judged = self.verdicts(rows, (self._by_lemmas and lemmas) or answers)
         return table.assign(answer=answers, lemmatised=lemmas, verdict=np.where(np.isnan(judged), None, judged))
 
     def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:

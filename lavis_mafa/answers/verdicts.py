@@ -77,7 +77,9 @@ def lemmatised(said: Sequence[str]) -> list[str] | None:
         language = spacy.load("en_core_web_sm")
     except (ImportError, OSError):
         return None
-    return list(Blip2T5._lemmatize(SimpleNamespace(lemmatizer=language), said))
+    different = list(dict.fromkeys(said))
+    lemmas = dict(zip(different, Blip2T5._lemmatize(SimpleNamespace(lemmatizer=language), different), strict=True))
+    return [lemmas[answer] for answer in said]
 
 
 def accuracies(rows: Sequence[QuestionRow], verdict_N: np.ndarray) -> dict[str, Any]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
+from PIL import Image
 
+from lavis_mafa.answers.report import answers_table
+from lavis_mafa.answers.tasks import MafaVqaTask
 from lavis_mafa.answers.verdicts import accuracies, hits, lemmatised, majority, verdicts
-from lavis_mafa.data.questions import QuestionRow
+from lavis_mafa.data.questions import QuestionDataset, QuestionRow
 
 TEN = ("apple",) * 3 + ("pear",) * 2 + ("plum",) * 5
 
@@ -61,6 +67,59 @@ def test_majority_counts_questions_not_annotators() -> None:
     assert majority([row(1, *TEN), row(2, "yes"), row(3, "yes"), row(4)]) == "yes"
 
 
-def test_lemmas_need_spacys_model_and_say_so_by_none() -> None:
-    found = lemmatised(["two dogs"])
-    assert found is None or found == ["two dog"]
+class Language:
+    """As a spaCy model: nouns and verbs lose an s, other words do not. `asked`: what it was put to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, text: str) -> list[SimpleNamespace]:
+        self.asked.append(text)
+        return [
+            SimpleNamespace(text=word, pos_="ADJ" if word == "gross" else "NOUN", lemma_=word.removesuffix("s"))
+            for word in text.split()
+        ]
+
+
+@pytest.fixture
+def language(monkeypatch: pytest.MonkeyPatch) -> Language:
+    found = Language()
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=lambda name: {"en_core_web_sm": found}[name]))
+    return found
+
+
+def _missing(name: str) -> Language:
+    raise OSError(f"[E050] Can't find model '{name}'")
+
+
+def task(lemmatise: bool) -> MafaVqaTask:
+    return MafaVqaTask(OmegaConf.create({"lemmatise": lemmatise}))
+
+
+ASKED = QuestionDataset([row(1, "dog"), row(2, "gross")], lambda i: Image.new("RGB", (1, 1)), lambda x: x, str)
+SAID = {1: "dogs", 2: "gross"}
+
+
+def test_nouns_and_verbs_are_lemmas_and_an_answer_is_read_once(language: Language) -> None:
+    assert lemmatised(["two dogs", "gross", "two dogs"]) == ["two dog", "gross", "two dog"]
+    assert language.asked == ["two dogs", "gross"]
+
+
+def test_lemmas_stand_first_where_they_are_asked_for(language: Language) -> None:
+    for lemmatise, headline, accuracy in ((True, "lemmatised", 100), (False, "raw", 50)):
+        found, table = task(lemmatise).judge(ASKED, SAID), task(lemmatise).table(ASKED, SAID)
+        assert (found["all"], found["headline"], found["missing"]) == (accuracy, headline, {})
+        assert (found["raw"]["all"], found["lemmatised"]["all"]) == (50, 100)
+        assert 100 * table["verdict"].astype(float).mean() == accuracy
+        assert table["answer"].tolist() == ["dogs", "gross"] and table["lemmatised"].tolist() == ["dog", "gross"]
+        printed = answers_table(found, {"paper": 40.7}).splitlines()
+        assert printed[1].split()[:3] == ["this", "checkpoint", f"{accuracy}.0"]
+        assert printed[2].split()[1] == ("raw" if lemmatise else "lemmatised")
+
+
+def test_without_spacys_model_the_answers_as_said_stand_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=_missing))
+    found = task(lemmatise=True).judge(ASKED, SAID)
+    assert (found["all"], found["headline"], found["lemmatised"]) == (50, "raw", None)
+    assert "python -m spacy download en_core_web_sm" in found["missing"]["lemmatised"]
+    assert task(lemmatise=True).table(ASKED, SAID)["verdict"].tolist() == [0, 1]

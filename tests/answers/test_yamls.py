@@ -41,6 +41,16 @@ def test_an_evaluation_names_its_split_and_the_published_figures(path: Path) -> 
         assert re.search(r"LAVIS (1\.0\.2 )?has (no|this) figure", said)
 
 
+@pytest.mark.parametrize("path", EVAL, ids=by_name)
+def test_answers_of_ok_vqa_alone_are_lemmatised(path: Path) -> None:
+    """As LAVIS' YAMLs have it (apply_lemmatizer)."""
+    run = OmegaConf.load(path).run
+    if re.match("gqa|vqav2|okvqa", path.stem) and not path.stem.endswith("scenes"):
+        assert run.lemmatise == path.stem.startswith("okvqa")
+    else:
+        assert "lemmatise" not in run
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAVIS_MAFA_DATA", str(ROOT))
