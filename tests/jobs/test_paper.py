@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def kill_after_two_runs(folder: Path) -> dict[Path, int]:
     """Start, and kill everything once two rows stand; returns their times of writing."""
     grid = subprocess.Popen(command(folder), cwd=ROOT, env=environment(), start_new_session=True)
     began = time.monotonic()
-    while len(found := list(folder.glob("out/rows/*.json"))) < 2:
+    while len(found := list(folder.glob("report/rows/*.json"))) < 2:
         assert grid.poll() is None and time.monotonic() - began < 600
         time.sleep(0.1)
     os.killpg(grid.pid, signal.SIGKILL)
@@ -87,7 +88,7 @@ def test_what_changed_runs_again(grid: tuple[Path, dict[Path, int], str], monkey
     from cells import Rows
     from items import offline
 
-    rows, cell = Rows(folder / "out"), offline().with_options(*TINY).with_seed(2)
+    rows, cell = Rows(folder / "out", folder / "report" / "rows"), offline().with_options(*TINY).with_seed(2)
     found = rows.of(cell)
     assert found and found["found"]["plan.sampling"] == "grit" and "run.seed=2" in found["options"]
     rows.code = "other"
@@ -97,6 +98,18 @@ def test_what_changed_runs_again(grid: tuple[Path, dict[Path, int], str], monkey
     rows.any_code = True
     rows._check_code()
     assert rows.of(cell) == found
+
+
+def test_a_row_without_its_run_serves_and_only_what_follows_needs_the_run(
+    grid: tuple[Path, dict[Path, int], str], tmp_path: Path
+) -> None:
+    """As on a fresh clone: rows are kept, runs are not."""
+    shutil.copytree(grid[0] / "report", tmp_path / "report")
+    assert "0 of 7 runs to do" in run(*command(tmp_path, "--plan"))
+    for path in (tmp_path / "report" / "rows").iterdir():
+        if "run.seed=2" in (said := json.loads(path.read_text())["options"]) and "arch: file" in said:
+            path.unlink()
+    assert "3 of 7 runs to do" in run(*command(tmp_path, "--plan"))  # itself, its warm-up, and mining
 
 
 def test_mined_verdicts_are_con_d_for_every_seed(grid: tuple[Path, dict[Path, int], str]) -> None:

@@ -1,7 +1,9 @@
 """One cell: a run of the real training or mining command, and the row file that keeps what it found.
 
 A cell's key says its config (with the data sets, which scenes make from it) and the runs it starts from; with the
-version of the code, a hash of the package, it names its folder and its row. A row stands only once its run is whole.
+version of the code, a hash of what a run reads of the package, it names its folder and its row. A row stands only once
+its run is whole. Rows are small and kept with the report, the runs themselves are not: where only a row is left of a
+run that others start from, it runs again.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ from lavis_mafa.smoke import shorten
 ROOT = Path(__file__).resolve().parents[3]
 CODE = (".py", ".yaml", ".txt", ".json", ".safetensors")  # what a run reads of the package, its networks too
 HEAVY = [f"lavis_mafa.{name}" for name in ("builders", "tasks", "runner", "stage2_runner", "models.albef_tasks")]
+UNREAD = ("answers", "openclip", "reports")  # parts of the package that no run is made of
 RESULTS = {"train": "results.json", "mine": "summary.json"}
-KEPT = (*RESULTS.values(), "model.safetensors", "connections.parquet", "epochs.jsonl", "steps.jsonl", "log.txt")
+LEFT = {"train": "model.safetensors", "mine": "connections.parquet"}  # what later runs start from
+KEPT = (*RESULTS.values(), *LEFT.values(), "epochs.jsonl", "steps.jsonl", "log.txt")
 PARTS = ("retrieval", "connections", "plan", "itc_labels", "answers", "seconds_per_step")  # of results.json
 
 
@@ -89,18 +93,21 @@ def _config(path: str, options: tuple[str, ...]) -> Any:
 
 
 def code_version() -> str:
-    """A hash of the package's files: code, defaults, packaged networks."""
+    """A hash of the package's files that runs read: code, defaults, packaged networks."""
     digest, package = hashlib.blake2b(digest_size=4), Path(lavis_mafa.__file__).parent
     for path in sorted(path for path in package.rglob("*") if path.suffix in CODE and path.is_file()):
+        if path.relative_to(package).parts[0] in UNREAD:
+            continue
         digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 class Rows:
-    """The finished cells in `folder`. `any_code`: a row of other code serves, too."""
+    """The finished cells: runs in `folder`, rows in `rows`. `any_code`: a row of other code serves, too."""
 
-    def __init__(self, folder: Path, any_code: bool = False) -> None:
-        self.folder, self.any_code, self.code = folder.resolve(), any_code, code_version()
+    def __init__(self, folder: Path, rows: Path, any_code: bool = False) -> None:
+        self.folder, self.rows, self.any_code = folder.resolve(), rows.resolve(), any_code
+        self.code = code_version()
 
     def of(self, cell: Cell) -> dict[str, Any] | None:
         """The row of a finished cell, None before it is."""
@@ -108,21 +115,35 @@ class Rows:
 
     def newest(self, cell: Cell) -> dict[str, Any] | None:
         """The row of this code, or the last of other code: for tables, which say so."""
-        older = sorted(self.folder.glob(f"rows/{cell.key}-*.json"), key=lambda path: path.stat().st_mtime)
+        older = sorted(self.rows.glob(f"{cell.key}-*.json"), key=lambda path: path.stat().st_mtime)
         return self._read(self._path(cell)) or (self._read(older[-1]) if older else None)
+
+    def has_left(self, cell: Cell) -> bool:
+        """Whether a finished cell's run is still there, for others to start from."""
+        return (self._folder_of(cell) / LEFT[cell.command]).exists()
+
+    def lacking(self, cells: Mapping[str, Cell]) -> set[str]:
+        """The keys of those, runs before their followers, that are yet to run."""
+        lacking: set[str] = set()
+        started_from: set[str] = set()
+        for key, cell in reversed(cells.items()):
+            if self.of(cell) is None or (key in started_from and not self.has_left(cell)):
+                lacking.add(key)
+                started_from.update(before.key for before in cell.before)
+        return lacking
 
     def seconds(self) -> list[float]:
         """What finished runs of this code took."""
-        return [json.loads(path.read_text())["seconds"] for path in self.folder.glob(f"rows/*-{self.code}.json")]
+        return [json.loads(path.read_text())["seconds"] for path in self.rows.glob(f"*-{self.code}.json")]
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Train, or mine, where no row stands; the runs before must have one.
+        """Train, or mine, where no row or no run is left; the runs before must be whole.
 
         Raises:
             RuntimeError: the run failed.
             ValueError: the package changed since the start, so that no row can say which code it is of.
         """
-        if found := self.of(cell):
+        if (found := self.of(cell)) and self.has_left(cell):
             return found
         run, began = self.folder / "runs" / self._name(cell), time.time()
         run.mkdir(parents=True, exist_ok=True)
@@ -146,7 +167,7 @@ class Rows:
         return f"{cell.key}-{self.code}"
 
     def _path(self, cell: Cell) -> Path:
-        return self.folder / "rows" / f"{self._name(cell)}.json"
+        return self.rows / f"{self._name(cell)}.json"
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any] | None:

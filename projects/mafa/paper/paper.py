@@ -33,9 +33,10 @@ Job = tuple[str, Cell]  # what it is called, what it is
 def main() -> None:
     given = _arguments()
     names = list(ITEMS) if "all" in given.items else given.items
-    items, rows = [ITEMS[name] for name in names], Rows(Path(given.out), given.any_code)
+    items, rows = [ITEMS[name] for name in names], Rows(Path(given.out), Path(given.report, "rows"), given.any_code)
     jobs = all_jobs(items, given.options, given.seeds)
-    missing = [job for job in jobs.values() if rows.of(job[1]) is None]
+    lacking = rows.lacking({key: cell for key, (_, cell) in jobs.items()})
+    missing = [job for key, job in jobs.items() if key in lacking]
     _print_plan(items, given, len(jobs), missing, rows)
     if given.plan:
         return
@@ -57,8 +58,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--any-code", action="store_true", help="take runs of other versions of the package as they are"
     )
-    parser.add_argument("--out", default=smoke / "output/mafa/paper", help="runs and their rows (some 2 GB for all)")
-    parser.add_argument("--report", default=smoke / "projects/mafa/paper", help="tables and plots")
+    parser.add_argument("--out", default=smoke / "output/mafa/paper", help="runs (some 2 GB for all)")
+    parser.add_argument("--report", default=smoke / "projects/mafa/paper", help="rows, tables and plots")
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="over every run, the warm-ups too"
     )
