@@ -57,6 +57,22 @@ def coco_ids(dataset: Any, captions_file: str) -> CocoIds:
     return CocoIds(images, np.array(captions))
 
 
+def refuse_other_split(split: str, ids: CocoIds) -> None:
+    """ECCV Caption and CxC rank all captions of COCO's 5,000 test images.
+
+    Raises:
+        ValueError: another split, or a part of it; or the package is not installed.
+    """
+    known = _metrics().coco_gts
+    lacking = len(set(known["i2t"]) - set(ids.image.tolist())), len(set(known["t2i"]) - set(ids.caption.tolist()))
+    if any(lacking):
+        raise ValueError(
+            f"run.coco_captions: the split {split} is not COCO's test split (Karpathy), which ECCV Caption and CxC are "
+            f"about: it lacks {lacking[0]} of its images and {lacking[1]} of its captions; evaluate the whole split "
+            "`test` of coco_retrieval (run.test_splits: [test]), or set run.coco_captions: null"
+        )
+
+
 def _number(path: str) -> int:
     """391895 of val2014/COCO_val2014_000000391895.jpg."""
     found = re.findall(r"\d+", str(path).rsplit("/", 1)[-1])
@@ -68,19 +84,19 @@ def _number(path: str) -> int:
 def eccv_figures(
     of_images: Callable[[range], np.ndarray], of_texts: Callable[[range], np.ndarray], ids: CocoIds
 ) -> dict[str, dict[str, float]]:
-    """{metric: {text | image: percent}}, `text`: captions found for an image. `of_*`: rows of scores (evaluation.py).
+    """{metric: {text | image: percent}}, `text`: captions found for an image. `of_*`: rows of scores."""
+    i2t = _ranked(of_images, ids.image, ids.caption)
+    t2i = _ranked(of_texts, ids.caption, ids.image)
+    found = _metrics().compute_all_metrics(i2t, t2i, target_metrics=METRICS, Ks=(1, 5, 10))
+    return {name: {"text": 100 * float(v["i2t"]), "image": 100 * float(v["t2i"])} for name, v in found.items()}
 
-    Raises:
-        ValueError: the package is not installed.
-    """
+
+def _metrics() -> Any:
     try:
         from eccv_caption import Metrics
     except ImportError as error:
         raise ValueError(f"run.coco_captions needs the package eccv_caption; {REMEDY}") from error
-    i2t = _ranked(of_images, ids.image, ids.caption)
-    t2i = _ranked(of_texts, ids.caption, ids.image)
-    found = Metrics().compute_all_metrics(i2t, t2i, target_metrics=METRICS, Ks=(1, 5, 10))
-    return {name: {"text": 100 * float(v["i2t"]), "image": 100 * float(v["t2i"])} for name, v in found.items()}
+    return Metrics()
 
 
 def _ranked(rows: Callable[[range], np.ndarray], query_id: np.ndarray, item_id: np.ndarray) -> dict[int, list[int]]:

@@ -13,7 +13,7 @@ from lavis.common.dist_utils import is_main_process
 
 from lavis_mafa import checkpoint
 from lavis_mafa.core.artifacts import atomic_write
-from lavis_mafa.eccv import CocoIds, coco_ids
+from lavis_mafa.eccv import CocoIds, coco_ids, refuse_other_split
 from lavis_mafa.evaluation import evaluate_retrieval
 from lavis_mafa.judgments import JudgedPairs, configured_con_d, evaluate_judgments, read_judged_pairs
 from lavis_mafa.models.weights import read_state_dict
@@ -28,7 +28,8 @@ class RunEvaluation:
     def __init__(self, runner: Any) -> None:
         self.runner, self.run_cfg = runner, runner.run_cfg
         self.best = {"epoch": -1, "value": -1.0}
-        self._judged = self._read_judged()  # now, so that what is wrong with the file is told before hours of training
+        # now, so that what is wrong with a file is told before hours of training
+        self._judged, self._coco = self._read_judged(), self._read_coco()
 
     def validate(self) -> dict[str, float]:
         """Recall by ITC alone on the validation splits, every epoch: quick, and it shows the curve."""
@@ -57,10 +58,8 @@ class RunEvaluation:
         if not self.runner.evaluate_only:
             self._keep_final()
         k_test = int(self.run_cfg.get("k_test", 0))
-        coco = self.run_cfg.get("coco_captions")
-        ids = {split: coco_ids(self.runner.splits[split], coco) for split in self.runner.test_splits} if coco else {}
         results: dict[str, Any] = {
-            split: self._retrieval(split, k_test, ids.get(split)) for split in self.runner.test_splits
+            split: self._retrieval(split, k_test, self._coco.get(split)) for split in self.runner.test_splits
         }
         judgments = self._judgments()
         if is_main_process():
@@ -101,6 +100,13 @@ class RunEvaluation:
         if not self.runner.test_splits:
             raise ValueError("run.judged_pairs is about the images of a test split; name it in run.test_splits")
         return read_judged_pairs(self.run_cfg.judged_pairs, self.runner.splits[self.runner.test_splits[0]].table)
+
+    def _read_coco(self) -> dict[str, CocoIds]:
+        file = self.run_cfg.get("coco_captions")
+        found = {split: coco_ids(self.runner.splits[split], file) for split in self.runner.test_splits} if file else {}
+        for split, ids in found.items():
+            refuse_other_split(split, ids)
+        return found
 
     def _judgments(self) -> dict[str, Any] | None:
         if self._judged is None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from eccv_caption import Metrics
 
-from lavis_mafa.eccv import CocoIds, _ranked, coco_ids, eccv_figures
+from lavis_mafa.eccv import CocoIds, _ranked, coco_ids, eccv_figures, refuse_other_split
+from lavis_mafa.runner_evaluation import RunEvaluation
 
 
 def split() -> Any:
@@ -47,6 +48,24 @@ def gold() -> tuple[CocoIds, Any]:
     metrics = Metrics()
     images, captions = (np.array(sorted(metrics.coco_gts[way])) for way in ("i2t", "t2i"))
     return CocoIds(images, captions), metrics
+
+
+def test_another_split_is_refused(gold: tuple[CocoIds, Any]) -> None:
+    """The package would end in a bare KeyError."""
+    ids, _ = gold
+    refuse_other_split("test", ids)
+    with pytest.raises(ValueError, match=r"split val is not COCO's test .* lacks 5000 of its images and 25000 of its"):
+        refuse_other_split("val", CocoIds(ids.image + 10**7, ids.caption + 10**7))
+    with pytest.raises(ValueError, match="lacks 0 of its images and 1 of its captions; .*run.coco_captions: null"):
+        refuse_other_split("test", CocoIds(ids.image, ids.caption[1:]))
+
+
+def test_it_is_refused_before_the_training(tmp_path: Path) -> None:
+    rows = ((42, 9, "two dogs"), (391895, 3, "a man on a bike."), (42, 8, "Two dogs "), (42, 7, "A man on a bike."))
+    run_cfg = {"coco_captions": captions_file(tmp_path, *rows)}
+    runner = SimpleNamespace(run_cfg=run_cfg, splits={"val": split()}, test_splits=["val"])
+    with pytest.raises(ValueError, match="the split val is not COCO's test split"):
+        RunEvaluation(runner)
 
 
 def test_ranks_are_of_the_best_in_order() -> None:
