@@ -99,7 +99,8 @@ class AlbefTask(AlbefEncoding):
         # a pre-trained ALBEF has heads that a task does without; anything else that has no place is an error
         own = set(self.state_dict())
         unused = [key for key in placed if key not in own and key.startswith(UNUSED)]
-        logging.info("not used by %s: %s", type(self).__name__, ", ".join(sorted({k.split(".")[0] for k in unused})))
+        parts = [part.rstrip(".") for part in UNUSED if any(key.startswith(part) for key in unused)]
+        logging.info("not used by %s: %s", type(self).__name__, ", ".join(parts) or "nothing")
         return {key: value for key, value in placed.items() if key not in unused}
 
     def placed(self, state: State) -> dict[str, Tensor]:

@@ -87,8 +87,8 @@ class MafaAlbefVqa(AlbefTask, AlbefVQA):
                 placed[at_layer(key, layer - fusion).replace("text_encoder.", "text_decoder.", 1)] = value
             elif key.startswith(("text_encoder.bert.embeddings.", "text_encoder.cls.")):
                 placed[decoded] = value
-        new = self.new_parts()
-        return {key: value for key, value in placed.items() if not new or not key.startswith(new)}
+        elsewhere = ("text_encoder.cls.", *self.new_parts())  # the MLM head is the decoder's
+        return {key: value for key, value in placed.items() if not key.startswith(elsewhere)}
 
     def predict_answers(self, samples: Any, answer_list: list[str], num_ans_candidates: int = 128, **kw: Any) -> Any:
         """LAVIS would move and ask the momentum copies at every prediction."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,37 @@ def test_retrieval_matches_and_embeds_as_the_pretrained_model(pretrained: Any, b
     torch.testing.assert_close(model.match_logits(state, rows, rows), source.match_logits(ours.state, rows, rows))
     for parameter, copied in zip(model.text_encoder.parameters(), model.text_encoder_m.parameters(), strict=True):
         assert torch.equal(parameter, copied)
+
+
+WHOLE = r"(\d+) of \1 tensors from"
+HEADS = "vision_proj, text_proj, itm_head, temp"
+
+
+@pytest.mark.parametrize(
+    ("arch", "weights", "unused"),
+    [
+        ("retrieval", {"itm_head": WHOLE, "temp": WHOLE, "image_queue": "initialised$"}, "text_encoder.cls"),
+        ("vqa", {"text_decoder": r"\d+ of \d+ tensors from", "text_decoder_m": "a copy$"}, HEADS),
+        ("nlvr", {"cls_head": "initialised$", "cls_head_m": "a copy$"}, f"{HEADS}, text_encoder.cls"),
+    ],
+)
+def test_what_is_loaded_what_is_new_and_what_is_not_used_is_told(
+    arch: str, weights: dict[str, str], unused: str, pretrained: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        model = build(f"mafa_albef_{arch}", pretrained[1])
+    common = {
+        "visual_encoder": WHOLE,
+        "text_encoder": WHOLE,
+        "visual_encoder_m": "a copy$",
+        "text_encoder_m": "a copy$",
+    }
+    told = dict(line.removeprefix("weights of ").split(": ", 1) for line in caplog.messages if "weights of " in line)
+    for part, expected in {**common, **weights}.items():
+        assert re.match(expected, told[part]), f"{part}: {told[part]}"
+    assert set(told) == {key.split(".")[0] for key in model.state_dict()}
+    assert all(str(pretrained[1]) in line for line in told.values() if " tensors from " in line)
+    assert f"not used by {type(model).__name__}: {unused}" in caplog.messages
 
 
 def test_retrieval_serves_as_embedder_and_con_d(pretrained: Any, batch: dict[str, Any]) -> None:
