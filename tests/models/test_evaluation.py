@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from transformers import BertConfig
 
 from lavis_mafa import evaluation, relevance
 from lavis_mafa.models import pair_blocks
-from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
+from tests.models.tiny import CAPTIONS, MED_ALBEF, VOCAB, lavis_blip2, loud, tiny_blip2
+from tests.models.tiny_albef import tiny_vit
 from tests.ranks import on_ranks
 
 N, PER_IMAGE, K_TEST = 14, 2, 11
@@ -61,6 +63,25 @@ def lavis_recalls(i2t: Any, t2i: Any, folder: Path) -> dict[str, float]:
     return found
 
 
+def albef_and_lavis_own() -> tuple[Any, Any]:
+    """`mafa_albef_retrieval`, and LAVIS' own `albef_retrieval` with its weights."""
+    from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
+    from lavis.models.med import XBertEncoder
+
+    from lavis_mafa.models.albef_tasks import MafaAlbefRetrieval
+    from lavis_mafa.models.text import load_tokenizer
+
+    tokenizer, sizes = load_tokenizer(str(VOCAB)), {"queue_size": 8, "embed_dim": 16}
+    towers = [tiny_vit(), tiny_vit()]
+    texts = [XBertEncoder(BertConfig(**MED_ALBEF), add_pooling_layer=False) for _ in towers]
+    # LAVIS cuts a caption to 35 tokens in an evaluation
+    ours = MafaAlbefRetrieval(tokenizer, image_encoder=towers[0], text_encoder=texts[0], max_txt_len=35, **sizes)
+    with mock.patch.object(AlbefRetrieval, "init_tokenizer", lambda self: tokenizer):
+        theirs = AlbefRetrieval(towers[1], texts[1], **sizes)
+    theirs.load_state_dict(loud(ours).state_dict(), strict=True)
+    return ours, theirs.eval()
+
+
 def evaluated(model: Any, data: Any, k_test: int = 0, batch_size: int = 4) -> dict[str, Any]:
     return evaluation.evaluate_retrieval(
         model, data, batch_size=batch_size, workers=0, device=torch.device("cpu"), k_test=k_test
@@ -101,6 +122,19 @@ def test_reranked_scores_are_lavis_scores(k_test: int, model: Any) -> None:
     np.testing.assert_allclose(i2t, expected_i2t, atol=1e-4)
     np.testing.assert_allclose(t2i, expected_t2i, atol=1e-4)
     assert (i2t > -100).sum() == N * k_test and (t2i > -100).sum() == N * PER_IMAGE * k_test
+
+
+@pytest.mark.parametrize("k_test", [1, 5, K_TEST])
+def test_albef_is_reranked_as_lavis_does(k_test: int) -> None:
+    ours, theirs = albef_and_lavis_own()
+    expected = lavis_scores(theirs, k_test)
+    gallery = gallery_of(ours)
+    found = dense(evaluation.reranked(ours, gallery, k_test, torch.device("cpu")))
+    for scores, theirs_scores, rows in zip(found, expected, (N, N * PER_IMAGE), strict=True):
+        np.testing.assert_allclose(scores, theirs_scores, atol=1e-4)
+        assert (scores > -100).sum() == rows * k_test
+    itm = found[0] - gallery.similarity().numpy()
+    assert itm[found[0] > -100].std() > 0.01  # the head tells pairs apart
 
 
 @torch.no_grad()
