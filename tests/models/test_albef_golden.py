@@ -214,9 +214,13 @@ def compare(model: Any, batch: dict[str, Any], p: Tensor, epoch: int) -> list[tu
     return anchored
 
 
+@pytest.mark.parametrize("known", ["image_id", "text_id"])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_step_with_everything_in_it(model: Any, batch: dict[str, Any], epoch: int) -> None:
-    batch["image_id"][3] = batch["image_id"][0]  # a known positive: two captions of one image
+def test_a_step_with_everything_in_it(model: Any, batch: dict[str, Any], epoch: int, known: str) -> None:
+    """A known positive: two captions of one image, or one caption of two images."""
+    batch[known][3] = batch[known][0]
+    if known == "text_id":
+        batch["text_input"][3] = batch["text_input"][0]
     p = eventful(model, batch)
     hardest = {(i, t, anchor) for i, t, _, anchor in hardest_of(model, batch)}
     anchored = compare(model, batch, p, epoch)
