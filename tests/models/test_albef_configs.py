@@ -79,6 +79,40 @@ def test_official_settings(name: str, batch: int, space: int, preset: str) -> No
     assert len(cfg.datasets_cfg.image_text.annotations.train) == 5
 
 
+def test_the_albef_row_of_table_3_has_albefs_own_settings() -> None:
+    """ALBEF (arXiv 2107.07651, section 3.5): queue, momentum, distillation, masks and batches."""
+    cfg = config("albef_4m")
+    run, model = cfg.run_cfg, cfg.model_cfg
+    assert (model.arch, run.sampling, run.batch_size_train) == ("mafa_albef_lavis", "random", 64)
+    assert (model.queue_size, model.alpha, model.momentum, model.mlm_mask_prob) == (65536, 0.4, 0.995, 0.15)
+    assert (model.image_size, run.init_lr, run.min_lr, run.weight_decay, run.max_epoch) == (256, 1e-4, 1e-5, 0.02, 30)
+    assert cfg.datasets_cfg.image_text.annotations == config("pretrain_4m").datasets_cfg.image_text.annotations
+
+
+@pytest.mark.parametrize(("name", "epochs", "k_test"), [("coco", 5, 256), ("flickr30k", 10, 128)])
+def test_retrieval_as_albef_fine_tunes_and_evaluates_it(name: str, epochs: int, k_test: int) -> None:
+    """ALBEF's configs/Retrieval_coco.yaml and Retrieval_flickr.yaml."""
+    cfg, zero_shot = config(f"finetune_retrieval_{name}"), config(f"zero_shot_{name}")
+    run, model = cfg.run_cfg, cfg.model_cfg
+    assert (model.arch, model.image_size, model.max_txt_len) == ("mafa_albef_retrieval", 384, 30)
+    assert model.queue_size == 65536
+    assert (run.batch_size_train, run.init_lr, run.min_lr, run.weight_decay) == (32, 1e-5, 1e-6, 0.02)
+    assert (run.max_epoch, run.sampling, run.valid_splits, run.test_splits) == (epochs, "random", ["val"], ["test"])
+    assert zero_shot.model_cfg.arch == "mafa_albef" and zero_shot.model_cfg.image_size == 384
+    assert run.k_test == zero_shot.run_cfg.k_test == k_test
+    assert cfg.model_cfg.load_pretrained and zero_shot.model_cfg.load_pretrained
+    assert cfg.datasets_cfg == zero_shot.datasets_cfg
+
+
+def test_nlvr_is_tested_on_test_p() -> None:
+    """LAVIS 1.0.2 fetches the dev file under the name of the test split."""
+    cfg = config("nlvr")
+    annotations = cfg.datasets_cfg.nlvr.build_info.annotations
+    assert annotations.val.url.endswith("/nlvr_dev.json") and annotations.test.url.endswith("/nlvr_test.json")
+    assert annotations.test.storage not in ("nlvr/annotations/test.json", annotations.val.storage)
+    assert cfg.run_cfg.test_splits == ["test"]
+
+
 def test_official_augmentation() -> None:
     from lavis.common.registry import registry
     from PIL import Image
