@@ -66,9 +66,9 @@ def load(name: str, *options: str) -> Any:
 
 
 def build(config: Any) -> Any:
-    from lavis_mafa.tasks import MafaPretrainTask
+    from lavis.common.registry import registry
 
-    return MafaPretrainTask.setup_task(config).build_datasets(config)
+    return registry.get_task_class(config.run_cfg.task).setup_task(config).build_datasets(config)
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -120,6 +120,23 @@ def test_what_does_not_mix_is_told(cache: Path) -> None:
     (cache / "vg/annotations/vg_caption.json").write_text('[{"image": "a.jpg"}]')
     with pytest.raises(ValueError, match=r"datasets\.vg_caption, row 0: it needs an image and a caption"):
         build(load("pretrain_stage1"))
+
+
+@pytest.mark.parametrize("run", ["finetune_retrieval", "zero_shot"])
+@pytest.mark.parametrize(("name", "file"), [("coco", "coco_karpathy_{}.json"), ("flickr30k", "{}.json")])
+def test_albef_retrieves_from_lavis_data_sets(run: str, name: str, file: str, cache: Path) -> None:
+    for folder in ("annotations", "images"):
+        (cache / name / folder).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32)).save(cache / name / "images" / "a.jpg")
+    rows = {"train": [{"image": "a.jpg", "image_id": "1", "caption": caption} for caption in ("A dog", "A cat")]}
+    rows |= {split: [{"image": "a.jpg", "caption": ["Dogs", "Two dogs"]}] for split in ("val", "test")}
+    for split, content in rows.items():
+        (cache / name / "annotations" / file.format(split)).write_text(json.dumps(content))
+    ((_, splits),) = build(load(f"../albef/{run}_{name}")).items()
+    assert len(splits["train"]) == 1 and splits["train"].table.captions.to_pylist() == ["A dog", "A cat"]
+    for split in ("val", "test"):
+        assert splits[split].text == ["dogs", "two dogs"] and splits[split].txt2img == {0: 0, 1: 0}
+        assert splits[split][0]["image"].shape == (3, 384, 384)
 
 
 def test_missing_data_is_named_and_nothing_is_fetched_for_it(cache: Path) -> None:
