@@ -43,6 +43,14 @@ def caption_metrics(said: Mapping[int, str], references: Texts) -> dict[str, Any
     return found
 
 
+def cider_of_images(said: Mapping[int, str], references: Texts) -> dict[int, float]:
+    """CIDEr of each image; their mean is caption_metrics' CIDEr, of the same words."""
+    spoken = {image: [caption] for image, caption in said.items()}
+    wanted = {image: list(references[image]) for image in said}
+    words = _ptb_words(spoken, wanted) or (_python_words(spoken), _python_words(wanted))
+    return dict(zip(words[1], map(float, Cider().compute_score(words[1], words[0])[1]), strict=True))
+
+
 def _scores(spoken: Texts, wanted: Texts) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its lengths
         bleu = Bleu(4).compute_score(wanted, spoken)[0]
@@ -57,8 +65,8 @@ def _python_words(texts: Texts) -> dict[int, list[str]]:
 
 
 def python_words(caption: str) -> str:
-    """Lower case, words and marks apart, without the marks that PTBTokenizer drops."""
-    return " ".join(word for word in _WORD.findall(caption.lower()) if word not in PUNCTUATIONS)
+    """Lower case, words and marks apart, without the marks that PTBTokenizer drops, which writes " as `` or ''."""
+    return " ".join(word for word in _WORD.findall(caption.lower()) if word not in (*PUNCTUATIONS, '"'))
 
 
 def _ptb_words(spoken: Texts, wanted: Texts) -> tuple[Texts, Texts] | None:

@@ -17,7 +17,7 @@ from lavis.common.registry import registry
 from lavis.tasks.base_task import BaseTask
 from torch import nn
 
-from lavis_mafa.answers.captions import caption_metrics
+from lavis_mafa.answers.captions import caption_metrics, cider_of_images
 from lavis_mafa.answers.truth import caption_truth, coco_format, question_rows, read_references
 from lavis_mafa.answers.verdicts import LEMMAS_REMEDY, accuracies, hits, lemmatised, majority, verdicts
 from lavis_mafa.core.miner import MinedPairs
@@ -32,6 +32,8 @@ NOTHING_MINED: Any = MinedPairs(None, {}, None, None)  # type: ignore[arg-type]
 @registry.register_task("mafa_stage2")
 class MafaStage2Task(MafaPretrainTask):
     """Trains; evaluates nothing."""
+
+    measure = "verdict"  # of a single answer
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaStage2Task:
@@ -90,6 +92,13 @@ def _llm_precision(run: Any, asked: str | None, half: torch.dtype) -> str:
 class MafaCaptionTask(MafaStage2Task):
     """LAVIS' captioning; run.prompt, where given, takes the place of the model's."""
 
+    measure = "CIDEr"
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaStage2Task:
+        cfg.run_cfg.prompt = cfg.run_cfg.get("prompt") or cfg.model_cfg.get("prompt") or ""
+        return super().setup_task(cfg)
+
     @cached_property
     def references(self) -> dict[int, list[str]]:
         """Of run.references, read once and by whoever judges; empty without it."""
@@ -101,20 +110,19 @@ class MafaCaptionTask(MafaStage2Task):
         return caption_truth(dataset).image_ids
 
     def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
-        prompt = {"prompt": self.run_cfg.prompt} if self.run_cfg.get("prompt") else {}
+        prompt = str(self.run_cfg.prompt)
         return model.generate(
-            {**samples, **prompt},
+            {**samples, "prompt": prompt},
             num_beams=int(self.run_cfg.num_beams),
             max_length=int(self.run_cfg.max_len),
-            min_length=int(self.run_cfg.min_len),
+            min_length=int(self.run_cfg.min_len) + model.tokens_before(prompt),
             length_penalty=self._penalty(1.0),
         )
 
     def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
-        prompt = self.run_cfg.get("prompt") or model.prompt
         beams, longest = int(self.run_cfg.num_beams), int(self.run_cfg.max_len)
         options = {"num_beams": beams, "max_len": longest, "length_penalty": self._penalty(1.0)}
-        return model.answer_without_image([prompt] * len(numbers), **options)
+        return model.answer_without_image([str(self.run_cfg.prompt)] * len(numbers), **options)
 
     def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
         """Caption metrics, None where the references are held back; `all` is CIDEr in the papers' scale."""
@@ -125,10 +133,18 @@ class MafaCaptionTask(MafaStage2Task):
         return {"all": 100 * metrics["CIDEr"], "images": len(said), **metrics}
 
     def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
+        """`question`: the prompt; `verdict`: CIDEr of the image, None where the references are held back."""
         truth = caption_truth(dataset, self.references)
-        told = [truth.references.get(image, []) for image in truth.image_ids]
-        rows = {"image_id": truth.image_ids, "image": truth.images, "ground_truth": told}
-        return pd.DataFrame({**rows, "answer": [said[image] for image in truth.image_ids]})
+        found = cider_of_images(said, truth.references) if truth.references else {}
+        rows = {
+            "image_id": truth.image_ids,
+            "image": truth.images,
+            "question": self.run_cfg.prompt,
+            "ground_truth": [truth.references.get(image, []) for image in truth.image_ids],
+            "answer": [said[image] for image in truth.image_ids],
+            "verdict": [found.get(image) for image in truth.image_ids],
+        }
+        return pd.DataFrame(rows)
 
     def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
         """JSON files for a leaderboard, and the ground truth in COCO's format."""
@@ -145,7 +161,8 @@ class MafaVqaTask(MafaStage2Task):
         return [row.question_id for row in question_rows(dataset)]
 
     def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
-        return model.predict_answers(samples, min_len=int(self.run_cfg.min_len), **self._asking())
+        # transformers counts the token that stands before an answer, too: T5's start, the question's last of OPT
+        return model.predict_answers(samples, min_len=int(self.run_cfg.min_len) + 1, **self._asking())
 
     def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         rows = question_rows(dataset)

@@ -59,7 +59,8 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
         """Answers (B,) to samples["text_input"], the first line of what OPT says after image and question.
 
         The question goes in as embeddings but for its last token, so that the length penalty counts the answer alone.
-        `prompt` has a {} for the question. Greedy with num_beams=1. BLIP-2, section 4.1.
+        `prompt` has a {} for the question; min_len counts that last token, max_len does not. Greedy with num_beams=1.
+        BLIP-2, section 4.1.
         """
         if inference_method != "generate":
             raise ValueError(f"run.inference_method is {inference_method!r}: mafa_blip2_opt can only generate")

@@ -99,6 +99,12 @@ class LanguageModelParts(QformerParts):
         skipped = 0 if self.language_model.config.is_encoder_decoder else asked.input_ids.shape[1]
         return [text.strip() for text in tokenizer.batch_decode(said[:, skipped:], skip_special_tokens=True)]
 
+    def tokens_before(self, prompt: str) -> int:
+        """How many tokens stand before a caption, which transformers' min_length counts: T5's start, OPT's prompt."""
+        if self.language_model.config.is_encoder_decoder:
+            return 1
+        return len(getattr(self, self.tokenizer_name)(prompt).input_ids)
+
     @property
     def stop(self) -> dict[str, int]:
         return {}

@@ -90,7 +90,7 @@ def judge_on_rank_0(rank: int, world: int, url: str, cache: Path) -> Any:
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}])
     judged = None
     if rank == 0:
-        task, said = MafaCaptionTask(OmegaConf.create({"references": url})), {5: "a cat"}
+        task, said = MafaCaptionTask(OmegaConf.create({"references": url, "prompt": ""})), {5: "a cat"}
         judged = task.judge(dataset, said)["images"], len(task.table(dataset, said)), len(task.files(dataset, said))
     return gathered(judged)
 
@@ -119,6 +119,21 @@ def test_what_does_not_come_in_full_is_told_and_not_kept(
     with pytest.raises(ValueError, match=rf"{name} cannot be fetched .*; fetch it by hand"):
         read_references(f"{server[0]}/{name}")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "published" not in path.parts]
+
+
+def test_a_caption_is_told_with_its_prompt_and_its_cider() -> None:
+    from lavis_mafa.answers.tasks import MafaCaptionTask
+
+    dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}, {"image": "b_6.jpg"}])
+    said, told = {5: "a cat sleeps", 6: "a dog"}, {5: ["a cat sleeps"], 6: ["the red bus"]}
+    task = MafaCaptionTask(OmegaConf.create({"prompt": "a photo of", "references": None}))
+    task.references = told
+    table, judged = task.table(dataset, said), task.judge(dataset, said)
+    assert table["question"].tolist() == ["a photo of"] * 2 and table["answer"].tolist() == ["a cat sleeps", "a dog"]
+    assert table["verdict"][0] > table["verdict"][1] == 0
+    assert 100 * table["verdict"].mean() == pytest.approx(judged["all"])
+    task.references = {}
+    assert task.table(dataset, said)["verdict"].tolist() == [None, None]
 
 
 def test_coco_format_reads_back(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +171,62 @@ def test_a_language_model_that_cannot_be_had_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"model\.opt_model: .*give a hub name"):
         stage_2("opt", tmp_path / "empty")
+
+
+# ---- how much is said
+
+
+class Leaning(torch.nn.Module):
+    """A head that would end at once, or never."""
+
+    def __init__(self, head: Any, end: int, lean: float) -> None:
+        super().__init__()
+        self.head, self.end, self.lean = head, end, lean
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.head(hidden)
+        logits[..., self.end] += self.lean
+        return logits
+
+
+def lengths(model: Any, say: Callable[[], Any], lean: float) -> set[int]:
+    """Tokens that are said before the end, of every image."""
+    llm, whole = model.language_model, []
+    end = model.stop.get("eos_token_id", llm.config.eos_token_id)
+    generate = llm.generate
+
+    def watched(**options: Any) -> Any:
+        found = generate(**options)
+        before = 1 if llm.config.is_encoder_decoder else options["input_ids"].shape[1]
+        whole.extend(found[:, before:].tolist())
+        return found
+
+    with (
+        mock.patch.object(llm, "generate", watched),
+        mock.patch.dict(llm._modules, lm_head=Leaning(llm.lm_head, end, lean)),
+    ):
+        say()
+    return {[*tokens, end].index(end) for tokens in whole}
+
+
+@pytest.mark.parametrize("least", [0, 1, 3])
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_min_len_and_max_len_are_of_what_is_said(
+    kind: str, beams: int, least: int, models: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    """Whatever stands before it: the question, the prompt, a start token."""
+    from lavis_mafa.answers.tasks import MafaCaptionTask, MafaVqaTask
+
+    run = {"num_beams": beams, "max_len": 6, "min_len": least, "length_penalty": 0}
+    tasks = (
+        MafaVqaTask(OmegaConf.create({**run, "prompt": PROMPT})),
+        MafaCaptionTask(OmegaConf.create({**run, "prompt": ""})),
+        MafaCaptionTask(OmegaConf.create({**run, "prompt": "a big red"})),
+    )
+    for task in tasks:
+        assert lengths(models[kind], lambda task=task: task.say(models[kind], asked), lean=1e4) == {least}
+        assert lengths(models[kind], lambda task=task: task.say(models[kind], asked), lean=-1e4) == {6}
 
 
 # ---- the precision of the language model
