@@ -31,7 +31,7 @@ def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, M
             table.to_parquet(file)
         part = f" (the first {SHOWN:,} of {len(table):,})" if len(table) > SHOWN else ""
         title = f"{runner.name}, {split}: what the checkpoint said{part}"
-        write_predictions(folder / f"predictions_{split}", _shown(table), image_opener(dataset), title)
+        write_predictions(folder / f"predictions_{split}", _shown(table), image_opener(dataset), title, task.measure)
         written += [f"predictions_{split}.parquet", f"predictions_{split}/index.html"]
         for name, content in task.files(dataset, passes["said"]).items():
             write_json(folder / f"{split}_{name}.json", content)

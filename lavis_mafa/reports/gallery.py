@@ -70,6 +70,7 @@ def write_gallery(
         counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
         html = PAGES.get_template("gallery.html.j2").render(
             title=title,
+            searched="captions and paths",
             n=len(rows),
             counts={verdict: count for verdict, count in counts.items() if count},
             n_true=sum(row.true is True for row in rows if row.verdict == "connection"),

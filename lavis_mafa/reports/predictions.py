@@ -12,32 +12,54 @@ from PIL import Image
 from lavis_mafa.core.artifacts import atomic_folder
 from lavis_mafa.reports.gallery import PAGES, thumbnail
 
+VERDICT = "verdict"
+
 
 @dataclass(frozen=True)
 class Said:
-    """`number`: of the sample whose image is shown; `truth`: known answers or captions; `verdict` in [0, 1] or None."""
+    """`number`: of the sample whose image is shown; `truth`: known answers or captions; `score`: None if not known."""
 
     number: int
     image: str
     question: str
     answer: str
     truth: list[str]
-    verdict: float | None = None
+    score: float | None = None
     kind: str = ""
 
 
 def write_predictions(
-    folder: str | Path, rows: Iterable[Said], open_image: Callable[[int], Image.Image], title: str
+    folder: str | Path,
+    rows: Iterable[Said],
+    open_image: Callable[[int], Image.Image],
+    title: str,
+    measure: str = VERDICT,
 ) -> Path:
-    """Writes the folder anew and returns its index.html; samples of one image (`Said.image`) share a thumbnail."""
+    """Writes the folder anew and returns its index.html; samples of one image (`Said.image`) share a thumbnail.
+
+    measure: what scores are; a verdict is right where it is above 0, or wrong, a CIDEr is neither.
+    An address names a view: index.html#q=red+cube&verdict=wrong&sort=score&page=2.
+    """
     folder, rows = Path(folder), list(rows)
     with atomic_folder(folder) as new:
         (new / "images").mkdir()
         first = {row.image: row.number for row in reversed(rows)}
         images = {image: thumbnail(open_image(number), new, number) for image, number in first.items()}
-        data = {"images": images, "rows": [asdict(row) for row in rows]}
+        verdicts = [_verdict(row.score) if measure == VERDICT else "" for row in rows]
+        shown = [{**asdict(row), "verdict": verdict} for row, verdict in zip(rows, verdicts, strict=True)]
+        data = {"images": images, "rows": shown}
         # ASCII alone: an answer may hold characters that end a line in JavaScript
-        (new / "data.js").write_text(f"window.predictions = {json.dumps(data)};\n", encoding="ascii")
-        html = PAGES.get_template("predictions.html.j2").render(title=title, n=len(rows))
+        (new / "data.js").write_text(f"window.gallery = {json.dumps(data)};\n", encoding="ascii")
+        html = PAGES.get_template("predictions.html.j2").render(
+            title=title,
+            searched="questions and answers",
+            measure=measure,
+            n=len(rows),
+            counts={name: verdicts.count(name) for name in ("right", "wrong") if name in verdicts},
+        )
         (new / "index.html").write_text(html, encoding="utf-8")
     return folder / "index.html"
+
+
+def _verdict(score: float | None) -> str:
+    return "" if score is None else "right" if score > 0 else "wrong"
