@@ -7,9 +7,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import lavis
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,16 @@ FULL = {  # name → model type, B, M, data sets
     "pretrain_stage1_4m": ("pretrain", 96, 4800, 4),
     "pretrain_stage1_4m_clean": ("pretrain", 96, 4800, 4),
 }
+STAGE_2 = {  # name → arch
+    "pretrain_stage2_opt2.7b": "mafa_blip2_opt",
+    "pretrain_stage2_opt6.7b": "mafa_blip2_opt",
+    "pretrain_stage2_flant5xl": "mafa_blip2_t5",
+    "pretrain_stage2_flant5xxl": "mafa_blip2_t5",
+}
+SCHEDULE = (
+    *("init_lr", "min_lr", "warmup_lr", "warmup_steps", "weight_decay"),
+    *("max_epoch", "batch_size_train", "batch_size_eval"),
+)
 ANNOTATIONS = {  # below LAVIS' cache
     "coco/annotations/coco_karpathy_train.json": [
         {"image": "a.jpg", "image_id": "coco_1", "caption": "a dog"},
@@ -84,6 +96,22 @@ def test_it_states_the_settings_it_follows(name: str, cache: Path) -> None:
     assert len(config.datasets) == datasets
     text = (FOLDER / f"{name}.yaml").read_text()
     assert f"B = {batch_size}, M = {search_space}" in text and "# Hardware: " in text and "Data: " in text
+
+
+@pytest.mark.parametrize(("name", "arch"), STAGE_2.items())
+def test_stage_2_has_lavis_schedule_and_data(name: str, arch: str, cache: Path) -> None:
+    config = load(name)
+    model, run = config.config.model, config.config.run
+    language_model = name.removeprefix("pretrain_stage2_")
+    assert (model.arch, model.model_type, model.freeze_vit) == (arch, f"pretrain_{language_model}", True)
+    assert model.load_pretrained and model.pretrained.endswith("/BLIP2/blip2_pretrained.pth")  # LAVIS' stage 1
+    theirs = OmegaConf.load(Path(lavis.__file__).parent / "projects" / "blip2" / "train" / "pretrain_stage2.yaml")
+    assert {key: float(run[key]) for key in SCHEDULE} == {key: float(theirs.run[key]) for key in SCHEDULE}
+    assert set(config.config.datasets) == set(theirs.datasets)
+    ((mixed, splits),) = build(config).items()
+    assert mixed == "coco_caption+vg_caption" and splits["train"].table.n_records == 4
+    text = (FOLDER / f"{name}.yaml").read_text()
+    assert "# Hardware: " in text and "Data and schedule: " in text
 
 
 def test_lavis_data_sets_become_one_record_table(cache: Path) -> None:

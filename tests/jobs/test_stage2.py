@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from tests.jobs.commands import ROOT, environment, rows, run
+from tests.jobs.commands import ROOT, environment, rows, run, train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 GQA = "projects/mafa/eval/gqa_scenes.yaml"
@@ -67,6 +69,8 @@ def test_results_and_every_prediction_are_written(everything: tuple[Path, str]) 
     assert len(read(folder / "gqa_scenes" / "test_leaderboard.json")) == 288
     captions = read(folder / "caption_scenes" / "results.json")["answers"]["test"]
     assert captions["CIDEr"] >= 0 and captions["tokenizer"]
+    table = pd.read_parquet(folder / "caption_scenes" / "predictions_test.parquet")
+    assert table["question"].eq("").all() and 100 * table["verdict"].mean() == pytest.approx(captions["all"])
     references = read(folder / "caption_scenes" / "test_references.json")
     assert len(references["images"]) == 96 and len(references["annotations"]) == 480
 
@@ -98,6 +102,33 @@ def test_t5_takes_its_turn(everything: tuple[Path, str], tmp_path: Path) -> None
     ]
     run(*evaluate(GQA, *options))
     assert read(tmp_path / "gqa" / "results.json")["answers"]["test"]["questions"] == 60
+
+
+def test_fine_tuning_for_captions_trains_the_tower_and_evaluates_what_it_trained(tmp_path: Path) -> None:
+    """As caption_coco_ft_opt2.7b.yaml does, on scenes."""
+    yaml, out = "projects/mafa/eval/caption_scenes.yaml", tmp_path / "trained"
+    small = ["datasets.scenes.splits.test.n=8", "run.max_len=3", "run.num_beams=1", "run.without_image=false"]
+    model = ["model.freeze_vit=false", "model.prompt=a photo of", "run.prompt=a photo of"]
+    training = [
+        *("run.evaluate=false", "model.load_pretrained=false", "run.max_epoch=2", "run.init_lr=1e-3"),
+        *("datasets.scenes.splits.train.n=64", "run.batch_size_train=16", "run.warmup_steps=2"),
+        "datasets.scenes.text_processor.train={name: blip_caption, prompt: 'a photo of '}",
+    ]
+    run(*train(yaml, *small, *model, *training, f"run.output_dir={out}"))
+    steps = rows(out / "steps.jsonl")
+    assert [row["epoch"] for row in steps] == [0] * 4 + [1] * 4
+    assert sum(row["loss_lm"] for row in steps[4:]) < sum(row["loss_lm"] for row in steps[:4])
+    results, weights = read(out / "results.json"), load_file(out / "model.safetensors")
+    tower = load_file(ROOT / "lavis_mafa" / "assets" / "scenes_tower.safetensors")
+    moved = [key for key in tower if not torch.equal(tower[key], weights[f"visual_encoder.{key}"])]
+    assert moved and not any(key.startswith("opt_model.") for key in weights)
+    table = pd.read_parquet(out / "predictions_test.parquet")
+    assert len(table) == 8 and table["question"].eq("a photo of").all()
+    given = ["model.load_finetuned=true", f"model.finetuned={out / 'model.safetensors'}"]
+    run(*evaluate(yaml, *small, *model, *given, f"run.output_dir={tmp_path / 'again'}"))
+    again = read(tmp_path / "again" / "results.json")
+    assert again["checkpoint"] == results["checkpoint"] and again["answers"] == results["answers"]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "predictions_test.parquet"), table)
 
 
 def test_two_processes_ask_every_question_once(everything: tuple[Path, str], tmp_path: Path) -> None:

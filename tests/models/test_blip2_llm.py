@@ -13,7 +13,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.models.tiny import CAPTIONS, loud, tiny_blip2
+from lavis_mafa.models.language_model import language_model_folder
+from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
 from tests.models.tiny_llm import language_model, stage_2, stage_2_config
 
 QUESTIONS = ["what color is the circle?", "how many objects are there?", "is there a big red star in the center?"]
@@ -145,6 +146,33 @@ def test_stage_1_gives_its_part(kind: str, folders: dict[str, Path], tmp_path: P
     assert model.origin["Qformer"].endswith("stage1.pth")
     assert model.origin[model.projection] == "initialised"
     assert model.origin[model.llm] == f"own file {folders[kind]}"
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_lavis_stage_1_gives_its_part_and_the_frozen_tower_has_its_own_file(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As blip2_pretrained.pth, which holds no frozen weight."""
+    tower = {"image_size": 48, "vit_weights": "package:assets/scenes_tower.safetensors", "freeze_vit": True}
+    lavis = lavis_blip2(freeze_vit=True)
+    frozen = {name for name, value in lavis.named_parameters() if not value.requires_grad}
+    state = {key: value for key, value in loud(lavis, seed=7).state_dict().items() if key not in frozen}
+    assert not any(key.startswith("visual_encoder.") for key in state)
+    torch.save({"model": state}, tmp_path / "blip2_pretrained.pth")
+    given = {"load_pretrained": True, "pretrained": str(tmp_path / "blip2_pretrained.pth")}
+    model = stage_2(kind, folders[kind], **tower, **given)
+    own = model.state_dict()
+    taken = [key for key in own if key.startswith(("query_tokens", "Qformer.", "ln_vision."))]
+    assert len(taken) > 60 and all(torch.equal(own[key], state[key]) for key in taken)
+    assert all(model.origin[part].endswith("blip2_pretrained.pth") for part in ("query_tokens", "Qformer", "ln_vision"))
+    assert model.origin["visual_encoder"] == "own file package:assets/scenes_tower.safetensors"
+    assert model.origin[model.llm] == f"own file {folders[kind]}" and model.origin[model.projection] == "initialised"
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_a_packaged_language_model_is_small(kind: str) -> None:
+    folder = Path(language_model_folder(f"package:assets/scenes_{kind}"))
+    assert 0 < sum(file.stat().st_size for file in folder.iterdir()) <= 4 * 2**20
 
 
 def test_stage_2_comes_back_without_the_language_model(folders: dict[str, Path], tmp_path: Path) -> None:
