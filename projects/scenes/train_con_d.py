@@ -36,9 +36,12 @@ from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.data.scenes.grammar import PLACES, Statement, parse, say, words
 from lavis_mafa.data.scenes.scene import COLOURS, PATTERNS, SHAPES, SIZES, TONES
 
-SCENES, SEED, BATCH, RATE = 20_000, 11, 64, 1.5e-3  # scenes that nothing else uses
+SCENES, SEED, BATCH, RATE = 20_000, 11, 32, 1.5e-3  # scenes that nothing else uses
+CAPTIONS = 4  # of an image
+BLOCKS = 4  # of captions of like length
 MASKED = 0.4  # share of a caption's telling words
-FOUND_WEIGHT = 4.0  # of a changed word: there is one in some ten
+TOLD = 3.0  # how much likelier a caption that says where or how many is drawn: these are the last things learnt
+WEIGHTS = {"itm": None, "mlm": None, "changed": torch.tensor([1.0, 4.0])}  # one word in some ten is changed
 TELLING = {
     *(word for names in (COLOURS, SHAPES, SIZES, TONES, PATTERNS) for name in names for word in words(name)),
     *(word for phrases in PLACES.values() for phrase in phrases for word in phrase.split()[1:]),
@@ -49,7 +52,7 @@ TELLING = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2250)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     lavis_mafa.register()
@@ -89,13 +92,25 @@ def _model_and_data(tokens: Path) -> tuple[Any, PairDataset]:
     config.model.load_finetuned = False
     model = MafaAlbef.from_config(config.model).float().train()
     view, text = load_processor("blip_image_eval", config.preprocess.vis_processor.eval), load_processor("blip_caption")
-    table, open_image, _ = scenes_table(SCENES, SEED, details=list(DETAILS), captions_a_scene=3)
+    table, open_image, _ = scenes_table(SCENES, SEED, details=list(DETAILS), captions_a_scene=CAPTIONS)
     data = PairDataset(table, open_image, view, text, seed=SEED, augmented=False)
     attach_tokens(model, data, tokens, torch.device("cpu"), workers=0)
     return model, data
 
 
 _read = cache(parse)
+
+
+def _two(statements: list[Statement], rng: np.random.Generator) -> np.ndarray:
+    """Two different captions of an image, as far as it has two."""
+    weights = np.array([TOLD if _says_where_or_how_many(statement) else 1.0 for statement in statements])
+    order = rng.choice(len(statements), len(statements), replace=False, p=weights / weights.sum())
+    return order[[0, min(1, len(order) - 1)]]
+
+
+def _says_where_or_how_many(statement: Statement) -> bool:
+    places = {(mention.row, mention.column) for mention in statement.mentions}
+    return statement.count is not None or places != {(None, None)}
 
 
 def _pair(statement: Statement, siblings: list[Statement], rng: np.random.Generator) -> tuple[str, str]:
@@ -117,27 +132,24 @@ class Lesson(nn.Module):
         self.register_buffer("telling", telling)
 
     def forward(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        model, image = self.model, torch.arange(BATCH)
         records = np.sort(rng.choice(len(self.data), BATCH, replace=False))
         vision = torch.from_numpy(self.data.tokens[records].astype(np.float32))
         own, other = self._captions(records, rng)
-        tokens = model.tokenize(own + other)
-        state = model.pair_state(vision, tokens)
-        text_of_pair = torch.cat([torch.arange(4 * BATCH), image.roll(1)])
-        hidden = model.fused(state, image.repeat(5), text_of_pair)
-        labels = (torch.arange(5 * BATCH) < 2 * BATCH).long()
-        return {
-            "itc": self._itc(vision, state.text_embeds[:BATCH]),
-            "itm": F.cross_entropy(model.itm_head(hidden[:, 0]), labels),
-            "mlm": self._masked(state, image.repeat(2), rng),
-            "changed": self._changes(tokens, hidden[: 4 * BATCH]),
+        by_length = np.argsort([len(caption) for caption in own], kind="stable")  # little padding in a block
+        blocks = [self._block(vision, own, other, block, rng) for block in np.array_split(by_length, BLOCKS)]
+        asked = {name: [block[name] for block in blocks] for name in WEIGHTS}
+        losses = {
+            name: F.cross_entropy(*(torch.cat(part) for part in zip(*pairs, strict=True)), weight=WEIGHTS[name])
+            for name, pairs in asked.items()
         }
+        text_feat = torch.cat([block["text_feat"] for block in blocks])[np.argsort(by_length)[:BATCH]]
+        return {"itc": self._itc(vision, text_feat), **losses}
 
     def _captions(self, records: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[str]]:
         """Own captions (2B), the first of each image, then the second, reworded; and the same, changed."""
         table = self.data.table
         said = [[_read(table.caption(int(row))) for row in table.caption_rows(int(record))] for record in records]
-        drawn = [rng.permutation(len(statements))[[0, -1]] for statements in said]
+        drawn = [_two(statements, rng) for statements in said]
         both = [
             _pair(statements[pair[n]], statements, rng)
             for n in (0, 1)
@@ -146,29 +158,42 @@ class Lesson(nn.Module):
         own, other = zip(*both, strict=True)
         return list(own), list(other)
 
-    def _itc(self, vision: Tensor, text_embeds: Tensor) -> Tensor:
-        image_feat, text_feat = self.model.encode_image(vision)[1][:, 0], self.model.text_feat(text_embeds)
+    def _block(
+        self, vision: Tensor, own: list[str], other: list[str], at_K: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Logits and labels of each loss for the own captions `at` (K of 2B), their changed ones, and, of each image's
+        first, the image before."""
+        model, number = self.model, len(at_K)
+        tokens = model.tokenize([captions[at] for captions in (own, other) for at in at_K])
+        state = model.pair_state(vision, tokens)
+        image_K, first = torch.from_numpy(at_K % BATCH), torch.from_numpy(np.flatnonzero(at_K < BATCH))
+        image_of_pair = torch.cat([image_K, image_K, (image_K[first] - 1) % BATCH])
+        hidden = model.fused(state, image_of_pair, torch.cat([torch.arange(2 * number), first]))
+        return {
+            "itm": (model.itm_head(hidden[:, 0]), (torch.arange(len(hidden)) < number).long()),
+            "mlm": self._masked(state, image_K, rng),
+            "changed": self._changes(tokens, hidden[: 2 * number]),
+            "text_feat": model.text_feat(state.text_embeds[:number]),
+        }
+
+    def _itc(self, vision: Tensor, text_feat: Tensor) -> Tensor:
+        image_feat = self.model.encode_image(vision)[1][:, 0]
         sim, own = image_feat @ text_feat.T / self.model.temp, torch.arange(BATCH)
         return (F.cross_entropy(sim, own, label_smoothing=0.1) + F.cross_entropy(sim.T, own, label_smoothing=0.1)) / 2
 
-    def _masked(self, state: Any, image_K: Tensor, rng: np.random.Generator) -> Tensor:
+    def _masked(self, state: Any, image_K: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Telling words of the own captions, masked, told from the image and the rest of the caption."""
-        ids = state.tokens.input_ids[: 2 * BATCH]
+        ids = state.tokens.input_ids[: len(image_K)]
         masked = self.telling[ids] & (torch.from_numpy(rng.random(tuple(ids.shape))) < MASKED)
         seen = ids.masked_fill(masked, self.model.tokenizer.mask_token_id)
-        logits = self.model.word_logits(state, seen, masked, image_K, torch.arange(2 * BATCH))
-        return F.cross_entropy(logits, ids[masked])
+        return self.model.word_logits(state, seen, masked, image_K, torch.arange(len(image_K))), ids[masked]
 
-    def _changes(self, tokens: Any, hidden: Tensor) -> Tensor:
-        """Own and changed captions (4B): which words were changed; where both have as many tokens, as nearly all do."""
+    def _changes(self, tokens: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Own and changed captions (2K): which words were changed; where both have as many tokens, as nearly all do."""
         own, other = tokens.input_ids.chunk(2)
-        lengths = tokens.attention_mask.sum(1)
-        comparable = (lengths[: 2 * BATCH] == lengths[2 * BATCH :]).repeat(2)[:, None]
-        asked = tokens.attention_mask.bool() & comparable
-        is_changed = torch.cat([torch.zeros_like(own), (own != other).long()])
-        return F.cross_entropy(
-            self.finds_changes(hidden)[asked], is_changed[asked], weight=torch.tensor([1.0, FOUND_WEIGHT])
-        )
+        lengths_own, lengths_other = tokens.attention_mask.sum(1).chunk(2)
+        asked = tokens.attention_mask.bool() & (lengths_own == lengths_other).repeat(2)[:, None]
+        return self.finds_changes(hidden)[asked], torch.cat([torch.zeros_like(own), (own != other).long()])[asked]
 
 
 if __name__ == "__main__":
