@@ -233,14 +233,25 @@ def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """Hash of the weights: a stored score is only as good as the network that gave it."""
+    """Hash of weights and sizes (heads, eps, …): a stored score is only as good as the network that gave it."""
     digest = hashlib.blake2b(digest_size=16)
+    for name, module in model.named_modules():
+        digest.update(repr((name, type(module).__name__, _plain_attributes(module))).encode())
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(
             value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.dim() else str(value.item()).encode()
         )
     return digest.hexdigest()
+
+
+def _plain_attributes(module: nn.Module) -> list[tuple[str, object]]:
+    kept = (bool, int, float, str, tuple)
+    return sorted(
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, kept) and name != "training" and not name.startswith("_")
+    )
 
 
 def share_tower(scorer: ItmScorer, student: nn.Module) -> None:

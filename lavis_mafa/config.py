@@ -13,7 +13,7 @@ from lavis.common.registry import registry
 from omegaconf import OmegaConf
 
 from lavis_mafa.config_keys import check_names, is_lavis_task
-from lavis_mafa.config_values import check_values
+from lavis_mafa.config_values import check_mining, check_values
 from lavis_mafa.data.config_file import omegaconf_told, read_config_file
 from lavis_mafa.ranks import PATIENCE
 from lavis_mafa.smoke import shorten
@@ -67,8 +67,7 @@ def load_config(arguments: argparse.Namespace, defaults_file: str = "run.yaml") 
         OmegaConf.to_container(cfg.config, resolve=True)
         if cfg.config.run.device == "auto":
             cfg.config.run.device = "cuda" if torch.cuda.is_available() else "cpu"
-        if "runner" in defaults.run:
-            check_values(cfg.config)
+        (check_values if "runner" in defaults.run else check_mining)(cfg.config)
     return cfg
 
 

@@ -21,6 +21,7 @@ AT_LEAST = {
     **dict.fromkeys(("max_epoch", "batch_size_train", "batch_size_eval", "accum_grad_iters"), 1),
     **dict.fromkeys(("keep_checkpoints", "random_epochs"), 1),
     **dict.fromkeys(("seed", "num_workers", "warmup_steps", "save_every_steps", "k_test", "skip_nearest"), 0),
+    **dict.fromkeys(("review_size", "gallery_size"), 0),
 }
 RATES = ("init_lr", "min_lr", "warmup_lr", "weight_decay")
 ON_BAD_IMAGE = ("raise", "replace")
@@ -45,6 +46,21 @@ def check_values(cfg: Any) -> None:
             _refuse(f"datasets.{name}.on_bad_image", choice, " or ".join(ON_BAD_IMAGE))
         if choice == "replace" and run.get("cache_tokens", False):  # a record would keep the tokens of its replacement
             _refuse(f"datasets.{name}.on_bad_image", choice, "raise where run.cache_tokens is true")
+
+
+def check_mining(cfg: Any) -> None:
+    """The values of a config of `python -m lavis_mafa.mine`; settings of their own class say theirs themselves.
+
+    Raises ValueError: naming the key, its value and the allowed ones.
+    """
+    _check_numbers(cfg.run)
+    _check_device(cfg.run)
+    for key in ("output_dir", "cache_folder"):
+        if cfg.run[key] and Path(str(cfg.run[key])).expanduser().is_file():
+            _refuse(f"run.{key}", cfg.run[key], "a folder; this is a file")
+    for key in ("review", "judged_pairs"):
+        if cfg.run[key] and not Path(str(cfg.run[key])).expanduser().is_file():
+            raise ValueError(f"run.{key}: no file at {cfg.run[key]}")
 
 
 def _check_evaluation(run: Any, arch: str, has_itm: bool) -> None:

@@ -17,16 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from lavis.common.registry import registry
+from lavis.datasets.datasets.base_dataset import BaseDataset
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from lavis_mafa import register
+from lavis_mafa.core.artifacts import sweep
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.lavis_datasets import as_records
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Networks, mine
 from lavis_mafa.mining.ray_engine import RayEngine
+from lavis_mafa.versions import installed_versions, source_hash
 
 TEXT_BATCH = 256
 ENGINES = ("local", "ray")
@@ -50,13 +55,16 @@ class Source:
     @property
     def files(self) -> list[Path]:
         """Annotation files of the split; none where captions are made, as those of scenes."""
-        files = (self.options.get("annotations") or {}).get(self.options["split"], [])
-        return [Path(file) for file in ([files] if isinstance(files, str) else files)]
+        if build_info := self.options.get("build_info"):  # LAVIS' own: below its cache
+            files, root = build_info["annotations"][self.options["split"]]["storage"], registry.get_path("cache_root")
+        else:
+            files, root = (self.options.get("annotations") or {}).get(self.options["split"], []), ""
+        return [Path(root, file) for file in ([files] if isinstance(files, str) else files)]
 
     @property
     def stamp(self) -> str:
         """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
-        digest, root = hashlib.blake2b(digest_size=12), self.options.get("images")
+        digest, root = hashlib.blake2b(digest_size=12), getattr(self.data.open_image, "root", None)
         for path in self.data.table.images.to_pylist() if root else ():
             file = Path(root, path)
             stat = file.stat() if file.is_file() else None  # what is missing is told when it is opened
@@ -65,19 +73,23 @@ class Source:
 
 
 def load_source(cfg: Any) -> Source:
-    """Build the data set of the config.
+    """Build the data set of the config; one of LAVIS' own is gathered into records.
 
-    Raises ValueError: more than one data set, or a split that it has not.
+    Raises ValueError: more than one data set, a split that it has not, or one without image files and captions.
     """
-    from lavis.common.registry import registry
-
     if len(cfg.datasets_cfg) != 1:
         raise ValueError("datasets: name one data set to mine; several annotation files go into one image_text")
     (name, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
     built = registry.get_builder_class(name)(options).build_datasets()
     if split not in built:
         raise ValueError(f"run.split is {split!r}: datasets.{name} has {', '.join(built)}")
-    return Source(built[split], name, {**OmegaConf.to_container(options, resolve=True), "split": split})
+    data = built[split]
+    if isinstance(data, BaseDataset):
+        table, open_image = as_records(name, data)
+        data = SimpleNamespace(table=table, open_image=open_image, truth=None)
+    elif not hasattr(data, "table"):
+        raise ValueError(f"datasets.{name} holds no images with captions ({type(data).__name__}): name one that does")
+    return Source(data, name, {**OmegaConf.to_container(options, resolve=True), "split": split})
 
 
 def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
@@ -144,8 +156,10 @@ def _ray_engine(cfg: Any, models: Networks, corpus: Corpus) -> RayEngine:
 
 
 def _fingerprint(network: Any) -> str:
-    """Weights and preparation: what an embedding or a score depends on beside the data."""
+    """Weights, preparation and code: what an embedding or a score depends on beside the data."""
     prepared = (
+        source_hash(),
+        installed_versions(),
         repr(getattr(network.vis_processor, "transform", network.vis_processor)),
         type(network.text_processor).__name__,
         sorted((name, repr(value)) for name, value in vars(network.text_processor).items()),
@@ -164,11 +178,13 @@ def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
     cfg = load_config(arguments, "mine.yaml")
     settings = cfg.run_cfg
     search = SearchSettings(**{name: settings[name] for name in SearchSettings.__dataclass_fields__})
-    rule = MafaSettings(low=float(settings.low), high=float(settings.high))
+    rule = MafaSettings(low=settings.low, high=settings.high)
     source = load_source(cfg)
     corpus = Corpus.of(source.data.table, bool(settings.hide_siblings))
     folder = Path(settings.output_dir).expanduser().resolve()
     cache = Path(settings.cache_folder).expanduser() if settings.cache_folder else folder / "cache"
+    for place in (folder, cache):
+        sweep(place)
     models = networks(cfg, source.data, torch.device(settings.device))
     worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
     mined = mine(corpus, models, search, rule, cache, source.stamp, worker)

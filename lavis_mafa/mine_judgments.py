@@ -8,7 +8,7 @@ import numpy as np
 
 from lavis_mafa.judgments import JudgedPairs
 from lavis_mafa.mining import results
-from lavis_mafa.mining.corpus import Corpus, packed
+from lavis_mafa.mining.corpus import Corpus, packed, places
 from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.review import Labelled
 
@@ -16,14 +16,14 @@ from lavis_mafa.mining.review import Labelled
 def against_judgments(judged: JudgedPairs, corpus: Corpus, mined: Mined) -> dict[str, dict[str, Any]]:
     """{choice of judged pairs: {precision, recall, coverage, …}}, choices as in JudgedPairs.selections.
 
-    Precision and recall are over the
-    judged candidates; coverage is the share of the judged matches that are among the candidates.
+    Precision and recall are over the judged candidates; coverage is the share of the judged matches that are among
+    the candidates.
     """
     key_K = packed(mined.candidates.record_K, mined.candidates.text_K)
     text_P = corpus.places(judged.captions)[judged.pairs["text"]]
     key_P = packed(judged.record_I[judged.pairs["image"]], np.maximum(text_P, 0))
-    at_P = np.searchsorted(key_K, key_P).clip(max=len(key_K) - 1)
-    inside_P = (key_K[at_P] == key_P) & (text_P >= 0)
+    at_P, inside_P = places(key_K, key_P)
+    inside_P &= text_P >= 0
     label_P = judged.pairs["label"].to_numpy()
     found = {}
     for name, chosen_P in judged.selections().items():

@@ -24,6 +24,8 @@ from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
 
+RECALL_TOLD = 0.9  # of the candidates; below, the remedy is told
+
 
 @dataclass
 class Job:
@@ -49,8 +51,9 @@ def report(job: Job) -> dict[str, Any]:
     counts_N = np.bincount(mined.candidates.record_K[mined.verdict_K == CONNECTION], minlength=corpus.n_images)
     curve = review.precision_recall(mined.p_K[labelled.at_L], labelled) if labelled else None
     draw_mining(job.folder / "mining.png", mined.p_K, (rule.low, rule.high), counts_N, curve)
-    rows = _gallery_rows(job, at_S, int(run.gallery_size))
-    write_gallery(job.folder / "gallery", rows, job.source.data.open_image, f"Connections in {job.source.name}")
+    rows, title = _gallery_rows(job, at_S, run.gallery_size), f"Connections in {job.source.name}"
+    note = _left_out(int(counts_N.sum()), run.gallery_size)
+    write_gallery(job.folder / "gallery", rows, job.source.data.open_image, title, note)
     summary = {
         **results.totals(corpus, mined, rule),
         **figures,
@@ -69,8 +72,6 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
     corpus, mined, truth = job.corpus, job.mined, job.source.data.truth
     given = job.cfg.run_cfg.get("review")
     path = Path(given).expanduser() if given else job.folder / "review.csv"
-    if given and not path.is_file():
-        raise ValueError(f"run.review: no file at {path}")
     judged = _judged(job)
     by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
     figures: dict[str, Any] = {"against_judgments": against_judgments(judged, corpus, mined)} if judged else {}
@@ -79,9 +80,7 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
     if by_people:
         figures["against_review"] = results.quality(mined, by_people)
     elif not given:
-        at_L, weight_L = review.sample_for_review(
-            mined.p_K, int(job.cfg.run_cfg.review_size), int(job.cfg.run_cfg.seed)
-        )
+        at_L, weight_L = review.sample_for_review(mined.p_K, job.cfg.run_cfg.review_size, job.cfg.run_cfg.seed)
         shown = results.candidate_rows(corpus, mined, at_L).drop_columns([*KEY]).to_pandas()
         review.write_review(path, shown.assign(weight=weight_L))
     if truth is None:
@@ -111,6 +110,12 @@ def _annotations(job: Job) -> dict[str, int]:
         name = options.get("name", job.source.name)
         added[target.name] = write_connected(file, target, captions, name, options.get("columns") or {})
     return added
+
+
+def _left_out(connections: int, size: int) -> str:
+    if connections <= size:
+        return ""
+    return f"Shown are the {size:,} surest of {connections:,} connections; connections.parquet has all."
 
 
 def _gallery_rows(job: Job, at_S: np.ndarray, size: int) -> Iterator[GalleryRow]:
@@ -158,6 +163,8 @@ def _text(summary: dict[str, Any]) -> str:
         "recall of the candidates against the exact search: "
         + ", ".join(f"{name} {value:.1%}" for name, value in summary["recall_of_candidates"].items()),
     ]
+    if min(summary["recall_of_candidates"].values()) < RECALL_TOLD:
+        lines.append("the search is not exact and misses many of the nearest: raise run.nprobe, or set run.index: flat")
     for name, words in (("against_truth", "truth function"), ("against_review", "labels")):
         if name in summary:
             lines.append(_quality(words, summary[name]))
@@ -168,8 +175,8 @@ def _text(summary: dict[str, Any]) -> str:
 
 
 def _quality(words: str, figures: dict[str, Any]) -> str:
-    keys = ("precision", "recall", "coverage", "found")
-    shown = [f"{key} {_percent(figures[key])}" for key in keys if key in figures]
+    keys = ("precision", "recall", f"precision_at_recall_{results.RECALL}", "coverage", "found")
+    shown = [f"{key.replace('_', ' ')} {_percent(figures[key])}" for key in keys if key in figures]
     labelled = figures["labelled"] if "labelled" in figures else figures["candidates"]
     return f"against the {words} ({labelled:,} candidates): " + ", ".join(shown)
 

@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writing, and the check that a file belongs to this run."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,30 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what killed processes of this machine left of the writers above; a folder moved aside returns."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        left = re.fullmatch(r"(?P<name>.+)\.(?:(?P<file>\d+)\.tmp|(?P<kind>new|old)\.(?P<folder>\d+))", path.name)
+        if left is None or _is_running(int(left["file"] or left["folder"])):
+            continue
+        if left["kind"] == "old" and not path.with_name(left["name"]).exists():
+            path.rename(path.with_name(left["name"]))
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()  # a number comes again: what bears ours was not written by us, who just begin
 
 
 def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]], remedy: str) -> None:

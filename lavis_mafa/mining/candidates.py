@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lavis_mafa.core.neighbors import BACKENDS, load_faiss
 from lavis_mafa.mining.corpus import Corpus, packed
 from lavis_mafa.mining.search import (
     Known,
@@ -22,6 +23,8 @@ from lavis_mafa.mining.search import (
     similarity_of_pairs,
 )
 
+EXACT_PRODUCTS = 5e12  # multiplications of an exact search in one direction: some three minutes on two cores
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -31,23 +34,52 @@ class SearchSettings:
     """Which pairs are put to Con-D.
 
     range_max: the k of the k nearest, known positives not counted; range_min: skip that many of the nearest.
-    max_score: leave out pairs of a larger ITC similarity. relative_margin: leave out pairs whose similarity is above
-    (1 - margin) times that of the anchor's best own pair. index: backend of core/neighbors.py.
+    min_score, max_score: leave out pairs of a smaller, of a larger ITC similarity. absolute_margin, relative_margin:
+    leave out pairs whose similarity is above that of the anchor's best own pair less the margin, above (1 - margin)
+    times it. index: backend of core/neighbors.py; auto is exact where that is affordable. nprobe: cells that an inexact
+    search (IVF) looks into.
+
+    Raises ValueError for a value that is not allowed.
     """
 
     range_min: int = 0
     range_max: int = 20
+    min_score: float | None = None
     max_score: float | None = None
+    absolute_margin: float | None = None
     relative_margin: float | None = None
     index: str = "auto"
+    nprobe: int = 32
 
     def __post_init__(self) -> None:
+        for name in ("range_min", "range_max", "nprobe"):
+            if not _is_number(getattr(self, name), int):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: allowed is a whole number")
+        for name in ("min_score", "max_score", "absolute_margin", "relative_margin"):
+            if getattr(self, name) is not None and not _is_number(getattr(self, name), (int, float)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: allowed is a number, or null")
         if not 0 <= self.range_min < self.range_max:
             raise ValueError(
                 f"range_min {self.range_min}, range_max {self.range_max}: needed is 0 <= range_min < range_max"
             )
+        if None not in (self.min_score, self.max_score) and self.min_score > self.max_score:
+            raise ValueError(f"min_score {self.min_score} is above max_score {self.max_score}: no pair is left")
         if self.relative_margin is not None and not 0 <= self.relative_margin <= 1:
             raise ValueError(f"relative_margin is {self.relative_margin}: allowed is a number in [0, 1], or null")
+        if self.index not in BACKENDS:
+            raise ValueError(f"index is {self.index!r}: allowed are {', '.join(BACKENDS)}")
+        if self.nprobe < 1:
+            raise ValueError(f"nprobe is {self.nprobe}: allowed is a whole number from 1 on")
+
+    def backend(self, anchors: Vectors, items: Vectors) -> str:
+        """`index`; of auto the exact search where its products are few enough (FAISS decides otherwise)."""
+        products = np.prod(anchors.shape, dtype=float) * items.shape[0] * items.shape[1]
+        exact = self.index == "auto" and products <= EXACT_PRODUCTS and load_faiss() is not None
+        return "flat" if exact else self.index
+
+
+def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -92,7 +124,9 @@ def find_candidates(
     def side(name: str, anchors: Vectors, items: Vectors, anchor_P: Ints, item_P: Ints) -> _Side:
         known = Known.of(anchor_P, item_P, len(items))
         path, k = folder / f"{name}_{key}.npz", settings.range_max
-        near = nearest_items(anchors, items, k, known, path, settings.index, search_shards=search_shards)
+        backend = settings.backend(anchors, items)
+        how = {"search_shards": search_shards, "nprobe": settings.nprobe}
+        near = nearest_items(anchors, items, k, known, path, backend, **how)
         recall[name] = recall_of_candidates(anchors, items, near, known)
         best_own_A = np.full(len(anchors), -np.inf, np.float32)
         np.maximum.at(best_own_A, anchor_P, own_similarity_P)
@@ -116,8 +150,12 @@ def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings, anchors_a
     """The pairs that the settings let through."""
     rank_Ak = np.broadcast_to(np.arange(1, near.item_Ak.shape[1] + 1, dtype=np.int32), near.item_Ak.shape)
     kept = (near.item_Ak >= 0) & (rank_Ak > settings.range_min)
+    if settings.min_score is not None:
+        kept &= near.similarity_Ak >= settings.min_score
     if settings.max_score is not None:
         kept &= near.similarity_Ak <= settings.max_score
+    if settings.absolute_margin is not None:
+        kept &= near.similarity_Ak <= best_own_A[:, None] - settings.absolute_margin
     if settings.relative_margin is not None:
         kept &= near.similarity_Ak <= (1 - settings.relative_margin) * best_own_A[:, None]
     anchor_L, item_L = np.repeat(np.arange(len(kept)), kept.sum(axis=1)), near.item_Ak[kept]

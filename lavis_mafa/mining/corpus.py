@@ -92,3 +92,11 @@ def packed(record_K: Ints, text_K: Ints) -> Ints:
 
 def unpacked(key_K: Ints) -> tuple[Ints, Ints]:
     return key_K >> 32, key_K & 0xFFFFFFFF
+
+
+def places(key_K: Ints, wanted_L: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Where the keys stand among sorted ones, and whether they do; K may be 0."""
+    if not len(key_K):
+        return np.zeros(len(wanted_L), np.int64), np.zeros(len(wanted_L), np.bool_)
+    at_L = np.searchsorted(key_K, wanted_L).clip(max=len(key_K) - 1)
+    return at_L, key_K[at_L] == wanted_L

@@ -17,9 +17,10 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import TruthFunction
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Mined
-from lavis_mafa.mining.review import Labelled
+from lavis_mafa.mining.review import Labelled, precision_recall
 
 WORDS = {CONNECTION: "connection", AMBIGUOUS: "ambiguous", NEGATIVE: "negative"}
+RECALL = 0.8  # at which the precision of the surest candidates is told
 CHUNK = 65_536  # rows that are strings at a time
 
 Ints = NDArray[np.int64]
@@ -120,15 +121,19 @@ def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, Any]:
 
 
 def quality(mined: Mined, labelled: Labelled) -> dict[str, Any]:
-    """Precision and recall of the connections over the labelled candidates, weighted."""
+    """Precision and recall of the connections over the labelled candidates, weighted; and the precision of the surest
+    candidates among which are four fifths of the matches."""
     connected_L = mined.verdict_K[labelled.at_L] == CONNECTION
     weight_L, true_L = labelled.weight_L, labelled.true_L
     hits = float(weight_L[connected_L & true_L].sum())
+    curve = precision_recall(mined.p_K[labelled.at_L], labelled)
+    reached = curve["precision"][curve["recall"] >= RECALL]
     return {
         "labelled": len(labelled.at_L),
         "labelled_outside_the_candidates": labelled.outside,
         "precision": _ratio(hits, float(weight_L[connected_L].sum())),
         "recall": _ratio(hits, float(weight_L[true_L].sum())),
+        f"precision_at_recall_{RECALL}": float(reached.iloc[0]) if len(reached) else None,
     }
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lavis_mafa.core.artifacts import atomic_write
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.mining.candidates import CandidatePairs
-from lavis_mafa.mining.corpus import Corpus, packed
+from lavis_mafa.mining.corpus import Corpus, packed, places
 
 BINS = 10  # strata: equal steps of P(match)
 LABELS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
@@ -63,23 +63,37 @@ def write_review(path: Path, frame: pd.DataFrame) -> None:
 def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
     """Labels of candidates from a CSV with the columns image, caption, label and, if it is a sample, weight.
 
-    Raises ValueError, naming file and line: a missing column, a label that is not 0, 1 or empty, an unknown image.
+    Raises ValueError, naming file and line: no CSV, a missing column, a label that is not 0, 1 or empty, an unknown
+    image, a weight that is none.
     """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame = _read(path)
     missing = {"image", "caption", "label"} - set(frame.columns)
     if missing:
         raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}: needed are image, caption, label")
     label = _column(path, frame["label"].str.strip(), "label", LABELS.get, "0, 1 or nothing")
     record_of = {image: record for record, image in enumerate(corpus.table.images.to_pylist())}
     record = _column(path, frame["image"].map(clean_path), "image", record_of.get, "an image of the data set")
-    weight = pd.to_numeric(frame["weight"]).to_numpy(float) if "weight" in frame else np.ones(len(frame))
-    text = corpus.places(frame["caption"])
-    said = ~np.isnan(label)
-    key_K = packed(pairs.record_K, pairs.text_K)
+    given = frame["weight"] if "weight" in frame else pd.Series("1", frame.index)
+    weight = _column(path, given, "weight", _weight, "a number above 0")
+    text, said = corpus.places(frame["caption"]), ~np.isnan(label)
     key_L = packed(record[said].astype(np.int64), np.maximum(text[said], 0))
-    at_L = np.searchsorted(key_K, key_L).clip(max=max(len(key_K) - 1, 0))
-    inside = (key_K[at_L] == key_L) & (text[said] >= 0) if len(key_K) else np.zeros(len(key_L), bool)
+    at_L, inside = places(packed(pairs.record_K, pairs.text_K), key_L)
+    inside &= text[said] >= 0
     return Labelled(at_L[inside], label[said][inside] == 1, weight[said][inside], int((~inside).sum()))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors are
+        raise ValueError(f"{path} is no CSV in UTF-8 ({error}): restore it, or delete it for a new sample") from error
+
+
+def _weight(value: str) -> float | None:
+    try:
+        return float(value) if 0 < float(value) < float("inf") else None
+    except ValueError:
+        return None
 
 
 def _column(
@@ -96,7 +110,7 @@ def has_labels(path: Path) -> bool:
     """Whether somebody has labelled: then the file is theirs, and is not written again."""
     if not path.exists():
         return False
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame = _read(path)
     return "label" not in frame or bool(frame["label"].str.strip().ne("").any())
 
 

@@ -68,12 +68,13 @@ class ShardSearch:
     k: int
     known: Known
     backend: str
+    nprobe: int
     name: str
 
     def __call__(self, start: int, items_BQD: Vectors) -> Nearest:
         """items_BQD: the items start, start + 1, … of all."""
         (n_anchors, width, dim), depth = self.anchors_APD.shape, items_BQD.shape[1]
-        index, best = NeighborIndex(items_BQD.reshape(-1, dim), backend=self.backend), _nothing(n_anchors, self.k)
+        index, best = self._index(items_BQD.reshape(-1, dim)), _nothing(n_anchors, self.k)
         for rows in tqdm(_chunks(n_anchors, max(1, CHUNK // width)), desc=f"neighbours {self.name}", leave=False):
             wanted = self.k + self.known.most(rows[0], rows[-1] + 1)
             item, similarity = _search(index, float32(self.anchors_APD[rows[0] : rows[-1] + 1]), depth, wanted)
@@ -81,6 +82,9 @@ class ShardSearch:
             similarity[self.known.mask(rows, item)] = -np.inf
             _merge(best, rows, item, similarity)
         return best
+
+    def _index(self, keys: Vectors) -> NeighborIndex:
+        return NeighborIndex(keys, backend=self.backend, nprobe=self.nprobe)
 
 
 Shards = Iterable[tuple[int, Vectors]]  # the first item's number, the items
@@ -96,6 +100,7 @@ def nearest_items(
     backend: str = "auto",
     shard: int = SHARD,
     search_shards: SearchShards = starmap,
+    nprobe: int = 32,
 ) -> Nearest:
     """The k items most similar to each anchor, known ones left out: similarity is the maximum over both sides' vectors.
 
@@ -106,7 +111,7 @@ def nearest_items(
     n_anchors, (n_items, depth, _) = len(anchors_APD), items_BQD.shape
     k, per_shard = min(k, n_items), max(1, shard // depth)
     best, done = _reopened(path, n_anchors, k)
-    search = ShardSearch(anchors_APD, k, known, backend, path.stem.split("_")[0])
+    search = ShardSearch(anchors_APD, k, known, backend, nprobe, path.stem.split("_")[0])
     starts = range(done, n_items, per_shard)
     shards = ((start, items_BQD[start : start + per_shard]) for start in starts)
     for start, found in zip(starts, search_shards(search, shards), strict=True):

@@ -54,10 +54,11 @@ class GalleryRow:
 
 
 def write_gallery(
-    folder: str | Path, rows: Iterable[GalleryRow], open_image: OpenImage, title: str = "Connections"
+    folder: str | Path, rows: Iterable[GalleryRow], open_image: OpenImage, title: str = "Connections", note: str = ""
 ) -> Path:
     """Writes the folder anew and returns its index.html; rows are shown in the order given until a visitor sorts them.
 
+    note: a sentence below the title, as of what the rows leave out.
     An address names a view: index.html#q=red+cube&verdict=ambiguous&sort=-similarity&page=2.
     """
     folder, rows = Path(folder), list(rows)
@@ -71,6 +72,7 @@ def write_gallery(
         html = PAGES.get_template("gallery.html.j2").render(
             title=title,
             searched="captions and paths",
+            note=note,
             n=len(rows),
             counts={verdict: count for verdict, count in counts.items() if count},
             n_true=sum(row.true is True for row in rows if row.verdict == "connection"),

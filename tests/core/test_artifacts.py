@@ -1,9 +1,60 @@
 """Files that are whole or absent."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from lavis_mafa.core.artifacts import save_rows
+from lavis_mafa.core.artifacts import atomic_folder, atomic_write, save_rows, sweep
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lavis_mafa.core.artifacts import atomic_folder, atomic_write
+if sys.argv[2] == "folder":
+    with atomic_folder(Path(sys.argv[1], "gallery")) as new:
+        (new / "index.html").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+with atomic_write(Path(sys.argv[1], "summary.json")) as file:
+    file.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_a_killed_process_left_is_swept_away(tmp_path, what):
+    with atomic_folder(tmp_path / "gallery") as new:
+        (new / "index.html").write_text("whole")
+    with atomic_write(tmp_path / "summary.json") as file:
+        file.write(b"whole")
+    kept = {path.name for path in tmp_path.iterdir()}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path, what], env=environment).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 3
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert (tmp_path / "gallery" / "index.html").read_text() == (tmp_path / "summary.json").read_text() == "whole"
+
+
+def test_a_folder_killed_between_its_two_renames_returns(tmp_path):
+    for part in ("new", "old"):
+        (tmp_path / f"gallery.{part}.999999999").mkdir()
+        (tmp_path / f"gallery.{part}.999999999" / "index.html").write_text(part)
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
+    assert (tmp_path / "gallery" / "index.html").read_text() == "old"
+
+
+def test_files_of_running_processes_and_of_others_stay(tmp_path):
+    names = {f"a.json.{os.getppid()}.tmp", "notes.tmp", "old.1", "table.new"}
+    for name in names:
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    sweep(tmp_path / "none")
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_rows_come_part_by_part(tmp_path):

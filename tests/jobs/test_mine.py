@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 import lavis_mafa
 from lavis_mafa import mine
+from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
 
@@ -160,9 +161,9 @@ def test_verdicts_of_other_data_are_refused(mined: tuple[Path, str]) -> None:
     table, *_ = scenes_table(16, seed=99)
     con_d = OmegaConf.create({"arch": "file", "path": str(mined[0] / "connections.parquet")})
     with pytest.raises(ValueError, match="holds no image of the training data"):
-        _verdicts(con_d, SimpleNamespace(table=table))
+        _verdicts(con_d, SimpleNamespace(table=table), MafaSettings())
     with pytest.raises(ValueError, match="arch file needs path"):
-        _verdicts(OmegaConf.create({"arch": "file"}), SimpleNamespace(table=table))
+        _verdicts(OmegaConf.create({"arch": "file"}), SimpleNamespace(table=table), MafaSettings())
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +242,17 @@ def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], t
         (["run.range_min=30"], "range_min < range_max"),
         (["model.finetuned="], "model names no weights"),
         (["run.review=none.csv"], "run.review: no file at none.csv"),
+        (["run.judged_pairs=none.json"], "run.judged_pairs: no file at none.json"),
+        (["run.range_max=abc"], "range_max is 'abc'"),
+        (["run.index=foo"], "index is 'foo'"),
+        (["run.low=abc"], "low is 'abc'"),
+        (["run.high=1.5"], "high is 1.5"),
+        (["run.batch_size_eval=0"], "run.batch_size_eval is 0"),
+        (["run.review_size=-1"], "run.review_size is -1"),
+        (["run.gallery_size=many"], "run.gallery_size is 'many'"),
+        (["run.device=cuda"], "run.device is cuda, but torch"),
+        (["run.device=tpu"], "run.device is 'tpu'"),
+        (["run.cache_folder=setup.py"], "run.cache_folder is 'setup.py': allowed is a folder"),
     ],
 )
 def test_what_a_user_gets_wrong_is_told(
@@ -249,6 +261,58 @@ def test_what_a_user_gets_wrong_is_told(
     with pytest.raises(ValueError, match=re.escape(message)):
         mine_here(files[0], *options, f"run.output_dir={tmp_path}")
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_told(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="allowed is a folder; this is a file"):
+        mine_here(files[0], f"run.output_dir={tmp_path / 'out'}")
+
+
+def test_without_candidates_it_says_so_and_judges_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
+    table = read_annotations(files[1])
+    judged = [{"image": table["image"][0].as_py(), "caption": "a red ring", "label": 1, "kind": "true_positive"}]
+    (tmp_path / "judged.json").write_text(json.dumps(judged))
+    out = tmp_path / "out"
+    summary = mine_here(files[0], "run.max_score=-1", f"run.output_dir={out}")
+    assert (
+        summary["candidates"] == summary["connections"] == 0 and len(pd.read_parquet(out / "connections.parquet")) == 0
+    )
+
+
+def test_what_the_gallery_leaves_out_is_said(files: tuple[Path, Path], tmp_path: Path) -> None:
+    summary = mine_here(files[0], "run.gallery_size=1", f"run.output_dir={tmp_path}")
+    page = (tmp_path / "gallery" / "index.html").read_text()
+    assert f"Shown are the 1 surest of {summary['connections']:,} connections" in page
+    mine_here(files[0], f"run.output_dir={tmp_path}")
+    assert "Shown are the" not in (tmp_path / "gallery" / "index.html").read_text()
+
+
+def test_what_a_killed_run_left_is_taken_away(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "gallery.new.999999999").mkdir()
+    (tmp_path / "summary.json.999999999.tmp").touch()
+    mine_here(files[0], f"run.output_dir={tmp_path}")
+    assert not list(tmp_path.glob("*999999999*")) and (tmp_path / "summary.json").exists()
+
+
+def test_lavis_own_caption_data_is_mined(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """coco_caption, whose annotation has a row a caption."""
+    rows = [json.loads(line) for line in files[1].read_text().splitlines()]
+    number = {image: n for n, image in enumerate(dict.fromkeys(row["image"] for row in rows))}
+    annotation = tmp_path / "coco_karpathy_train.json"
+    annotation.write_text(json.dumps([{**row, "image_id": f"coco_{number[row['image']]}"} for row in rows]))
+    here = {"url": [str(annotation)], "storage": [str(annotation)], "md5": None}
+    info = {"annotations": dict.fromkeys(("train", "val", "test"), here), "images": {"storage": str(files[1].parent)}}
+    processors = {
+        "vis_processor": {"train": {"name": "blip_image_eval"}},
+        "text_processor": {"train": {"name": "blip_caption"}},
+    }
+    config = OmegaConf.load(files[0])
+    config.datasets = {"coco_caption": {**processors, "build_info": info}}
+    OmegaConf.save(config, tmp_path / "mine.yaml")
+    summary = mine_here(tmp_path / "mine.yaml", f"run.output_dir={tmp_path / 'out'}")
+    connected = json.loads((tmp_path / "out" / "coco_karpathy_train_connected.json").read_text())
+    assert len(connected) - len(rows) == summary["connections"] > 0 and summary["images"] == 24
 
 
 def test_a_missing_image_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -130,10 +130,43 @@ def test_relative_margin_is_to_the_best_own_pair_of_the_anchor(tmp_path, corpus)
     assert (by_image | by_text).all() and len(pairs) < len(run(tmp_path).candidates)
 
 
-@pytest.mark.parametrize("wrong", [{"range_min": 3}, {"range_max": 0}, {"relative_margin": 1.5}])
+def test_absolute_margin_and_the_smallest_score(tmp_path, corpus):
+    whole, mined = run(tmp_path), run(tmp_path, absolute_margin=0.1)
+    pairs, own_of_image = mined.candidates, np.full(4, -np.inf)
+    np.maximum.at(own_of_image, corpus.own_record_P, mined.own_similarity_P)
+    by_image = pairs.rank_of_text_K > 0
+    assert (pairs.similarity_K[by_image] <= own_of_image[pairs.record_K[by_image]] - 0.1 + 1e-6).all()
+    assert 0 < len(pairs) < len(whole.candidates)
+    least = float(np.median(whole.candidates.similarity_K))
+    near = run(tmp_path, min_score=least).candidates
+    assert near.similarity_K.min() >= least and len(near) == (whole.candidates.similarity_K >= least).sum()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"range_min": 3},
+        {"range_max": 0},
+        {"range_max": "abc"},
+        {"range_max": True},
+        {"relative_margin": 1.5},
+        {"relative_margin": "half"},
+        {"max_score": "high"},
+        {"min_score": 0.9, "max_score": 0.1},
+        {"index": "foo"},
+        {"nprobe": 0},
+    ],
+)
 def test_settings_out_of_range_are_told(wrong):
-    with pytest.raises(ValueError, match="range_min|relative_margin"):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         SearchSettings(**{"range_max": 3, **wrong})
+
+
+def test_the_search_is_exact_where_that_is_affordable():
+    one, many = np.empty((2, 1, 8)), np.broadcast_to(np.float32(0), (10**6, 32, 8))
+    assert SearchSettings().backend(one, many) == "flat"
+    assert SearchSettings().backend(many, many) == "auto"
+    assert SearchSettings(index="ivf").backend(one, one) == "ivf"
 
 
 def test_the_file_of_connections_reads_in_one_line_and_reconciles(mined, corpus, tmp_path):
@@ -177,6 +210,8 @@ def test_truth_gives_precision_recall_and_coverage(corpus, tmp_path):
     quality = results.quality(mined, results.labelled_by_truth(corpus, mined, truth))
     assert quality["precision"] == pytest.approx((true & connected).sum() / connected.sum())
     assert quality["recall"] == pytest.approx((true & connected).sum() / true.sum())
+    at_or_above = [(true[mined.p_K >= p].mean(), true[mined.p_K >= p].sum() / true.sum()) for p in sorted(mined.p_K)]
+    assert quality["precision_at_recall_0.8"] == next(pr for pr, recall in reversed(at_or_above) if recall >= 0.8)
     assert results.coverage(corpus, mined, truth) == 1.0
     kept = np.flatnonzero(true)[1:]  # one true match is not among the candidates
     fewer = replace(

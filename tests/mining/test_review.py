@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,3 +89,28 @@ def test_precision_and_recall_at_every_threshold_by_hand():
     assert frame["threshold"].tolist() == pytest.approx([0.9, 0.6, 0.2])
     assert frame["precision"].tolist() == pytest.approx([1 / 2, 3 / 4, 7 / 8])
     assert frame["recall"].tolist() == pytest.approx([1 / 7, 3 / 7, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is no CSV"),
+        (b'image,caption,label\n"a.jpg,x', "is no CSV"),
+        (b"image,caption,label\n\xff\xfe,x,1\n", "is no CSV in UTF-8"),
+        (b"image,caption,label,weight\na.jpg,x,1,heavy\n", "line 2: weight is 'heavy'"),
+        (b"image,caption,label,weight\na.jpg,x,1,-1\n", "line 2: weight is '-1'"),
+    ],
+)
+def test_a_file_that_is_no_review_is_told(mined, corpus, tmp_path, content, told):
+    (tmp_path / "review.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=told) as error:
+        read_review(tmp_path / "review.csv", corpus, mined.candidates)
+    assert str(tmp_path / "review.csv") in str(error.value)
+
+
+def test_labels_where_there_are_no_candidates_are_outside(mined, corpus, tmp_path):
+    path = review(mined, corpus, tmp_path / "review.csv", row0="1")
+    pairs = mined.candidates
+    none = replace(pairs, **{name: getattr(pairs, name)[:0] for name in vars(pairs)})
+    labelled = read_review(path, corpus, none)
+    assert len(labelled.at_L) == 0 and labelled.outside == 1

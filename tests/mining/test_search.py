@@ -55,6 +55,21 @@ def test_the_maximum_over_queries_counts_even_where_one_image_has_all_the_neares
     assert found.item_Ak.min() >= 0
 
 
+def test_an_inexact_search_finds_more_the_more_cells_it_looks_into(tmp_path):
+    rng = np.random.default_rng(0)
+    crowds = unit(60, 16, seed=1)[rng.integers(60, size=1200)]
+    items = crowds[:, None] + 0.2 * rng.normal(size=(1200, 4, 16))  # 4 queries of an image, as BLIP-2's 32
+    items = (items / np.linalg.norm(items, axis=-1, keepdims=True)).astype(np.float32)
+    anchors = unit(200, 1, 16, seed=2)
+
+    def recall(name, **how):
+        found = nearest_items(anchors, items, 10, NONE, tmp_path / name, "ivf", **how)
+        return recall_of_candidates(anchors, items, found, NONE)
+
+    few, many, all_cells = (recall(f"{n}.npz", nprobe=n) for n in (1, 8, 10**4))
+    assert few < many - 0.1 and many < 1 and all_cells == 1.0
+
+
 def test_recall_tells_what_a_search_has_missed(tmp_path):
     anchors, items = unit(6, 1, 8), unit(9, 2, 8, seed=1)
     found = nearest_items(anchors, items, 3, NONE, tmp_path / "n.npz", "flat")
