@@ -81,7 +81,7 @@ def test_all_evaluations_of_both_stages_end_in_one_table(everything: tuple[Path,
     options = ("run.num_beams=1", "run.max_len=3", "run.without_image=false")
     printed = run("bash", "run_scripts/mafa/eval_zeroshot.sh", stage2, "scenes", stage1, *options, **more)
     rows = [line.split("  ")[0] for line in printed.rstrip().splitlines()[-5:]]
-    retrieval = [f"retrieval_scenes: {way} R@1 (ITM)" for way in ("text", "image")]
+    retrieval = [f"retrieval_scenes: {way} R@1 (ITM)" for way in ("image", "text")]
     assert rows == ["scenes_gqa, test: accuracy", "scenes_okvqa, test: accuracy", "scenes, test: CIDEr", *retrieval]
     checkpoints = [read(tmp_path / name / "results.json")["checkpoint"] for name in ("gqa_scenes", "retrieval_scenes")]
     trained = [read(everything[0] / name / "results.json")["checkpoint"] for name in ("stage2_opt", "stage1")]
