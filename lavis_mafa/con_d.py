@@ -218,8 +218,8 @@ def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> N
         return
     if checkpoint_path(merged) is None:
         raise ValueError(
-            f"{section} names no weights; set {section}.finetuned to a matching network's checkpoint "
-            f"(train_con_d.sh makes one) and {section}.load_finetuned: true"
+            f"{section} names no weights; set {section}.finetuned to a checkpoint of its model (of a matching network "
+            f"train_con_d.sh makes one) and {section}.load_finetuned: true"
         )
 
 

@@ -58,6 +58,10 @@ def check_mining(cfg: Any) -> None:
     for key in ("output_dir", "cache_folder"):
         if cfg.run[key] and Path(str(cfg.run[key])).expanduser().is_file():
             _refuse(f"run.{key}", cfg.run[key], "a folder; this is a file")
+    if not cfg.run.output_dir:
+        _refuse("run.output_dir", cfg.run.output_dir, "a folder")
+    if not isinstance(cfg.run.hide_siblings, bool):
+        _refuse("run.hide_siblings", cfg.run.hide_siblings, "true or false")
     for key in ("review", "judged_pairs"):
         if cfg.run[key] and not Path(str(cfg.run[key])).expanduser().is_file():
             raise ValueError(f"run.{key}: no file at {cfg.run[key]}")
@@ -134,6 +138,9 @@ def _check_device(run: Any) -> None:
         raise ValueError(
             f"run.device is {run.device}, but torch {torch.__version__} sees no GPU: set run.device to auto or cpu"
         )
+    number = str(run.device).partition(":")[2]
+    if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+        _refuse("run.device", run.device, f"cuda:N with N below {torch.cuda.device_count()}")
     precision(run)
 
 

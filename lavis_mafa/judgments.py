@@ -93,8 +93,8 @@ def _judged(row: Any, record_of: Mapping[str, int]) -> tuple[int, str, bool, str
     unanimous = all(vote == label for vote in _votes(row))
     if record is None:
         raise ValueError(
-            f"image {row['image']!r} is not in the split that run.judged_pairs is about, the first of run.test_splits; "
-            "add it there, remove the row, or set run.judged_pairs: null"
+            f"image {row['image']!r} is not in the split that run.judged_pairs is about (the first of run.test_splits, "
+            "in mining run.split); add it there, remove the row, or set run.judged_pairs: null"
         )
     return record, row["caption"], label, row["kind"], unanimous
 

@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader, Subset
 
 from lavis_mafa import register
 from lavis_mafa.core.artifacts import sweep
+from lavis_mafa.core.neighbors import choose
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.judgments import read_judged_pairs
 from lavis_mafa.lavis_datasets import as_records
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
@@ -152,7 +154,7 @@ class BuildNetworks:
 
 def _ray_engine(cfg: Any, models: Networks, corpus: Corpus) -> RayEngine:
     build = BuildNetworks(OmegaConf.to_container(cfg.config, resolve=True), corpus.table.fingerprint)
-    return RayEngine(build, models, gpus=cfg.run_cfg.device == "cuda")
+    return RayEngine(build, models, gpus=cfg.run_cfg.device.startswith("cuda"))
 
 
 def _fingerprint(network: Any) -> str:
@@ -183,8 +185,11 @@ def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
     corpus = Corpus.of(source.data.table, bool(settings.hide_siblings))
     folder = Path(settings.output_dir).expanduser().resolve()
     cache = Path(settings.cache_folder).expanduser() if settings.cache_folder else folder / "cache"
-    for place in (folder, cache):
+    for place in (folder, cache, *cache.glob("scores_*")):
         sweep(place)
+    choose(search.index, 1)  # an index without FAISS is told before hours of embedding
+    if settings.judged_pairs:
+        read_judged_pairs(settings.judged_pairs, source.data.table)
     models = networks(cfg, source.data, torch.device(settings.device))
     worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
     mined = mine(corpus, models, search, rule, cache, source.stamp, worker)

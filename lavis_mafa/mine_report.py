@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Job:
 def report(job: Job) -> dict[str, Any]:
     """Write everything, summary.json last; prints the figures and returns them."""
     job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "summary.json").unlink(missing_ok=True)  # that of the run before: it speaks of what is replaced now
     corpus, mined, rule, run = job.corpus, job.mined, job.rule, job.cfg.run_cfg
     at_S = results.suspects(mined, rule)
     labelled, figures = _labelled(job)
@@ -74,6 +76,8 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
     path = Path(given).expanduser() if given else job.folder / "review.csv"
     judged = _judged(job)
     by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
+    if given and by_people is None:
+        logging.warning("run.review: %s has no labels yet: fill in its column label with 1 or 0", path)
     figures: dict[str, Any] = {"against_judgments": against_judgments(judged, corpus, mined)} if judged else {}
     if len(corpus.hidden_H):
         figures["against_siblings"] = results.against_siblings(corpus, mined)
@@ -149,7 +153,9 @@ def _rows(
     true_L = [None] * len(row_L) if truth is None else truth(record_L, row_L).tolist()
     columns = (record_L, row_L, similarity_L, p_L)
     for record, row, similarity, p, true in zip(*(column.tolist() for column in columns), true_L, strict=True):
-        yield gallery_row(table, record, row, p=p, verdict=verdict, similarity=similarity, true=true)
+        found = gallery_row(table, record, row, p=p, verdict=verdict, similarity=similarity, true=true)
+        # a doubted pair is annotated itself, though another image may carry the caption first
+        yield replace(found, caption_record=None) if verdict == "suspect" else found
 
 
 def _text(summary: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+HOST = socket.gethostname()
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path`; it takes the place of `path` only once it is on disk in full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -30,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Makes a new folder beside `folder`; it takes the place of `folder`, whatever that held, once it is filled."""
-    new, old = (folder.with_name(f"{folder.name}.{part}.{os.getpid()}") for part in ("new", "old"))
+    new, old = (folder.with_name(f"{folder.name}.{_writer()}.{part}") for part in ("new", "old"))
     try:
         new.mkdir(parents=True)
         yield new
@@ -42,14 +45,19 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _writer() -> str:
+    """Who writes, in the name of what is not yet whole: a process of this host, which may share the folder."""
+    return f"lavis_mafa-{HOST}-{os.getpid()}"
+
+
 def sweep(folder: Path) -> None:
-    """Takes away what killed processes of this machine left of the writers above; a folder moved aside returns."""
+    """Takes away what killed processes of this host left of the writers above; a folder moved aside returns."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        left = re.fullmatch(r"(?P<name>.+)\.(?:(?P<file>\d+)\.tmp|(?P<kind>new|old)\.(?P<folder>\d+))", path.name)
-        if left is None or _is_running(int(left["file"] or left["folder"])):
+        left = re.fullmatch(rf"(.+)\.lavis_mafa-{re.escape(HOST)}-(\d{{1,9}})\.(tmp|new|old)", path.name)
+        if left is None or _is_running(int(left[2])):
             continue
-        if left["kind"] == "old" and not path.with_name(left["name"]).exists():
-            path.rename(path.with_name(left["name"]))
+        if left[3] == "old" and not path.with_name(left[1]).exists():
+            path.rename(path.with_name(left[1]))
         elif path.is_dir():
             shutil.rmtree(path)
         else:
@@ -73,7 +81,7 @@ def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]], remedy: st
     """
     kept, row = None, 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
     try:
         for part in parts:
             rounded = part.astype(np.float16)

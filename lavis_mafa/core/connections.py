@@ -158,7 +158,7 @@ class ConnectionStore:
         """All pairs, of all ranks' files, as columns record, text_row, score, sorted by record and text_row.
 
         connections: the connections.parquet mined with this store, whose columns are joined (image, caption, ITC
-        similarity, ranks, verdict, ...); own pairs are scored too, but are no candidates: there they are empty.
+        similarity, ranks, verdict, ...); they are empty for what is no candidate of it, as own pairs.
         Raises ValueError where that file was mined with another store.
         """
         run = united([*(self._read(name) for name in self._live_names()), self._buffered()])
@@ -170,7 +170,11 @@ class ConnectionStore:
     def _mined(self, path: Path) -> pd.DataFrame:
         found = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
         check_header(path, {"fingerprint": found}, {"fingerprint": self.fingerprint}, "Take the file mined with it")
-        return pd.read_parquet(path)
+        mined = pd.read_parquet(path)
+        # ids have 63 bits: with what is empty beside them, NumPy's whole numbers would become floats
+        ids = mined.columns.difference(KEY).intersection(mined.select_dtypes("integer").columns)
+        whole: pd.DataFrame = mined.astype(dict.fromkeys(ids, "Int64"))
+        return whole
 
     def _buffered(self) -> Run:
         return Run.of(np.array([*self._buffer], dtype=np.int64), np.array([*self._buffer.values()], dtype=np.float32))

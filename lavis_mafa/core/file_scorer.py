@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -54,11 +55,13 @@ class FileScorer:
                 raise ValueError(
                     f"{path} lacks the columns {', '.join(lacking)}: take connections.parquet as mining wrote it"
                 )
-            rows = pq.read_table(path, columns=[*COLUMNS], filters=[("verdict", "!=", "negative")])
+            rows = pq.read_table(path, columns=[*COLUMNS])
         except pa.ArrowException as error:
             raise ValueError(f"{path} is no readable Parquet file: {error}") from error
+        _check_rows(rows, path)
+        rows = rows.filter(pc.not_equal(rows["verdict"], "negative"))
         image_E, text_E, p_E = (rows[name].to_numpy() for name in COLUMNS[:3])
-        p_E = _as_judged(p_E.astype(np.float32), rows["verdict"].to_numpy(), np.float32(low), np.float32(high), path)
+        p_E = _as_judged(p_E.astype(np.float32), rows["verdict"].to_numpy(), np.float32(low), np.float32(high))
         image_U, text_U = np.unique(image_E), np.unique(text_E)
         key_E = np.searchsorted(image_U, image_E) * len(text_U) + np.searchsorted(text_U, text_E)
         order_E = np.argsort(key_E)
@@ -89,11 +92,20 @@ def _find(sorted_U: Ints, wanted_K: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     return at_K, sorted_U[at_K] == wanted_K
 
 
-def _as_judged(p_E: Floats, verdict_E: NDArray[Any], low: np.float32, high: np.float32, path: Path) -> Floats:
-    """P(match), moved as little as makes the verdict: connection p > high, ambiguous low <= p <= high."""
-    unknown = sorted(set(verdict_E.tolist()) - {"connection", "ambiguous"}, key=str)
+def _check_rows(rows: pa.Table, path: Path) -> None:
+    unknown = set(rows["verdict"].unique().to_pylist()) - {"connection", "ambiguous", "negative"}
     if unknown:
-        raise ValueError(f"{path}: verdict is {unknown[0]!r}; allowed are connection, ambiguous and negative")
+        raise ValueError(f"{path}: verdict is {unknown.pop()!r}; allowed are connection, ambiguous and negative")
+    for name in ("image_id", "text_id"):
+        if not pa.types.is_integer(rows.schema.field(name).type) or rows[name].null_count:
+            raise ValueError(f"{path}: {name} must be whole numbers, every row: take them as mining wrote them")
+    p = rows["p"].to_numpy()
+    if not ((p >= 0) & (p <= 1)).all():  # NaN fails too
+        raise ValueError(f"{path}: p must be numbers in [0, 1], every row")
+
+
+def _as_judged(p_E: Floats, verdict_E: NDArray[Any], low: np.float32, high: np.float32) -> Floats:
+    """P(match), moved as little as makes the verdict: connection p > high, ambiguous low <= p <= high."""
     above = np.maximum(p_E, np.nextafter(high, np.float32(1)))
     found: Floats = np.where(verdict_E == "connection", above, p_E.clip(low, high)).astype(np.float32)
     return found

@@ -23,7 +23,7 @@ from lavis_mafa.mining.search import (
     similarity_of_pairs,
 )
 
-EXACT_PRODUCTS = 5e12  # multiplications of an exact search in one direction: some three minutes on two cores
+EXACT_PRODUCTS = 5e12  # multiplications of one exact pass in one direction: some three minutes on two cores
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -49,7 +49,7 @@ class SearchSettings:
     absolute_margin: float | None = None
     relative_margin: float | None = None
     index: str = "auto"
-    nprobe: int = 32
+    nprobe: int = 64
 
     def __post_init__(self) -> None:
         for name in ("range_min", "range_max", "nprobe"):
@@ -79,7 +79,7 @@ class SearchSettings:
 
 
 def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and not isinstance(value, bool) and value == value  # NaN is none
 
 
 @dataclass(frozen=True)
@@ -150,14 +150,16 @@ def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings, anchors_a
     """The pairs that the settings let through."""
     rank_Ak = np.broadcast_to(np.arange(1, near.item_Ak.shape[1] + 1, dtype=np.int32), near.item_Ak.shape)
     kept = (near.item_Ak >= 0) & (rank_Ak > settings.range_min)
+    has_own_A1 = np.isfinite(best_own_A)[:, None]  # without, there is nothing to keep a margin to
     if settings.min_score is not None:
         kept &= near.similarity_Ak >= settings.min_score
     if settings.max_score is not None:
         kept &= near.similarity_Ak <= settings.max_score
     if settings.absolute_margin is not None:
-        kept &= near.similarity_Ak <= best_own_A[:, None] - settings.absolute_margin
+        kept &= ~has_own_A1 | (near.similarity_Ak <= best_own_A[:, None] - settings.absolute_margin)
     if settings.relative_margin is not None:
-        kept &= near.similarity_Ak <= (1 - settings.relative_margin) * best_own_A[:, None]
+        highest_A1 = (1 - settings.relative_margin) * np.where(has_own_A1, best_own_A[:, None], 0)
+        kept &= ~has_own_A1 | (near.similarity_Ak <= highest_A1)
     anchor_L, item_L = np.repeat(np.arange(len(kept)), kept.sum(axis=1)), near.item_Ak[kept]
     key_L = packed(anchor_L, item_L) if anchors_are_records else packed(item_L, anchor_L)
     return _Side(key_L, near.similarity_Ak[kept], rank_Ak[kept])

@@ -122,7 +122,7 @@ def precision_recall(p_L: Floats, labelled: Labelled) -> pd.DataFrame:
     order = np.argsort(-p_L, kind="stable")
     true = (labelled.weight_L * labelled.true_L)[order].cumsum()
     taken = labelled.weight_L[order].cumsum()
-    last = np.append(np.diff(p_L[order]) != 0, True)  # of equal scores all are in
+    last = np.diff(p_L[order], append=-np.inf) != 0  # of equal scores all are in
     total = max(true[-1], 1e-12) if len(true) else 1.0
     frame = {"threshold": p_L[order][last], "precision": (true / taken)[last], "recall": (true / total)[last]}
     return pd.DataFrame(frame)

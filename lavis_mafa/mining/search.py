@@ -100,7 +100,7 @@ def nearest_items(
     backend: str = "auto",
     shard: int = SHARD,
     search_shards: SearchShards = starmap,
-    nprobe: int = 32,
+    nprobe: int = 64,
 ) -> Nearest:
     """The k items most similar to each anchor, known ones left out: similarity is the maximum over both sides' vectors.
 

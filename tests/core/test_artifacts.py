@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lavis_mafa.core.artifacts import atomic_folder, atomic_write, save_rows, sweep
+from lavis_mafa.core.artifacts import HOST, atomic_folder, atomic_write, save_rows, sweep
 
 KILLED = """
 import os, signal, sys
@@ -41,15 +41,16 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path, what):
 
 def test_a_folder_killed_between_its_two_renames_returns(tmp_path):
     for part in ("new", "old"):
-        (tmp_path / f"gallery.{part}.999999999").mkdir()
-        (tmp_path / f"gallery.{part}.999999999" / "index.html").write_text(part)
+        (tmp_path / f"gallery.lavis_mafa-{HOST}-999999999.{part}").mkdir()
+        (tmp_path / f"gallery.lavis_mafa-{HOST}-999999999.{part}" / "index.html").write_text(part)
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
     assert (tmp_path / "gallery" / "index.html").read_text() == "old"
 
 
 def test_files_of_running_processes_and_of_others_stay(tmp_path):
-    names = {f"a.json.{os.getppid()}.tmp", "notes.tmp", "old.1", "table.new"}
+    others = {"notes.tmp", "run.new.1700000", "a.999999999.tmp", "a.lavis_mafa-elsewhere-999999999.tmp"}
+    names = {f"a.json.lavis_mafa-{HOST}-{os.getppid()}.tmp", f"a.lavis_mafa-{HOST}-{10**20}.tmp", *others}
     for name in names:
         (tmp_path / name).touch()
     sweep(tmp_path)

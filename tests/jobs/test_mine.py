@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 import lavis_mafa
 from lavis_mafa import mine
+from lavis_mafa.core.artifacts import HOST
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
@@ -271,13 +272,16 @@ def test_an_output_folder_that_is_a_file_is_told(files: tuple[Path, Path], tmp_p
 
 def test_without_candidates_it_says_so_and_judges_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
     table = read_annotations(files[1])
-    judged = [{"image": table["image"][0].as_py(), "caption": "a red ring", "label": 1, "kind": "true_positive"}]
+    image, votes = table["image"][0].as_py(), ({"cf_yes": 3, "cf_no": 0}, {"cf_yes": 0, "cf_no": 3})
+    judged = [
+        {"image": image, "caption": "a red ring", "label": 1, "kind": "false_negative", **votes[0]},
+        {"image": image, "caption": "a blue ring", "label": 0, "kind": "hard_true_negative", **votes[1]},
+    ]
     (tmp_path / "judged.json").write_text(json.dumps(judged))
-    out = tmp_path / "out"
-    summary = mine_here(files[0], "run.max_score=-1", f"run.output_dir={out}")
-    assert (
-        summary["candidates"] == summary["connections"] == 0 and len(pd.read_parquet(out / "connections.parquet")) == 0
-    )
+    out, option = tmp_path / "out", f"run.judged_pairs={tmp_path / 'judged.json'}"
+    summary = mine_here(files[0], "run.max_score=-1", f"run.output_dir={out}", option)
+    assert summary["candidates"] == summary["connections"] == 0
+    assert len(pd.read_parquet(out / "connections.parquet")) == 0
 
 
 def test_what_the_gallery_leaves_out_is_said(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -289,8 +293,8 @@ def test_what_the_gallery_leaves_out_is_said(files: tuple[Path, Path], tmp_path:
 
 
 def test_what_a_killed_run_left_is_taken_away(files: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "gallery.new.999999999").mkdir()
-    (tmp_path / "summary.json.999999999.tmp").touch()
+    (tmp_path / f"gallery.lavis_mafa-{HOST}-999999999.new").mkdir()
+    (tmp_path / f"summary.json.lavis_mafa-{HOST}-999999999.tmp").touch()
     mine_here(files[0], f"run.output_dir={tmp_path}")
     assert not list(tmp_path.glob("*999999999*")) and (tmp_path / "summary.json").exists()
 

@@ -8,7 +8,7 @@ import pytest
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.mining import engine, results, scoring
 from lavis_mafa.mining.candidates import SearchSettings
-from lavis_mafa.mining.corpus import Corpus
+from lavis_mafa.mining.corpus import Corpus, packed
 from lavis_mafa.mining.engine import mine
 
 from .conftest import ROWS, World, table
@@ -142,6 +142,17 @@ def test_absolute_margin_and_the_smallest_score(tmp_path, corpus):
     assert near.similarity_K.min() >= least and len(near) == (whole.candidates.similarity_K >= least).sum()
 
 
+def test_a_caption_without_an_own_image_has_no_margin_to_keep(tmp_path):
+    hidden = Corpus.of(table(ROWS), hide_siblings=True)
+    everything = run(tmp_path / "all", corpus=hidden).candidates
+    lone = (everything.rank_of_image_K > 0) & ~np.isin(everything.text_K, hidden.own_text_P)
+    expected = set(packed(everything.record_K, everything.text_K)[lone].tolist())
+    for margin in ({"relative_margin": 1}, {"absolute_margin": 2.0}):
+        pairs = run(tmp_path / next(iter(margin)), corpus=hidden, **margin).candidates
+        assert expected and expected <= set(packed(pairs.record_K, pairs.text_K).tolist())
+        assert len(pairs) < len(everything)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -152,6 +163,7 @@ def test_absolute_margin_and_the_smallest_score(tmp_path, corpus):
         {"relative_margin": 1.5},
         {"relative_margin": "half"},
         {"max_score": "high"},
+        {"min_score": float("nan")},
         {"min_score": 0.9, "max_score": 0.1},
         {"index": "foo"},
         {"nprobe": 0},
@@ -192,10 +204,8 @@ def test_the_store_gives_everything_that_the_file_says_of_a_pair(mined, corpus, 
     assert (candidates["score"] == candidates["p"]).all() and set(frame) < set(joined)
     by_key = frame.set_index(["record", "text_row"])
     for _, row in candidates.iterrows():
-        assert by_key.loc[(row["record"], row["text_row"]), ["caption", "verdict"]].tolist() == [
-            row["caption"],
-            row["verdict"],
-        ]
+        for column in ("caption", "verdict", "image_id", "text_id"):  # ids have 63 bits, a float 53
+            assert by_key.loc[(row["record"], row["text_row"])][column] == row[column]
     results.write_connections(path, corpus, mined, "of another store")
     with pytest.raises(ValueError, match="belongs to another run"):
         mined.store.to_frame(path)
