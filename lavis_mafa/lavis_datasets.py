@@ -22,7 +22,7 @@ from lavis_mafa.data.mixed import MixedImages, mixed_table
 from lavis_mafa.data.records import RecordTable
 
 
-def as_records(name: str, dataset: Any) -> tuple[RecordTable, ImageFiles]:
+def as_records(name: str, dataset: Any, one_caption_a_record: bool = False) -> tuple[RecordTable, ImageFiles]:
     """The records of a LAVIS data set with `annotation` (dicts of image, caption, perhaps image_id) and `vis_root`."""
     if not isinstance(dataset, BaseDataset):
         raise ValueError(
@@ -36,19 +36,26 @@ def as_records(name: str, dataset: Any) -> tuple[RecordTable, ImageFiles]:
         columns["caption"].append([row["caption"]] if isinstance(row["caption"], str) else row["caption"])
         key = row.get("image_id")
         columns["image_id"].append(None if key is None else key_string(key))
-    table = RecordTable.from_rows(pa.table(columns, schema=ROWS), dataset=name)
+    table = RecordTable.from_rows(pa.table(columns, schema=ROWS), name, one_caption_a_record)
     return table, ImageFiles(dataset.vis_root, table.images)
 
 
-def mix(datasets: Mapping[str, Mapping[str, Any]], seed: int, augmented: bool, on_bad_image: str) -> dict[str, Any]:
+def mix(
+    datasets: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    augmented: bool,
+    on_bad_image: str,
+    one_caption_a_record: bool = False,
+) -> dict[str, Any]:
     """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split.
 
     Of several only `train`; of a lone one (coco_retrieval, flickr30k) also its retrieval splits.
+    one_caption_a_record: an epoch has every caption, as LAVIS counts, and not every image.
 
     ValueError: data sets whose processors differ (one batch, one view), or that hold no image files.
     """
     trained = {name: splits.get("train") for name, splits in datasets.items()}
-    tables, openers = zip(*(as_records(name, dataset) for name, dataset in trained.items()), strict=True)
+    tables, openers = zip(*(as_records(*item, one_caption_a_record) for item in trained.items()), strict=True)
     first = next(iter(trained.values()))
     others = list(trained.items())[1:]
     for name, dataset in others:

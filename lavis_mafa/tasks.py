@@ -36,6 +36,8 @@ AfterStep = Callable[[int, Any, MafaOutput, float, float], dict[str, float]]
 class MafaPretrainTask(BaseTask):
     """GRIT batches in, losses out; planning, stores and checkpoints are the runner's."""
 
+    one_caption_a_record = False  # of LAVIS' data: a batch of look-alikes would be one image's captions
+
     def __init__(self, run_cfg: Any) -> None:
         super().__init__()
         self.run_cfg = run_cfg
@@ -52,7 +54,8 @@ class MafaPretrainTask(BaseTask):
         choices = {settings.get("on_bad_image", "raise") for settings in cfg.datasets_cfg.values()}
         processor = next(iter(cfg.datasets_cfg.values())).vis_processor.train.name
         on_bad_image = "replace" if "replace" in choices else "raise"
-        return mix(datasets, int(self.run_cfg.seed), processor in AUGMENTING, on_bad_image)
+        choices_of_data = processor in AUGMENTING, on_bad_image, self.one_caption_a_record
+        return mix(datasets, int(self.run_cfg.seed), *choices_of_data)
 
     def build_model(self, cfg: Any) -> nn.Module:
         model = super().build_model(cfg)

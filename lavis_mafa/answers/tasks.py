@@ -34,6 +34,7 @@ class MafaStage2Task(MafaPretrainTask):
     """Trains; evaluates nothing."""
 
     measure = "verdict"  # of a single answer
+    one_caption_a_record = True  # an epoch of random batches is LAVIS': every caption
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaStage2Task:

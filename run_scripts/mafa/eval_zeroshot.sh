@@ -5,8 +5,9 @@
 #   bash run_scripts/mafa/eval_zeroshot.sh CHECKPOINT [MODEL] [STAGE1] [KEY=VALUE…]
 # `published`, for either checkpoint: the weights that the YAMLs name; as CHECKPOINT it stands for STAGE1, too. The published figures
 # of nocaps and of retrieval are of models fine-tuned on COCO, as the published weights are. Your CHECKPOINT describes nocaps straight
-# from stage 2, as it does COCO, without a figure to compare with.
-# LAVIS_MAFA_EVAL: the folder for the results, default output/mafa/eval.
+# from stage 2, as it does COCO, and your STAGE1 retrieves without fine-tuning, neither with a figure to compare with.
+# LAVIS_MAFA_EVAL: the folder for the results, default output/mafa/eval. LAVIS_MAFA_NOCAPS: the captions of nocaps' validation split
+# (file or address), without which it has no CIDEr.
 source "$(dirname "${BASH_SOURCE[0]}")/evaluate.sh"
 given=()
 while (($# > 0)) && [[ "$1" != *=* ]]; do
@@ -37,11 +38,19 @@ for name in "${names[@]}"; do
         straight=("model.model_type=pretrain_$model" model.load_finetuned=false "model.pretrained=$checkpoint"
             datasets.nocaps.vis_processor.eval.image_size=224 run.expected=null)
     fi
+    if [[ "$name" == nocaps_* && -n "${LAVIS_MAFA_NOCAPS:-}" ]]; then
+        straight+=("run.references=$LAVIS_MAFA_NOCAPS")
+    fi
     evaluate_into "$name" "$checkpoint" "${straight[@]}" "$@"
 done
 if [[ -n "$stage1" ]]; then
     for name in "${of_stage1[@]}"; do
-        evaluate_into "$name" "$stage1" "$@"
+        zero_shot=()
+        if [[ "$stage1" != published && "$model" != scenes ]]; then
+            zero_shot=(model.model_type=pretrain model.load_finetuned=false "model.pretrained=$stage1"
+                datasets.image_text.vis_processor.eval.image_size=224 run.expected=null)
+        fi
+        evaluate_into "$name" "$stage1" "${zero_shot[@]}" "$@"
     done
 else
     echo "no retrieval: it is of stage 1, whose checkpoint is the third argument" >&2

@@ -50,6 +50,9 @@ def test_retrieval_keeps_its_held_out_splits(root: Path) -> None:
         "train": RetrievalDataset(Processor(), Processor(), str(root), write(root, "train.json", train)),
         "test": RetrievalEvalDataset(Processor(), Processor(), str(root), write(root, "test.json", test)),
     }
+    every_caption = mix({"coco_retrieval": splits}, 0, False, "raise", one_caption_a_record=True)["coco_retrieval"]
+    assert len(every_caption["train"]) == 4 and every_caption["test"].img2txt == {0: [0, 1], 1: [2]}
+    assert [every_caption["train"][i]["image_id"] for i in (0, 1)] == [every_caption["train"][0]["image_id"]] * 2
     found = mix({"coco_retrieval": splits}, 0, False, "raise")["coco_retrieval"]
     assert len(found["train"]) == 2  # rows of one image are one record
     assert found["test"].text == ["a", "b", "d"] and found["test"].img2txt == {0: [0, 1], 1: [2]}
