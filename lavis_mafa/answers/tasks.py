@@ -123,6 +123,7 @@ class MafaCaptionTask(MafaStage2Task):
     def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         beams, longest = int(self.run_cfg.num_beams), int(self.run_cfg.max_len)
         options = {"num_beams": beams, "max_len": longest, "length_penalty": self._penalty(1.0)}
+        options["min_len"] = int(self.run_cfg.min_len)
         return model.answer_without_image([str(self.run_cfg.prompt)] * len(numbers), **options)
 
     def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
@@ -167,7 +168,8 @@ class MafaVqaTask(MafaStage2Task):
 
     def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         rows = question_rows(dataset)
-        return model.answer_without_image([dataset.text_processor(rows[i].question) for i in numbers], **self._asking())
+        questions = [dataset.text_processor(rows[i].question) for i in numbers]
+        return model.answer_without_image(questions, min_len=int(self.run_cfg.min_len), **self._asking())
 
     def _asking(self) -> dict[str, Any]:
         return {

@@ -82,7 +82,13 @@ class LanguageModelParts(QformerParts):
 
     @torch.no_grad()
     def answer_without_image(
-        self, questions: list[str], prompt: str = "", num_beams: int = 5, max_len: int = 10, length_penalty: float = -1
+        self,
+        questions: list[str],
+        prompt: str = "",
+        num_beams: int = 5,
+        max_len: int = 10,
+        min_len: int = 0,
+        length_penalty: float = -1,
     ) -> list[str]:
         """What the language model says to the question alone."""
         tokenizer = getattr(self, self.tokenizer_name)
@@ -93,6 +99,7 @@ class LanguageModelParts(QformerParts):
             attention_mask=asked.attention_mask,
             num_beams=num_beams,
             max_new_tokens=max_len,
+            min_new_tokens=min_len,
             length_penalty=length_penalty,
             **self.stop,
         )

@@ -379,3 +379,14 @@ def test_published_stage_2_has_our_keys(kind: str, model_type: str, folders: dic
     trained = {name for name, value in theirs.named_parameters() if value.requires_grad}
     assert {name for name, value in ours.named_parameters() if value.requires_grad} == trained
     assert f"{ours.projection}.weight" in trained and not any(name.startswith(ours.llm) for name in trained)
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_without_the_image_no_less_is_said_than_with_it(kind: str, models: dict[str, Any]) -> None:
+    from lavis_mafa.answers.tasks import MafaCaptionTask
+
+    run = {"num_beams": 1, "max_len": 6, "min_len": 3, "length_penalty": 0, "prompt": "a big red"}
+    llm = models[kind].language_model
+    with mock.patch.object(llm, "generate", wraps=llm.generate) as asked:
+        MafaCaptionTask(OmegaConf.create(run)).say_without_image(models[kind], None, [0, 1])
+    assert asked.call_args.kwargs["min_new_tokens"] == 3 and asked.call_args.kwargs["max_new_tokens"] == 6
