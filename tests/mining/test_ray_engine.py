@@ -58,7 +58,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(engine, "PART", 5)
     monkeypatch.setattr(scoring, "PART", 30)
-    monkeypatch.setattr(search.nearest_items, "__defaults__", ("flat", 6, search.nearest_items.__defaults__[-1]))
+    monkeypatch.setattr(search.nearest_items, "__defaults__", ("flat", 6, *search.nearest_items.__defaults__[2:]))
 
 
 def mined(folder: Path, networks: Networks, on: Any = None) -> Mined:
