@@ -62,9 +62,6 @@ def check_mining(cfg: Any) -> None:
         _refuse("run.output_dir", cfg.run.output_dir, "a folder")
     if not isinstance(cfg.run.hide_siblings, bool):
         _refuse("run.hide_siblings", cfg.run.hide_siblings, "true or false")
-    for key in ("review", "judged_pairs"):
-        if cfg.run[key] and not Path(str(cfg.run[key])).expanduser().is_file():
-            raise ValueError(f"run.{key}: no file at {cfg.run[key]}")
 
 
 def _check_evaluation(run: Any, arch: str, has_itm: bool) -> None:

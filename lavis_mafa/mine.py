@@ -188,6 +188,8 @@ def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
     for place in (folder, cache, *cache.glob("scores_*")):
         sweep(place)
     choose(search.index, 1)  # an index without FAISS is told before hours of embedding
+    if settings.review and not Path(settings.review).expanduser().is_file():
+        raise ValueError(f"run.review: no file at {settings.review}")
     if settings.judged_pairs:
         read_judged_pairs(settings.judged_pairs, source.data.table)
     models = networks(cfg, source.data, torch.device(settings.device))
