@@ -154,8 +154,7 @@ def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "ru
     Raises:
         ValueError: an unknown arch or type, weights that are missing or fit in part: never a silently random network.
     """
-    network = build_network(cfg, device, section, ARCHITECTURES)
-    return ItmScorer(network.model, network.fingerprint, network.vis_processor, network.text_processor)
+    return ItmScorer(**vars(build_network(cfg, device, section, ARCHITECTURES)))
 
 
 @dataclass
@@ -172,7 +171,7 @@ def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -
     """What embeds images and captions: a matching network, or a dual encoder. Errors: those of build_con_d."""
     network = build_network(cfg, device, section, (*ARCHITECTURES, *DUAL_ENCODERS))
     if cfg["arch"] not in DUAL_ENCODERS:
-        return ItmScorer(network.model, network.fingerprint, network.vis_processor, network.text_processor)
+        return ItmScorer(**vars(network))
     network.model.eval().requires_grad_(False)
     return network
 

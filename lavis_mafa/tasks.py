@@ -47,8 +47,10 @@ class MafaPretrainTask(BaseTask):
         return cls(cfg.run_cfg)
 
     def build_datasets(self, cfg: Any) -> dict[str, Any]:
+        return self.gathered(cfg, super().build_datasets(cfg))
+
+    def gathered(self, cfg: Any, datasets: dict[str, Any]) -> dict[str, Any]:
         """The configured data sets; LAVIS' own are gathered into one record table, which alone can be planned."""
-        datasets: dict[str, Any] = super().build_datasets(cfg)
         if not any(isinstance(splits.get("train"), BaseDataset) for splits in datasets.values()):
             return datasets
         choices = {settings.get("on_bad_image", "raise") for settings in cfg.datasets_cfg.values()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,11 +24,11 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-@cache
-def source_hash() -> str:
-    """Hash of this package's own code: what it computed may differ once it changes."""
-    digest, package = hashlib.blake2b(digest_size=12), Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        digest.update(str(file.relative_to(package)).encode())
-        digest.update(file.read_bytes())
+def source_hash(suffixes: Collection[str] = (".py",), without: Collection[str] = ()) -> str:
+    """Hash of this package's own files, less these folders: what it computed may differ once they change."""
+    digest, package = hashlib.blake2b(digest_size=8), Path(__file__).parent
+    for path in sorted(path for path in package.rglob("*") if path.suffix in suffixes and path.is_file()):
+        name = path.relative_to(package)
+        if name.parts[0] not in without:
+            digest.update(str(name).encode() + path.read_bytes())
     return digest.hexdigest()

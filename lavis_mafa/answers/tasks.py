@@ -53,8 +53,12 @@ class MafaStage2Task(MafaPretrainTask):
         return model
 
     def build_datasets(self, cfg: Any) -> dict[str, Any]:
-        """Only training needs one record table of LAVIS' data sets; an evaluation takes them as they are."""
-        return BaseTask.build_datasets(self, cfg) if self.run_cfg.evaluate else super().build_datasets(cfg)
+        """One record table of LAVIS' data sets to train on; what is evaluated stays as they have it."""
+        built: dict[str, Any] = BaseTask.build_datasets(self, cfg)
+        if self.run_cfg.evaluate:
+            return built
+        found = self.gathered(cfg, built)
+        return {name: {**built.get(name, {}), **splits} for name, splits in found.items()}
 
     def build_scorer(self, student: Any, train_set: Any, device: torch.device) -> None:
         return None

@@ -186,3 +186,16 @@ def test_a_torn_image_is_an_error_although_lavis_would_fill_it(cache: Path) -> N
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(BadImageError, match="torn.jpg cannot be read"):
         open_image(cache, "torn.jpg")
+
+
+@pytest.mark.parametrize("name", ["caption_coco_ft_opt2.7b", "caption_coco_ft_flant5xl"])
+def test_fine_tuning_for_captions_trains_on_every_caption_and_evaluates_its_split(name: str, cache: Path) -> None:
+    from lavis_mafa.config_values import check_data
+
+    config = load(f"../eval/{name}", "run.batch_size_train=1", "model.llm_precision=fp32", "run.precision=fp32")
+    config.config.run.world_size = 1
+    datasets = build(config)
+    check_data(config.config, datasets)
+    ((_, splits),) = datasets.items()
+    assert splits["train"].table.n_records == 3
+    assert [row["image"] for row in splits["test"].annotation] == ["b.jpg"]  # LAVIS' own, as an evaluation has it

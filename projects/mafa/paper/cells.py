@@ -25,10 +25,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-import lavis_mafa
 from lavis_mafa.data.config_file import read_config_file
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.smoke import shorten
+from lavis_mafa.versions import source_hash
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = (".py", ".yaml", ".txt", ".json", ".safetensors")  # what a run reads of the package, its networks too
@@ -94,12 +94,7 @@ def _config(path: str, options: tuple[str, ...]) -> Any:
 
 def code_version() -> str:
     """A hash of the package's files that runs read: code, defaults, packaged networks."""
-    digest, package = hashlib.blake2b(digest_size=4), Path(lavis_mafa.__file__).parent
-    for path in sorted(path for path in package.rglob("*") if path.suffix in CODE and path.is_file()):
-        if path.relative_to(package).parts[0] in UNREAD:
-            continue
-        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
-    return digest.hexdigest()
+    return source_hash(CODE, UNREAD)
 
 
 class Rows:
