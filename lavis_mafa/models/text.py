@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BatchEncoding, BertTokenizer
+from transformers import BatchEncoding, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
 from lavis_mafa.models.towers import local_file
 
@@ -41,7 +42,23 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
 
 def tokenize(tokenizer: BertTokenizer, texts: list[str], max_length: int, device: Any) -> Any:
     """Token ids and mask, (B, T) with T the longest text of the batch: padding to max_length buys nothing."""
-    return tokenizer(texts, padding="longest", truncation=True, max_length=max_length, return_tensors="pt").to(device)
+    limits = {"padding": "longest", "truncation": True, "max_length": max_length}
+    return _quickest(tokenizer, "".join(texts))(texts, **limits, return_tensors="pt").to(device)
+
+
+def _quickest(tokenizer: BertTokenizer, text: str) -> PreTrainedTokenizerBase:
+    """The compiled twin where it gives the same ids: beyond ASCII the two know different versions of Unicode, and marks
+    such as [SEP] in a text they find differently."""
+    return _compiled(tokenizer) if text.isascii() and "[" not in text else tokenizer
+
+
+@lru_cache(maxsize=16)
+def _compiled(tokenizer: BertTokenizer) -> PreTrainedTokenizerFast:
+    """The same tokenizer in Rust: BertTokenizer is Python, and takes 0.5 ms a caption."""
+    sides = {"padding_side": tokenizer.padding_side, "truncation_side": tokenizer.truncation_side}
+    twin = PreTrainedTokenizerFast(tokenizer_object=convert_slow_tokenizer(tokenizer), **sides)
+    twin.add_special_tokens(tokenizer.special_tokens_map)
+    return twin
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,8 @@ class TokenizedOnce:
 
     def __init__(self, tokenizer: BertTokenizer, prepare: Callable[[str], str], max_length: int) -> None:
         def ids(caption: str) -> array[int]:
-            return array("i", tokenizer(prepare(caption), truncation=True, max_length=max_length).input_ids)
+            text = prepare(caption)
+            return array("i", _quickest(tokenizer, text)(text, truncation=True, max_length=max_length).input_ids)
 
         self._pad, self._ids = tokenizer.pad, lru_cache(KEPT_CAPTIONS)(ids)
 

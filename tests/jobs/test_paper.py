@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -188,3 +189,32 @@ def test_every_cell_is_a_config_that_can_run(items: Any, tmp_path: Path) -> None
             asks = MafaSettings.from_dict(config.model.mafa).asks_scorer
             assert asks == bool(config.run.con_d), cell.options
             assert bool(cell.verdicts) == (asks and config.run.con_d.arch == "file"), cell.options
+
+
+def test_runs_go_at_once_and_none_before_the_one_it_starts_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    from cells import Cell
+    from items import BLIP2
+    from paper import run_all
+
+    warm_up, alone = Cell(BLIP2, ("run.seed=1",)), Cell(BLIP2, ("run.seed=2",))
+    after, last = Cell(BLIP2, ("run.seed=3",), after=warm_up), Cell(BLIP2, ("run.seed=4",), after=warm_up)
+    both_run = threading.Barrier(2)
+    finished: list[str] = []
+
+    class Timed:
+        def run(self, cell: Cell) -> dict[str, float]:
+            assert all(before.key in finished for before in cell.before)
+            both_run.wait(timeout=20)  # the warm-up beside `alone`, then both that follow the warm-up
+            finished.append(cell.key)
+            if cell == last:
+                raise RuntimeError("no luck")
+            return {"seconds": 1.0}
+
+    missing = [("warm-up", warm_up), ("after", after), ("last", last), ("alone", alone)]
+    assert run_all(missing, Timed(), at_once=2) == 1
+    assert set(finished) == {cell.key for _, cell in missing}
+    said = capsys.readouterr()
+    assert "[4/4]" in said.out + said.err and "last: no luck" in said.err

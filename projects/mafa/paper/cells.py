@@ -142,7 +142,7 @@ class Rows:
             return found
         run, began = self.folder / "runs" / self._name(cell), time.time()
         run.mkdir(parents=True, exist_ok=True)
-        _start(cell.command, self._arguments(cell, run), run / "log.txt", self.folder / "lock")
+        _start(cell.command, self._arguments(cell, run), run / "log.txt", run / "lock")
         self._check_code()
         row = self._row(cell, json.loads((run / RESULTS[cell.command]).read_text()), time.time() - began)
         write_json(self._path(cell), row)
@@ -190,6 +190,7 @@ class Rows:
         found = _flat({name: results[name] for name in PARTS if name in results})
         said = {name: results[name] for name in ("commit", "versions")}
         options = " ".join(cell.options)
+        said["threads"] = os.environ.get("OMP_NUM_THREADS", "")
         return {"key": cell.key, "code": self.code, "options": options, "seconds": seconds, **said, "found": found}
 
 
@@ -214,7 +215,7 @@ def _start(command: str, arguments: list[str], log: Path, lock: Path) -> None:
 
 
 def _run(command: str, arguments: list[str], log: Path, lock: Path) -> None:
-    held = open(lock, "w")  # noqa: SIM115  held to the end of the process: the cell of a killed grid may still run
+    held = open(lock, "w")  # noqa: SIM115  held to the end of the process: this run of a killed grid may still go on
     fcntl.flock(held, fcntl.LOCK_EX)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)

@@ -20,7 +20,7 @@ def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds:
                 found = rows.newest(row.cell.with_options(*options).with_seed(seed))
                 if found:
                     labels = {name: str(value) for name, value in row.labels.items()}  # M is a number or `all`
-                    about = {name: found[name] for name in ("key", "code", "commit", "seconds", "options")}
+                    about = {name: found[name] for name in ("key", "code", "commit", "seconds", "threads", "options")}
                     on = {"machine": found["versions"]["machine"], "torch": found["versions"]["torch"]}
                     lines.append(
                         {"item": item.name, "row": row.name, **labels, "seed": seed, **about, **on, **found["found"]}
