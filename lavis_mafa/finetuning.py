@@ -66,7 +66,7 @@ class MafaFinetuneTask(MafaStage2Task):
         with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
             output = model(samples)
         parts = {name: output[name] for name in LOSSES if output.get(name) is not None}
-        return MafaOutput(output["loss"], parts, NOTHING_MINED, None, None)  # type: ignore[arg-type]
+        return MafaOutput(output["loss"], parts, NOTHING_MINED, NOTHING_MINED.settled, None, None)  # type: ignore[arg-type]
 
     def _lone(self, cfg: Any) -> tuple[str, dict[str, Any]]:
         datasets = BaseTask.build_datasets(self, cfg)

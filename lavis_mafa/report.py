@@ -74,6 +74,7 @@ def _training(steps: pd.DataFrame, epochs: pd.DataFrame, judged: bool) -> dict[s
     if "loss_itm" in steps:
         plan["itm_false_negative_rate"] = last.get("itm_false_negative_rate")
     plan["false_negatives_per_batch"] = last.get("false_negatives_per_batch")
+    plan.update({name: last[name] for name in ("connection_precision", "connection_recall") if name in last})
     results: dict[str, Any] = {"plan": plan, "seconds_per_step": float(steps["s_it"].median())}
     if "label_on_mismatches" in last:
         results["itc_labels"] = {f"on_{name}": last.get(f"label_on_{name}") for name in LABELLED}

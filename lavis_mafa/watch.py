@@ -27,7 +27,8 @@ SUMS = (
 
 
 def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None) -> dict[str, float | None]:
-    """One row of steps.jsonl. Counts are of pairs; `true_*` only where a truth function is known."""
+    """One row of steps.jsonl. Counts are of pairs (negatives under a distilled Con-D: as far as it says so); `true_*`
+    only where a truth function is known."""
     names = ["loss", *output.losses]
     values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())]).tolist()
     row: dict[str, float | None] = dict(zip(names, values, strict=True))
@@ -41,19 +42,21 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
     index, text_row = samples["index"].cpu().numpy(), samples["text_row"].cpu().numpy()
     batch = len(index)
     true_BB = truth(index[:, None], text_row[None, :])
-    settled, candidates, matches_C = output.mined.settled, output.mined.candidates, output.mined.matches_C
-    true_K = true_BB[settled.image_K.cpu().numpy(), settled.text_K.cpu().numpy()]
-    connected_K = settled.connections.cpu().numpy()
+    pairs, candidates, matches_C = output.pairs, output.mined.candidates, output.mined.matches_C
+    true_K = true_BB[pairs.image_K.cpu().numpy(), pairs.text_K.cpu().numpy()]
+    negative_K = (1 - (pairs.label_K if pairs.p_K is None else pairs.p_K).double()).cpu().numpy()  # as ITM is told
+    known_BB = _known(samples, batch)
+    false_BB = torch.from_numpy(true_BB) & ~known_BB
     row: dict[str, float | None] = {
-        "false_negatives": int(true_BB.sum() - true_BB.trace()),
-        "false_negative_rate": float((true_BB.sum() - true_BB.trace()) / max(batch * (batch - 1), 1)),
-        "itm_negatives": int((~connected_K).sum()),
-        "itm_false_negatives": int(true_K[~connected_K].sum()),
-        "itm_false_negative_rate": _ratio(int(true_K[~connected_K].sum()), int((~connected_K).sum())),
+        "false_negatives": int(false_BB.sum()),
+        "false_negative_rate": float(false_BB.sum() / max(batch * (batch - 1), 1)),
+        "itm_negatives": float(negative_K.sum()),
+        "itm_false_negatives": float(negative_K[true_K].sum()),
+        "itm_false_negative_rate": _ratio(float(negative_K[true_K].sum()), float(negative_K.sum())),
         "true_connections": 0,
     }
     if output.targets is not None:
-        row.update(_labels(samples, output.targets.cpu(), torch.from_numpy(true_BB)))
+        row.update(_labels(output.targets.cpu(), false_BB, torch.from_numpy(~true_BB) & ~known_BB))
     if matches_C is not None:
         true_C = true_BB[candidates.image_C.cpu().numpy(), candidates.text_C.cpu().numpy()]
         found = int(true_C[matches_C.cpu().numpy()].sum())
@@ -61,17 +64,20 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
     return row
 
 
-def _labels(samples: Mapping[str, Any], target_2BB: Tensor, true_BB: Tensor) -> dict[str, float | None]:
-    """Share of an anchor's ITC label on its false negatives, where it has any, and on its mismatches; in the mean."""
-    known_BB = own_positives(len(true_BB), len(true_BB))
+def _known(samples: Mapping[str, Any], batch: int) -> Tensor:
+    """(B, B) own pairs, and those that the annotation tells to match."""
     if "image_id" in samples:
-        known_BB = known_positives(samples["image_id"].cpu(), samples["text_id"].cpu())
-    false_BB = true_BB & ~known_BB
+        return known_positives(samples["image_id"].cpu(), samples["text_id"].cpu())
+    return own_positives(batch, batch)
+
+
+def _labels(target_2BB: Tensor, false_BB: Tensor, mismatched_BB: Tensor) -> dict[str, float | None]:
+    """Share of an anchor's ITC label on its false negatives, where it has any, and on its mismatches; in the mean."""
     anchors = int(false_BB.any(1).sum() + false_BB.any(0).sum())
     return {
         "anchors_with_false_negatives": anchors,
         "label_on_false_negatives": _ratio(float(label_mass(target_2BB, false_BB).sum()), anchors),
-        "label_on_mismatches": float(label_mass(target_2BB, ~true_BB & ~known_BB).mean()),
+        "label_on_mismatches": float(label_mass(target_2BB, mismatched_BB).mean()),
     }
 
 

@@ -67,7 +67,7 @@ class MafaStage2Task(MafaPretrainTask):
         dtype = precision(self.run_cfg)
         with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
             loss = model(samples)["loss"]
-        return MafaOutput(loss, {"loss_lm": loss}, NOTHING_MINED, None, None)  # type: ignore[arg-type]
+        return MafaOutput(loss, {"loss_lm": loss}, NOTHING_MINED, NOTHING_MINED.settled, None, None)  # type: ignore[arg-type]
 
     def settings(self) -> dict[str, Any]:
         """What a prediction depends on beside weights and data."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lavis_mafa.core.pairs import SettledPairs
+from lavis_mafa.core.pairs import Candidates, SettledPairs
 
 
 def connection_masks(settled: SettledPairs, B: int, W: int, first_col: int = 0) -> tuple[Tensor, Tensor]:
@@ -21,6 +21,12 @@ def connection_masks(settled: SettledPairs, B: int, W: int, first_col: int = 0) 
     i2t_BW[settled.image_K[from_image_K], settled.text_K[from_image_K] + first_col] = True
     t2i_BW[settled.text_K[from_text_K], settled.image_K[from_text_K] + first_col] = True
     return i2t_BW, t2i_BW
+
+
+def matched_masks(candidates: Candidates, matches_C: Tensor, B: int, W: int, first_col: int = 0) -> Tensor:
+    """(2, B, W) bool, image→text and text→image: the candidates that were judged to match, each in its anchor's row."""
+    pairs = SettledPairs(candidates.image_C, candidates.text_C, matches_C.long(), candidates.from_text_C)
+    return torch.stack(connection_masks(pairs, B, W, first_col))
 
 
 def itc_targets(own_col_B: Tensor, known_BW: Tensor, connected_BW: Tensor) -> Tensor:

@@ -34,9 +34,10 @@ class MafaSettings:
     """The choices of MAFA (arXiv 2312.06112) for one run; the defaults are the preset `mafa`.
 
     negatives: hardest of the batch (GRIT-VLP, MAFA) or drawn by similarity (ALBEF, BLIP-2).
-    action: what becomes of a connection. connect: a positive. drop: left out like an ambiguous pair, its spare takes
-        its place. keep: every candidate stays a negative, whatever its score; verdicts are only counted. distil: the
-        matching head learns the score itself, nothing is connected (a control: what Con-D gives as a teacher).
+    action: what becomes of a connection. connect: a positive. drop: no part of its anchor's ITC row, and its spare
+        takes its place as of an ambiguous pair. keep: every candidate stays a negative, whatever its score; verdicts
+        are only counted. distil: the matching head learns the score itself, nothing is connected (a control: what
+        Con-D gives as a teacher).
     rule: when a candidate is a connection. absolute: by the bounds of P(match). relative: where its ITC similarity is
         at least own_share of its anchor's own pair; no Con-D is asked (with action drop NV-Retriever's rule, arXiv
         2407.15831; with connect and own_share 1 PCME++'s pseudo-positives, arXiv 2305.18171, section 3.3).

@@ -41,6 +41,7 @@ class MafaOutput:
     loss: Tensor
     losses: dict[str, Tensor]
     mined: MinedPairs
+    pairs: SettledPairs  # those that ITM and the text loss saw
     image_embed: Tensor  # (B, D)
     text_embed: Tensor  # (B, D)
     targets: Tensor | None = None  # (2, B, B) what the ITC was to learn of the rank's own columns, a row an anchor
@@ -91,7 +92,7 @@ class MafaForward:
         parts = {**itc, **self.pair_losses(encoded, pairs)}
         image_embed = _query_that_fits(encoded.image_feat.detach(), encoded.text_feat.detach())
         learnt = torch.stack([target_BW[:, own].detach() for target_BW in targets])
-        return MafaOutput(sum(parts.values()), parts, mined, image_embed, encoded.text_feat.detach(), learnt)
+        return MafaOutput(sum(parts.values()), parts, mined, pairs, image_embed, encoded.text_feat.detach(), learnt)
 
     def _known(self, samples: Mapping[str, Any], batch: int, device: Any) -> tuple[Tensor, int]:
         """(B, W) mask of own and known positives, and the first of this rank's own columns."""
@@ -135,7 +136,7 @@ class MafaForward:
         if encoded.lesson is not None:
             said = [sim_BW / self.temp for sim_BW in self._similarities(encoded.lesson.encoded)]
             targets = [losses.distilled(*pair, encoded.lesson.alpha) for pair in zip(targets, said, strict=True)]
-        dropped_2BW = self.left_out_of_itc(mined, known_BW, first)
+        dropped_2BW = self._left_out_of_itc(mined, known_BW, first)
         if dropped_2BW is not None:
             logits, targets = zip(*map(losses.leave_out, logits, targets, dropped_2BW), strict=True)
         found = {"loss_itc": losses.itc_loss(*logits, *targets)}
@@ -146,9 +147,12 @@ class MafaForward:
             targets = [(own + weight * other) / (1 + weight) for own, other in zip(targets, said, strict=True)]
         return found, targets
 
-    def left_out_of_itc(self, mined: MinedPairs, known_BW: Tensor, first: int) -> Tensor | None:
-        """(2, B, W) bool, image→text and text→image: pairs without a part in the ITC; None: every pair has one."""
-        return None
+    def _left_out_of_itc(self, mined: MinedPairs, known_BW: Tensor, first: int) -> Tensor | None:
+        """(2, B, W) bool, image→text and text→image: what `action: drop` masks (as GISTEmbed, arXiv 2402.16829); None:
+        every pair has a part in the ITC."""
+        if self.mafa.action != "drop" or mined.matches_C is None:
+            return None
+        return losses.matched_masks(mined.candidates, mined.matches_C, *known_BW.shape, first) & ~known_BW
 
     def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
         """ITM and the text loss, means over the rank's own pairs: ranks count alike, however many each found. A dual

@@ -14,13 +14,12 @@ from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lavis_mafa.core.miner import ConnectionMiner, MinedPairs
+from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.base import Encoded, MafaForward
 from lavis_mafa.models.openclip_tower import TowerName, create_openclip_model
 from lavis_mafa.models.pretrained import load_from_config
-from lavis_mafa.openclip import PairMasks
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
 # with nothing to manage it is open_clip.ClipLoss: gradient through both sides, one-hot targets
@@ -102,15 +101,6 @@ class MafaOpenClip(MafaForward, BaseModel):
 
     def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
         return {}
-
-    def left_out_of_itc(self, mined: MinedPairs, known_BW: Tensor, first: int) -> Tensor | None:
-        """`action: drop` has the ITC alone to act on."""
-        if self.mafa.action != "drop":
-            return None
-        B = len(known_BW)
-        dropped_2BW = known_BW.new_zeros(2, *known_BW.shape)
-        dropped_2BW[:, :, first : first + B] = PairMasks.of_mined(mined, self.mafa, B).dropped_2BB
-        return dropped_2BW & ~known_BW
 
     @classmethod
     def from_config(cls, cfg: Any) -> MafaOpenClip:

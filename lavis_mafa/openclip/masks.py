@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lavis_mafa.core.losses import connection_masks
+from lavis_mafa.core.losses import connection_masks, matched_masks
 from lavis_mafa.core.miner import MinedPairs
-from lavis_mafa.core.pairs import CONNECTION, SettledPairs, judge, known_positives, own_positives
+from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
 from lavis_mafa.core.settings import MafaSettings
 
 if TYPE_CHECKING:
@@ -42,11 +42,9 @@ class PairMasks:
     def of_mined(cls, mined: MinedPairs, settings: MafaSettings, B: int) -> PairMasks:
         """What mining found: its connections or, where settings.action is drop, the same pairs as dropped ones."""
         masks = cls.of_settled(mined.settled, B)
-        if settings.action != "drop" or mined.p_C is None:
+        if settings.action != "drop" or mined.matches_C is None:
             return masks
-        found, matches_C = mined.candidates, judge(mined.p_C, settings.low, settings.high) == CONNECTION
-        dropped = SettledPairs(found.image_C, found.text_C, matches_C.long(), found.from_text_C)
-        return cls(masks.connected_2BB, torch.stack(connection_masks(dropped, B, B)))
+        return cls(masks.connected_2BB, matched_masks(mined.candidates, mined.matches_C, B, B))
 
 
 @dataclass(frozen=True)

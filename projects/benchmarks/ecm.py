@@ -18,15 +18,15 @@ from unittest import mock
 
 import pandas as pd
 from children import arguments, in_child, scoring_timed
-from machine import hardware
+from machine import about
 from omegaconf import OmegaConf
 
 from lavis_mafa import mine, train
-from lavis_mafa.report import versions
 from lavis_mafa.reports.table import write_json
 
 CONFIG = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 SHARES = [1.0, 0.25, 0.05]
+WAYS = ["shared tower", "own tower", "offline"]
 
 
 def main() -> None:
@@ -34,21 +34,24 @@ def main() -> None:
     parser.add_argument("--cfg-path", default=CONFIG)
     parser.add_argument("--records", type=int, default=8000, help="N of the config's training data")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="M/N")
+    parser.add_argument(
+        "--ways", nargs="+", default=WAYS, choices=WAYS, help="whence Con-D has its image tokens, or none"
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--options", nargs="*", default=[], help="more options of the training command")
     parser.add_argument("--folder", help="where the runs write, and what is removed; default: the temporary folder")
     parser.add_argument("--json", type=Path, required=True, help="the file of results")
     given = parser.parse_args()
-    config = {**vars(given), "json": str(given.json)}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        result = {"mining": in_child(mined, given, folder), "cells": cells(given, Path(folder))}
-    write_json(given.json, {"config": config, "hardware": hardware(), "versions": versions(), **result})
+        mining = in_child(mined, given, folder) if "offline" in given.ways else None
+        result = {"mining": mining, "cells": cells(given, Path(folder))}
+    write_json(given.json, {**about(), **result})
     for cell in result["cells"]:
         print(f"M/N {cell['share']}, {cell['con_d']}\n{pd.DataFrame(cell['epochs']).round(4).to_string(index=False)}")
 
 
 def cells(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    ways = [(share, con_d) for share in given.shares for con_d in ("shared tower", "own tower")] + [(1.0, "offline")]
+    ways = [(share, way) for share in given.shares for way in given.ways if way != "offline" or share == 1]
     return [
         {"share": share, "con_d": con_d, "epochs": in_child(trained, given, share, con_d, folder)}
         for share, con_d in ways

@@ -5,8 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from lavis_mafa.versions import installed_versions
+
+
+def about() -> dict[str, Any]:
+    """What stands beside a result: the command, from the project's folder, and what it ran on."""
+    command = shlex.join(["python", *sys.argv])
+    threads = torch.get_num_threads()
+    return {"command": command, "threads": threads, "hardware": hardware(), "versions": installed_versions()}
 
 
 def hardware() -> dict[str, Any]:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from children import arguments, in_child, scoring_timed
-from machine import hardware, memory
+from machine import about, memory
 
 from lavis_mafa import mine
-from lavis_mafa.report import versions
 from lavis_mafa.reports.table import write_json
 
 CONFIG = "projects/mafa/mine/mine_scenes.yaml"
@@ -32,8 +31,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="the file of results")
     given = parser.parse_args()
     rows = [in_child(mined, records) for records in given.records]
-    config = {**vars(given), "json": str(given.json)}
-    write_json(given.json, {"config": config, "hardware": hardware(), "versions": versions(), "sizes": rows})
+    write_json(given.json, {**about(), "sizes": rows})
     for row in rows:
         print(row)
 

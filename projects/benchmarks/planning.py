@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import hardware
+from machine import about
 from synthetic import embeddings
 from torch import Tensor
 from tqdm import tqdm
 
 from lavis_mafa.core.chain import Chainer
 from lavis_mafa.reports.table import write_json
-from lavis_mafa.versions import installed_versions
 
 TEMPERATURE, DECAY = 0.07, 1.46  # the decay that planning_all.py finds
 
@@ -39,8 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     image_ND, text_ND = embeddings(given.records, given.dim, DECAY)
     rows = [compared(image_ND, text_ND, space, given.repeats) for space in tqdm(given.spaces, desc="search spaces")]
-    found = {"threads": torch.get_num_threads(), "hardware": hardware(), "versions": installed_versions()}
-    write_json(given.json, {"config": vars(given), **found, "spaces": rows})
+    write_json(given.json, {**about(), "spaces": rows})
     for row in rows:
         print(row)
 

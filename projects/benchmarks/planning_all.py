@@ -19,17 +19,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 import synthetic
-import torch
-from machine import hardware, memory, restart_peak
+from machine import about, memory, restart_peak
 
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.reports.table import write_json
-from lavis_mafa.versions import installed_versions
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SIZES = [20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
+SIZES = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
 TARGET_US = 60
 
 
@@ -51,10 +49,8 @@ def main() -> None:
         exact = {"search_space": given.exact, "hardness": synthetic.exact_hardness(found, given.exact)}
     fit = fitted(rows)
     print(exact, fit)
-    about = {"threads": torch.get_num_threads(), "hardware": hardware(), "versions": installed_versions()}
-    config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()}
     result = {"trained_hardness": target, "decay": decay, "all": rows, "exact": exact, "fit": fit}
-    write_json(given.json, {"config": config, **about, **result})
+    write_json(given.json, {**about(), **result})
     if fit:
         draw(rows, fit, given.json.with_suffix(".png"))
 

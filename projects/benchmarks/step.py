@@ -26,7 +26,7 @@ from flickr8k import build_model, model_config, training_data
 from lavis.models.albef_models.albef_pretrain import AlbefPretrain
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from lavis.models.vit import VisionTransformerEncoder
-from machine import hardware
+from machine import about
 from torch.utils.data import default_collate
 
 import lavis_mafa
@@ -38,7 +38,6 @@ from lavis_mafa.models.albef_parts import build_text_encoder
 from lavis_mafa.models.qformer_parts import QformerParts
 from lavis_mafa.models.text import load_tokenizer
 from lavis_mafa.reports.table import write_json
-from lavis_mafa.versions import installed_versions
 
 Step = Callable[[], Any]
 
@@ -61,9 +60,7 @@ def main() -> None:
         columns = blip2_steps(batch, data, given.weights) if name == "blip2" else albef_steps(batch, data)
         found[name] = timed(columns, given.repeats)
         print(name, found[name], flush=True)
-    about = {"threads": torch.get_num_threads(), "hardware": hardware(), "versions": installed_versions()}
-    config = {**vars(given), "json": str(given.json)}
-    write_json(given.json, {"config": config, **about, "steps": found})
+    write_json(given.json, {**about(), "steps": found})
 
 
 def timed(columns: dict[str, Step], repeats: int) -> dict[str, Any]:

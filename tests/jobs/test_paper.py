@@ -44,7 +44,8 @@ import items
 base = items.table7().rows[0]
 cell = items.offline()
 grit = items.Row({{"batches": "GRIT"}}, replace(cell, options=(*cell.options, {more})), base.name)
-items.ITEMS = {{"tiny": replace(items.table7(), name="tiny", rows=(base, grit), seeds=2)}}
+both = (grit.name, base.name)
+items.ITEMS = {{"tiny": replace(items.table7(), name="tiny", rows=(base, grit), seeds=2, contrasts=(both,))}}
 import paper
 paper.main()
 """
@@ -135,11 +136,14 @@ def test_the_interval_is_that_of_paired_differences(grid: tuple[Path, dict[Path,
     runs = pd.read_parquet(report / "runs.parquet")
     ways = [f"retrieval.itc.truth.{way}.r1" for way in ("image", "text")]
     values = runs.assign(figure=runs[ways].mean(axis=1)).pivot(index="seed", columns="row", values="figure")
-    one, other = values["GRIT"] - values["random (BLIP-2)"]
-    cell = f"{values['GRIT'].mean():.2f} ({(one + other) / 2:+.2f} ± {12.7062 * abs(one - other) / 2:.2f})"
+    base = "random batches, drawn negatives (BLIP-2)"
+    one, other = values["GRIT"] - values[base]
+    difference = f"{(one + other) / 2:+.2f} ± {12.7062 * abs(one - other) / 2:.2f}"
+    difference = f"**{difference}**" if abs(one + other) > 12.7062 * abs(one - other) else difference
     table = (report / "tiny.md").read_text()
-    assert f"| GRIT | 2 | {cell} |" in table
-    assert f"| random (BLIP-2) | 2 | {values['random (BLIP-2)'].mean():.2f} |" in table
+    assert f"| GRIT | 2 | {values['GRIT'].mean():.2f} ({difference})" in table
+    assert f"| {base} | 2 | {values[base].mean():.2f} |" in table
+    assert f"| GRIT − {base} | {difference} |" in table
     assert table.strip() in (report / "README.md").read_text() and (report / "tiny.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -172,6 +176,7 @@ def test_rows_of_an_item_differ_and_their_baselines_are_rows(items: Any) -> None
         names = [row.name for row in item.rows]
         assert len({row.cell.key for row in item.rows}) == len(set(names)) == len(names), item.name
         assert {row.against for row in item.rows} <= {"", *names}
+        assert {name for pair in item.contrasts for name in pair} <= set(names)
         assert all(row.labels.keys() == item.rows[0].labels.keys() for row in item.rows)
 
 

@@ -28,15 +28,21 @@ def golden_step(
     high: float = 0.8,
     alpha: float,
     once: bool = True,
+    drop: bool = False,
 ) -> dict[str, Any]:
     B = len(texts)
     tokens = tokenized(lavis, texts)
     image_feat = F.normalize(lavis.vision_proj(lavis.forward_image(images)[0]), dim=-1)  # (B, Q, D)
     text_feat = F.normalize(lavis.text_proj(lavis.forward_text(tokens)), dim=-1)  # (B, D)
     cosine = [[(image_feat[i] @ text_feat[t]).max() for t in range(B)] for i in range(B)]
-    settled = mined(cosine, {pair: verdict(score, low, high) for pair, score in p.items()}, same, once)
+    verdicts = {pair: verdict(score, low, high) for pair, score in p.items()}
+    dropped = set()
+    if drop:  # a connection is ambiguous to ITM, and has no column in its anchor's row of the ITC
+        dropped = {(pair, way) for pair, label, way in mined(cosine, verdicts, same, once=False) if label}
+        verdicts = {pair: "ambiguous" if said == "connection" else said for pair, said in verdicts.items()}
+    settled = mined(cosine, verdicts, same, once)
     return {
-        "loss_itc": itc(cosine, lavis.temp, settled, same, alpha),
+        "loss_itc": itc(cosine, lavis.temp, settled, same, alpha, dropped),
         **pair_losses(lavis, images, texts, settled, once),
         "settled": settled,
     }
@@ -67,8 +73,16 @@ def mined(cosine: list[list[Tensor]], verdicts: dict[Pair, str], same: set[Pair]
     return settled
 
 
-def itc(cosine: list[list[Tensor]], temp: Tensor, settled: Settled, same: set[Pair], alpha: float) -> Tensor:
-    """With connections and S-ITC: the target row is (own + known + its own connections) / count, then smoothed."""
+def itc(
+    cosine: list[list[Tensor]],
+    temp: Tensor,
+    settled: Settled,
+    same: set[Pair],
+    alpha: float,
+    dropped: set[tuple[Pair, str]],
+) -> Tensor:
+    """With connections and S-ITC: the target row is (own + known + its own connections) / count, then smoothed; without
+    the dropped columns what is left of it sums to 1 again."""
     B, loss = len(cosine), torch.zeros(())
     for direction in ("i2t", "t2i"):
         for anchor in range(B):
@@ -77,9 +91,10 @@ def itc(cosine: list[list[Tensor]], temp: Tensor, settled: Settled, same: set[Pa
             positive = [o for o in range(B) if column(o) in same or column(o) in found or o == anchor]
             scores = torch.stack([cosine[column(o)[0]][column(o)[1]] for o in range(B)]) / temp
             smoothing = alpha if alpha > 0 else 0.1  # LAVIS' own label smoothing where S-ITC is off
-            for o in range(B):
-                target = (1 - smoothing) * (o in positive) / len(positive) + smoothing / B
-                loss = loss - target * (scores[o] - scores.logsumexp(0)) / (2 * B)
+            columns = [o for o in range(B) if (column(o), direction) not in dropped]
+            targets = [(1 - smoothing) * (o in positive) / len(positive) + smoothing / B for o in columns]
+            for o, target in zip(columns, targets, strict=True):
+                loss = loss - target / sum(targets) * (scores[o] - scores[columns].logsumexp(0)) / (2 * B)
     return loss
 
 

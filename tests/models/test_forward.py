@@ -173,10 +173,10 @@ def test_step_of_the_official_preset(scenario: str, batch: dict[str, Any]) -> No
 
 
 def test_step_that_drops_connections(batch: dict[str, Any]) -> None:
-    """action: drop treats a connection as an ambiguous pair: bounds that hold no connection say the same."""
+    """action: drop takes a connection out of its anchor's ITC row, and out of ITM as an ambiguous pair."""
     batch["epoch"] = 1
     scorer = verdicts(batch, "mixed")
-    check(model_with(scorer, action="drop"), batch, scorer, own(batch), alpha=0.5, high=1.0)
+    check(model_with(scorer, action="drop"), batch, scorer, own(batch), alpha=0.5, drop=True)
 
 
 # ---- where a connection enters

@@ -33,7 +33,7 @@ from lavis_mafa.versions import source_hash
 ROOT = Path(__file__).resolve().parents[3]
 CODE = (".py", ".yaml", ".txt", ".json", ".safetensors")  # what a run reads of the package, its networks too
 HEAVY = [f"lavis_mafa.{name}" for name in ("builders", "tasks", "runner", "stage2_runner", "models.albef_tasks")]
-UNREAD = ("answers", "openclip", "reports")  # parts of the package that no run is made of
+UNREAD = ("openclip", "reports")  # parts of the package that no run is made of
 RESULTS = {"train": "results.json", "mine": "summary.json"}
 LEFT = {"train": "model.safetensors", "mine": "connections.parquet"}  # what later runs start from
 KEPT = (*RESULTS.values(), *LEFT.values(), "epochs.jsonl", "steps.jsonl", "log.txt")
@@ -127,9 +127,10 @@ class Rows:
                 started_from.update(before.key for before in cell.before)
         return lacking
 
-    def seconds(self) -> list[float]:
-        """What finished runs of this code took."""
-        return [json.loads(path.read_text())["seconds"] for path in self.rows.glob(f"*-{self.code}.json")]
+    def seconds(self, any_code: bool = False) -> list[float]:
+        """What finished runs took, of this code or of any, those that others start from among them."""
+        code = "*" if any_code else self.code
+        return [json.loads(path.read_text())["seconds"] for path in self.rows.glob(f"*-{code}.json")]
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, or mine, where no row or no run is left; the runs before must be whole.

@@ -17,7 +17,8 @@ ALBEF_WAS = "projects/mafa/albef/albef_scenes.yaml"
 MINE = "projects/mafa/mine/mine_scenes.yaml"
 STAGE_2 = "projects/mafa/blip2/pretrain_stage2_opt_scenes.yaml"
 ZERO_SHOT = {name: f"projects/mafa/eval/{name}_scenes.yaml" for name in ("gqa", "okvqa", "caption")}
-RECORDS, SPACE, EPOCHS = 1920, 480, 4  # the presets' N and M, and epochs
+RECORDS, SPACE, EPOCHS = 1920, 640, 4  # the presets' N and M, and epochs
+SPACES = (192, SPACE, RECORDS)  # of Figure 2; whole batches of 64, so that none lies across two spaces
 
 # ---- the method's axes as options
 
@@ -27,11 +28,12 @@ RANDOM = ("run.sampling=random",)
 PLAIN = (*RANDOM, "run.con_d=null", "model.mafa.preset=none")  # random batches, drawn negatives
 GRIT = (*NO_CON_D, *NO_S_ITC)  # hardest negatives, one-hot (BLIP-2: LAVIS' smoothing of 0.1)
 CONSISTENCY = ("model.mafa.targets=consistency",)
-MOMENTUM = ("model.mafa.targets=momentum",)
+EMA = 0.98  # of 120 steps: at ALBEF's 0.995 the momentum model would still be half the warm-up at the end
+MOMENTUM = ("model.mafa.targets=momentum", f"model.mafa.ema={EMA}")
 DISTIL = ("model.mafa.action=distil",)  # Con-D's scores are labels of the matching head, and connect nothing
 RELATIVE = ("run.con_d=null", "model.mafa.rule=relative")  # similarities judge, no Con-D
 FIXED_Q = ("run.quantile=0.9",)  # of similarity, where GRIT takes 1 (FALCON, arXiv 2505.11192)
-SKIPPED = ("run.skip_nearest=8",)  # of the 480 records of a search space (B3, arXiv 2505.11293)
+SKIPPED = ("run.skip_nearest=8",)  # of the 640 records of a search space (B3, arXiv 2505.11293)
 OWN_HEAD = ("run.con_d={arch: self}",)
 OFFLINE = ("run.con_d={arch: file}",)
 NOISE = 0.3  # share of noisy captions that describe another scene
@@ -70,6 +72,7 @@ class Item:
     rows: tuple[Row, ...]
     measures: tuple[Measure, ...]
     seeds: int = 3
+    contrasts: tuple[tuple[str, str], ...] = ()  # further (row, row it is held against)
     x: str = ""
     line: str = ""
     panel: str = ""
@@ -82,8 +85,8 @@ def _recall(ranking: str) -> Measure:
 
 IN_BATCH = Measure("false negatives a batch", ("plan.false_negatives_per_batch",))
 IN_ITM = Measure("false among ITM negatives, %", ("plan.itm_false_negative_rate",), 100)
-PRECISION = Measure("connections' precision, %", ("connections.precision",), 100)
-RECALL = Measure("connections' recall, %", ("connections.recall",), 100)
+PRECISION = Measure("connections' precision, %", ("plan.connection_precision",), 100)
+RECALL = Measure("connections' recall, %", ("plan.connection_recall",), 100)
 STEP = Measure("seconds a step", ("seconds_per_step",))
 LABELS = tuple(
     Measure(f"ITC label on {name.replace('_', ' ')}, %", (f"itc_labels.on_{name}",), 100)
@@ -91,7 +94,9 @@ LABELS = tuple(
 )
 RETRIEVAL = (_recall("itc"), _recall("itm"))
 ANSWERS = Measure("answers right, %", ("answers.test.all",))
+ONE_ANSWER = Measure("one answer to all, %", ("answers.test.majority.all",))
 ZERO_SHOT_ANSWERS = Measure("answers right, %, or CIDEr", ("answers.test.all",))
+BLIND = Measure("without the image", ("answers.test.without_image.all",))
 
 
 def started(options: tuple[str, ...], data: tuple[str, ...] = (), config: str = BLIP2, epochs: int = EPOCHS) -> Cell:
@@ -112,6 +117,7 @@ def albef_as_it_was() -> Cell:
     splits = "datasets.scenes.splits"
     data = (f"{splits}.train.n={RECORDS}", f"{splits}.train.seed=1", f"{splits}.test.captions_a_scene=2")
     steps = (f"run.max_epoch={EPOCHS}", "run.stop_epoch=null", "run.warmup_steps=30", "run.k_test=8")
+    steps = (*steps, f"model.momentum={EMA}")
     return Cell(ALBEF_WAS, (*data, *steps), started((), config=ALBEF).after)
 
 
@@ -132,14 +138,17 @@ def figure2() -> Item:
         random = Row({"matches": name, "method": "random", "M": "-"}, started((*RANDOM, *GRIT), data))
         rows.append(random)
         for method, options in (("GRIT", GRIT), ("MAFA", ())):
-            for size in (240, SPACE, 960, RECORDS):
+            for size in SPACES:
                 space = (f"run.search_space={'all' if size == RECORDS else size}",)
                 labels: dict[str, str | int] = {"matches": name, "method": method, "M": size}
                 rows.append(Row(labels, started((*options, *space), data), random.name))
     says = "a larger search space M makes batches harder, and puts more false negatives into them."
     title = f"Figure 2: the search space M, up to all {RECORDS:,} records, at three shares of true matches"
     shape = {"x": "M", "line": "method", "panel": "matches"}
-    return Item("figure2", title, says, tuple(rows), (IN_BATCH, IN_ITM, *RETRIEVAL), seeds=5, **shape)
+    shares = dict.fromkeys(row.labels["matches"] for row in rows)
+    pairs = tuple((f"{share}, MAFA, {size}", f"{share}, GRIT, {size}") for share in shares for size in SPACES)
+    measures = (IN_BATCH, IN_ITM, *RETRIEVAL)
+    return Item("figure2", title, says, tuple(rows), measures, seeds=5, contrasts=pairs, **shape)
 
 
 def table2() -> Item:
@@ -153,7 +162,8 @@ def table2() -> Item:
     rows = (base, *(Row({"targets": name}, started(options, config=ALBEF), base.name) for name, options in rivals))
     says = "S-ITC does better than momentum distillation and the consistency loss, without a second network."
     title = "Tables 2 and 6: the targets of the ITC (mafa_albef, GRIT, hardest negatives)"
-    return Item("table2", title, says, rows, (*RETRIEVAL, *LABELS, IN_ITM, STEP))
+    against = (("S-ITC", "momentum distillation"), ("S-ITC", "consistency"))
+    return Item("table2", title, says, rows, (*RETRIEVAL, *LABELS, IN_ITM, STEP), contrasts=against)
 
 
 def table3() -> Item:
@@ -171,7 +181,8 @@ def table3() -> Item:
         rows += [_of_task(task, name, Cell(config, short, cell)) for name, cell in methods]
     says = "MAFA above GRIT-VLP above ALBEF: COCO +1.6/+1.4, NLVR2 +1.1 over GRIT-VLP."
     title = "Table 3: ALBEF, GRIT-VLP and MAFA, retrieval and fine-tuned tasks"
-    return Item("table3", title, says, tuple(rows), (*RETRIEVAL, ANSWERS))
+    against = tuple((f"{task}, MAFA", f"{task}, GRIT-VLP") for task in ("retrieval", *(task for task, *_ in tasks)))
+    return Item("table3", title, says, tuple(rows), (*RETRIEVAL, ANSWERS, ONE_ANSWER), contrasts=against)
 
 
 def _of_task(task: str, method: str, cell: Cell) -> Row:
@@ -193,7 +204,9 @@ def table4() -> Item:
                 rows.append(Row(labels, started(options, data, epochs=epochs), base.name))
     says = "each helps alone, and both together most."
     title = "Table 4: ECM and S-ITC alone and together, on three sizes of data at equal steps"
-    return Item("table4", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, PRECISION, RECALL))
+    both = [row.name for row in rows if row.labels["added"] == parts[-1][0]]
+    against = tuple((name, name.replace(parts[-1][0], alone)) for name in both for alone, _ in parts[:-1])
+    return Item("table4", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, PRECISION, RECALL), contrasts=against)
 
 
 def table5() -> Item:
@@ -207,18 +220,27 @@ def table5() -> Item:
                     rows.append(Row(labels, started((*sampling, *alpha, *action)), base.name))
     says = "S-ITC hurts under random batches and helps under GRIT; connecting does better than dropping."
     title = "Table 5: GRIT or random, S-ITC, and what becomes of a connection"
-    return Item("table5", title, says, tuple(rows), (*RETRIEVAL, IN_ITM), seeds=5)
+    against = (
+        ("GRIT, S-ITC, kept", "GRIT, one-hot, kept"),
+        ("GRIT, S-ITC, connect", "GRIT, S-ITC, drop"),
+        ("GRIT, S-ITC, connect", "GRIT, S-ITC, kept"),
+        ("GRIT, one-hot, connect", "GRIT, one-hot, drop"),
+        ("GRIT, one-hot, connect", "GRIT, one-hot, kept"),
+    )
+    return Item("table5", title, says, tuple(rows), (*RETRIEVAL, IN_ITM), seeds=5, contrasts=against)
 
 
 def table7() -> Item:
-    base = Row({"batches": "random (BLIP-2)"}, started(PLAIN))
-    rows = (
-        base,
-        Row({"batches": "GRIT"}, started(GRIT), base.name),
-        Row({"batches": "GRIT + MAFA"}, started(()), base.name),
+    base = Row({"stage 1": "random batches, drawn negatives (BLIP-2)"}, started(PLAIN))
+    others = (
+        ("random batches, hardest negatives", (*RANDOM, *GRIT)),
+        ("GRIT", GRIT),
+        ("GRIT + MAFA", ()),
     )
+    rows = (base, *(Row({"stage 1": name}, started(options), base.name) for name, options in others))
     says = "BLIP-2 with GRIT and MAFA does better than with random batches, and than with GRIT alone."
-    return Item("table7", "Table 7: BLIP-2 stage 1", says, rows, (*RETRIEVAL, IN_BATCH, IN_ITM, STEP), seeds=5)
+    measures, against = (*RETRIEVAL, IN_BATCH, IN_ITM, STEP), (("GRIT + MAFA", "GRIT"),)
+    return Item("table7", "Table 7: BLIP-2 stage 1", says, rows, measures, seeds=5, contrasts=against)
 
 
 def table8() -> Item:
@@ -228,18 +250,20 @@ def table8() -> Item:
     for task, said in tasks.items():
         for name, options in methods:
             short = (f"datasets.scenes.splits.train.n={RECORDS}", "run.max_epoch=12")
-            cell = Cell(ZERO_SHOT[task], ("run.without_image=false",), Cell(STAGE_2, short, started(options)))
+            cell = Cell(ZERO_SHOT[task], (), Cell(STAGE_2, short, started(options)))
             base = "" if name == methods[0][0] else rows[-1].against or rows[-1].name
             rows.append(Row({"task": said, "stage 1": name}, cell, base))
     says = "with GRIT and MAFA in stage 1, OK-VQA is 29.0 and the CIDEr of COCO captions 125.4."
     title = "Table 8: stage 2 (a tiny OPT that never saw an image) from each stage 1, zero-shot"
-    return Item("table8", title, says, tuple(rows), (ZERO_SHOT_ANSWERS,))
+    against = tuple((f"{said}, GRIT + MAFA", f"{said}, GRIT") for said in tasks.values())
+    measures = (ZERO_SHOT_ANSWERS, BLIND, ONE_ANSWER)
+    return Item("table8", title, says, tuple(rows), measures, contrasts=against)
 
 
 def rivals() -> Item:
     base = Row({"setting": "MAFA"}, started(()))
     others = (
-        ("plain BLIP-2", PLAIN),
+        ("plain BLIP-2 (random batches, drawn negatives)", PLAIN),
         ("GRIT-VLP (consistency)", (*NO_CON_D, *CONSISTENCY)),
         ("drop what Con-D connects (as GISTEmbed masks)", ("model.mafa.action=drop",)),
         ("drop what is near the own pair (NV-Retriever, 95 %)", (*RELATIVE, "model.mafa.action=drop")),
@@ -253,14 +277,14 @@ def rivals() -> Item:
         ("M = all", ("run.search_space=all",)),
         ("drawn negatives, judged by Con-D", ("model.mafa.negatives=multinomial",)),
         ("random batches, judged by Con-D", (*RANDOM, *NO_S_ITC)),
-        ("GRIT from the third epoch on", ("run.random_epochs=2",)),
-        ("official code (siblings as negatives)", ("model.mafa.preset=official",)),
+        ("GRIT and S-ITC from the third epoch on", ("run.random_epochs=2", "model.mafa.alpha_from_epoch=2")),
+        ("official code (equal captions as negatives, pairs twice)", ("model.mafa.preset=official",)),
     )
     rows = [base, *(Row({"setting": name}, started(options), base.name) for name, options in others)]
     rows.append(Row({"setting": "Con-D's verdicts mined offline"}, offline(), base.name))
     says = "has no such table."
     title = "Rivals and variants against MAFA's recipe"
-    return Item("rivals", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, STEP))
+    return Item("rivals", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, PRECISION, RECALL, STEP))
 
 
 def leakage() -> Item:
@@ -279,7 +303,12 @@ def leakage() -> Item:
         rows.append(Row(labels, started(options), rows[0].name if rows else ""))
     says = "has no such control. What distilling brings to random batches comes from a better teacher, not from MAFA."
     title = "Con-D's leakage: its scores distilled into the matching head"
-    return Item("leakage", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, STEP))
+    pairs = (("distilled", "none"), ("connects (MAFA)", "distilled"))
+    against = (
+        ("random, hardest, distilled", "random, hardest, none"),
+        *((f"GRIT, S-ITC, hardest, {one}", f"GRIT, S-ITC, hardest, {other}") for one, other in pairs),
+    )
+    return Item("leakage", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, STEP), contrasts=against)
 
 
 ITEMS = {

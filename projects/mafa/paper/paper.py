@@ -24,7 +24,7 @@ from cells import ROOT, Cell, Rows
 from items import ITEMS, NOT_BUILT, Item
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plots import draw
-from tables import markdown, runs_frame, summary
+from tables import contrasts, contrasts_markdown, markdown, runs_frame, summary
 
 from lavis_mafa.core.artifacts import atomic_write
 
@@ -47,7 +47,7 @@ def main() -> None:
     failed = run_all(missing, rows, given.jobs)
     runs = runs_frame(ITEMS.values(), rows, given.options, given.seeds)
     if len(runs):
-        write_report(runs, Path(given.report))
+        write_report(runs, Path(given.report), rows.seconds(any_code=True))
         print(f"tables and plots are in {given.report}")
     if failed:
         sys.exit(f"{failed} of {len(missing)} runs failed or had to be left out; start again to go on")
@@ -133,15 +133,16 @@ def _said(name: str, future: Future[dict[str, Any]]) -> bool:
     return True
 
 
-def write_report(runs: pd.DataFrame, folder: Path) -> None:
-    """runs.parquet, a table and a plot an item, and README.md of them and of notes/ITEM.md."""
+def write_report(runs: pd.DataFrame, folder: Path, seconds: list[float]) -> None:
+    """runs.parquet, a table and a plot an item, and README.md of them and of notes/ITEM.md; `seconds` of all runs."""
     shown = []
     for item in ITEMS.values():
         own = runs[runs["item"] == item.name]
         found = summary(runs, item)
         if not len(found):
             continue
-        table, notes = markdown(found, item), folder / "notes" / f"{item.name}.md"
+        tables = [markdown(found, item), contrasts_markdown(contrasts(runs, item)) if item.contrasts else ""]
+        table, notes = "\n\n".join(filter(None, tables)), folder / "notes" / f"{item.name}.md"
         _write(folder / f"{item.name}.md", f"{table}\n")
         draw(found, item, folder / f"{item.name}.png")
         said = notes.read_text().strip() if notes.exists() else ""
@@ -149,19 +150,19 @@ def write_report(runs: pd.DataFrame, folder: Path) -> None:
         shown.append({**about, "table": table, "notes": said, "codes": own["code"].nunique()})
     with atomic_write(folder / "runs.parquet") as file:
         runs.to_parquet(file, index=False)
-    _write(folder / "README.md", _readme(runs, shown))
+    _write(folder / "README.md", _readme(runs, shown, seconds))
 
 
-def _readme(runs: pd.DataFrame, items: list[dict[str, object]]) -> str:
+def _readme(runs: pd.DataFrame, items: list[dict[str, object]], took: list[float]) -> str:
     once = runs.drop_duplicates(["key", "code"])
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True).get_template(
         "README.md.j2"
     )
     machines = "; ".join(sorted(set(once["machine"] + ", torch " + once["torch"])))
-    hours, seconds = f"{once['seconds'].sum() / 3600:.1f}", f"{once['seconds'].median():.0f}"
+    hours, seconds = f"{sum(took) / 3600:.1f}", f"{once['seconds'].median():.0f}"
     threads = " or ".join(sorted(set(once["threads"])))
-    about = {"runs": len(once), "machines": machines, "threads": threads, "hours": hours, "seconds": seconds}
+    about = {"runs": len(took), "machines": machines, "threads": threads, "hours": hours, "seconds": seconds}
     return template.render(**about, items=items, missing=NOT_BUILT)
 
 

@@ -54,6 +54,19 @@ def summary(runs: pd.DataFrame, item: Item) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["row", "measure", "seeds", "mean", "difference", "half"])
 
 
+def contrasts(runs: pd.DataFrame, item: Item) -> pd.DataFrame:
+    """A line a contrast of the item and measure: the paired difference of its two rows, ± half."""
+    lines = []
+    for measure in item.measures:
+        figures = measured(runs, item, measure)
+        for one, other in item.contrasts:
+            if {one, other} <= set(figures) and figures[[one, other]].notna().all(axis=1).any():
+                difference, half = paired_interval(figures[one], figures[other])
+                found = {"difference": difference, "half": half}
+                lines.append({"contrast": f"{one} − {other}", "measure": measure.name, **found})
+    return pd.DataFrame(lines, columns=["contrast", "measure", "difference", "half"])
+
+
 def _figures(figures: pd.DataFrame, row: Row) -> dict[str, float]:
     values = figures[row.name]
     found: dict[str, float] = {"seeds": int(values.notna().sum()), "mean": float(values.mean())}
@@ -79,9 +92,24 @@ def markdown(found: pd.DataFrame, item: Item) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def contrasts_markdown(found: pd.DataFrame) -> str:
+    """A line a contrast, a column a measure."""
+    measures = found["measure"].drop_duplicates().tolist()
+    lines = [["difference of rows", *measures], ["---", *["---:"] * len(measures)]]
+    for name, own in found.groupby("contrast", sort=False):
+        said = {str(line["measure"]): _difference(line["difference"], line["half"]) for _, line in own.iterrows()}
+        lines.append([str(name), *(said.get(measure, "-") for measure in measures)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _cell(figure: pd.Series) -> str:
     text = f"{figure['mean']:.2f}"
     if not math.isnan(figure["difference"]):
-        half = "?" if math.isnan(figure["half"]) else f"{figure['half']:.2f}"
-        text += f" ({round(figure['difference'], 2) + 0.0:+.2f} ± {half})"  # + 0.0: no -0.00
+        text += f" ({_difference(figure['difference'], figure['half'])})"
     return text
+
+
+def _difference(mean: float, half: float) -> str:
+    """Bold where the interval leaves zero out."""
+    text = f"{round(mean, 2) + 0.0:+.2f} ± {'?' if math.isnan(half) else f'{half:.2f}'}"  # + 0.0: no -0.00
+    return f"**{text}**" if abs(mean) > half else text
