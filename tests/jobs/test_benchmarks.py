@@ -1,0 +1,60 @@
+"""The benchmarks of cost, at a size of seconds: they run, and what they compare is the same work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs.commands import run
+
+SCENES = "datasets.scenes.splits.train.n"
+
+
+def measured(name: str, folder: Path, *options: str) -> dict[str, Any]:
+    path = folder / f"{name}.json"
+    run(sys.executable, f"projects/benchmarks/{name}.py", *options, "--json", str(path))
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert found["command"].startswith(f"python projects/benchmarks/{name}.py ") and found["hardware"]["cores"]
+    assert "torch" in found["versions"]
+    return found
+
+
+def test_the_official_chain_is_ours(tmp_path: Path) -> None:
+    sizes = ("--records", "200", "--dim", "16", "--spaces", "50", "101", "--repeats", "1")
+    rows = measured("planning", tmp_path, *sizes)["spaces"]
+    assert [(row["search_space"], row["equal_chains"]) for row in rows] == [(50, 1.0), (101, 1.0)]
+    assert all(row["official_us_a_record"] > 0 and row["planner_us_a_record"] > 0 for row in rows)
+
+
+def test_con_d_has_its_share_of_an_epoch_and_offline_none(tmp_path: Path) -> None:
+    small = (f"{SCENES}=48", "datasets.scenes.splits.val.n=4", "run.batch_size_train=16", "run.warmup_steps=2")
+    sizes = ("--records", "48", "--epochs", "2", "--shares", "1.0", "0.5", "--ways", "shared tower", "offline")
+    found = measured("ecm", tmp_path, *sizes, "--options", *small)
+    assert [(cell["share"], cell["con_d"]) for cell in found["cells"]] == [
+        (1.0, "shared tower"),
+        (1.0, "offline"),
+        (0.5, "shared tower"),
+    ]
+    shared, offline, _ = (cell["epochs"] for cell in found["cells"])
+    assert len(shared) == len(offline) == 2 and found["mining"]["pairs"] > 0
+    assert all(0 < row["con_d_share"] < 1 and 0 <= row["store_hit_rate"] <= 1 for row in shared)
+    assert offline[0]["con_d_share"] < shared[0]["con_d_share"] / 10
+    assert shared[0]["pairs_scored"] > 0
+
+
+def test_mining_is_counted_size_by_size(tmp_path: Path) -> None:
+    rows = measured("mining", tmp_path, "--records", "20", "40")["sizes"]
+    assert [row["records"] for row in rows] == [20, 40] and 0 < rows[0]["pairs"] < rows[1]["pairs"]
+    assert all(row["pairs_a_second_scoring"] > row["pairs_a_second_in_all"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("model", ["blip2", "albef"])
+def test_steps_of_lavis_and_ours_are_timed_on_the_same_weights(shared_data: Path, tmp_path: Path, model: str) -> None:
+    sizes = ("--models", model, "--batch", "4", "--repeats", "1")
+    (found,) = measured("step", tmp_path, *sizes)["steps"].values()
+    assert all(found[f"{name}_s"] > 0 for name in ("lavis", "ours", "con_d"))
+    assert found["times_as_fast_as_lavis"]["lavis"] == 1
