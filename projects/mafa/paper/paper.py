@@ -135,11 +135,12 @@ def _said(name: str, future: Future[dict[str, Any]]) -> bool:
 
 def write_report(runs: pd.DataFrame, folder: Path, seconds: list[float]) -> None:
     """runs.parquet, a table and a plot an item, and README.md of them and of notes/ITEM.md; `seconds` of all runs."""
-    shown = []
+    shown, missing = [], dict(NOT_BUILT)
     for item in ITEMS.values():
         own = runs[runs["item"] == item.name]
-        found = summary(runs, item)
-        if not len(found):
+        found, run = summary(runs, item), own["row"].nunique()
+        if run < len(item.rows):
+            missing[item.title] = f"{run} of {len(item.rows)} rows were run (`paper.sh {item.name}`)"
             continue
         tables = [markdown(found, item), contrasts_markdown(contrasts(runs, item)) if item.contrasts else ""]
         table, notes = "\n\n".join(filter(None, tables)), folder / "notes" / f"{item.name}.md"
@@ -150,10 +151,10 @@ def write_report(runs: pd.DataFrame, folder: Path, seconds: list[float]) -> None
         shown.append({**about, "table": table, "notes": said, "codes": own["code"].nunique()})
     with atomic_write(folder / "runs.parquet") as file:
         runs.to_parquet(file, index=False)
-    _write(folder / "README.md", _readme(runs, shown, seconds))
+    _write(folder / "README.md", _readme(runs, shown, missing, seconds))
 
 
-def _readme(runs: pd.DataFrame, items: list[dict[str, object]], took: list[float]) -> str:
+def _readme(runs: pd.DataFrame, items: list[dict[str, object]], missing: dict[str, str], took: list[float]) -> str:
     once = runs.drop_duplicates(["key", "code"])
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True).get_template(
@@ -163,7 +164,7 @@ def _readme(runs: pd.DataFrame, items: list[dict[str, object]], took: list[float
     hours, seconds = f"{sum(took) / 3600:.1f}", f"{once['seconds'].median():.0f}"
     threads = " or ".join(sorted(set(once["threads"])))
     about = {"runs": len(took), "machines": machines, "threads": threads, "hours": hours, "seconds": seconds}
-    return template.render(**about, items=items, missing=NOT_BUILT)
+    return template.render(**about, items=items, missing=missing)
 
 
 def _write(path: Path, text: str) -> None:
