@@ -30,7 +30,7 @@ def test_the_official_chain_is_ours(tmp_path: Path) -> None:
     assert all(row["official_us_a_record"] > 0 and row["planner_us_a_record"] > 0 for row in rows)
 
 
-def test_con_d_has_its_share_of_an_epoch_and_offline_none(tmp_path: Path) -> None:
+def test_con_d_has_its_share_of_an_epoch(tmp_path: Path) -> None:
     small = (f"{SCENES}=48", "datasets.scenes.splits.val.n=4", "run.batch_size_train=16", "run.warmup_steps=2")
     sizes = ("--records", "48", "--epochs", "2", "--shares", "1.0", "0.5", "--ways", "shared tower", "offline")
     found = measured("ecm", tmp_path, *sizes, "--options", *small)
@@ -42,8 +42,8 @@ def test_con_d_has_its_share_of_an_epoch_and_offline_none(tmp_path: Path) -> Non
     shared, offline, _ = (cell["epochs"] for cell in found["cells"])
     assert len(shared) == len(offline) == 2 and found["mining"]["pairs"] > 0
     assert all(0 < row["con_d_share"] < 1 and 0 <= row["store_hit_rate"] <= 1 for row in shared)
-    assert offline[0]["con_d_share"] < shared[0]["con_d_share"] / 10
-    assert shared[0]["pairs_scored"] > 0
+    assert all(0 < row["con_d_share"] < 1 for row in offline)
+    assert shared[0]["pairs_scored"] > 0 and offline[0]["pairs_scored"] > 0
 
 
 def test_mining_is_counted_size_by_size(tmp_path: Path) -> None:

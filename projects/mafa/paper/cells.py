@@ -191,7 +191,6 @@ class Rows:
         found = _flat({name: results[name] for name in PARTS if name in results})
         said = {name: results[name] for name in ("commit", "versions")}
         options = " ".join(cell.options)
-        said["threads"] = os.environ.get("OMP_NUM_THREADS", "")
         return {"key": cell.key, "code": self.code, "options": options, "seconds": seconds, **said, "found": found}
 
 

@@ -1,4 +1,4 @@
-"""The paper's tables and figures as cells: what is run, against which row it is held, and what is read from a run.
+"""The paper's tables and figures as cells: what is run, and against which row it is held.
 
 Every cell starts from the weights of a warm-up, trained once a seed and data set: three times the steps of a cell in
 random batches with drawn negatives, as hardest ones alone keep the matching head at chance for hundreds of steps. Its
@@ -7,9 +7,24 @@ own first epoch is random, too: the batches of the others are planned from the e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cells import Cell
+from measures import (
+    ANSWERS,
+    BLIND,
+    IN_BATCH,
+    IN_ITM,
+    LABELS,
+    ONE_ANSWER,
+    PRECISION,
+    RECALL,
+    RETRIEVAL,
+    STEP,
+    ZERO_SHOT_ANSWERS,
+    Item,
+    Row,
+)
 
 BLIP2, ALBEF = (f"projects/mafa/paper/{name}.yaml" for name in ("blip2", "albef"))
 VQA, NLVR = (f"projects/mafa/albef/{name}_scenes.yaml" for name in ("vqa", "nlvr"))
@@ -38,65 +53,6 @@ OWN_HEAD = ("run.con_d={arch: self}",)
 OFFLINE = ("run.con_d={arch: file}",)
 NOISE = 0.3  # share of noisy captions that describe another scene
 NOISY = (f"datasets.scenes.splits.train.noise={NOISE}",)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The mean of these figures of a run, times `scale`; a run that lacks one has none."""
-
-    name: str
-    columns: tuple[str, ...]
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table: what it is called, its run, and the name of the row that it is held against ("": none)."""
-
-    labels: dict[str, str | int]
-    cell: Cell
-    against: str = ""
-
-    @property
-    def name(self) -> str:
-        return ", ".join(str(value) for value in self.labels.values())
-
-
-@dataclass(frozen=True)
-class Item:
-    """A table, or a figure where `x` names the label along its axis (`line` and `panel`: those of lines and panels)."""
-
-    name: str
-    title: str
-    paper: str  # what the paper says
-    rows: tuple[Row, ...]
-    measures: tuple[Measure, ...]
-    seeds: int = 3
-    contrasts: tuple[tuple[str, str], ...] = ()  # further (row, row it is held against)
-    x: str = ""
-    line: str = ""
-    panel: str = ""
-
-
-def _recall(ranking: str) -> Measure:
-    name = {"itc": "R@1 by ITC", "itm": "R@1 by ITM"}[ranking]
-    return Measure(name, tuple(f"retrieval.{ranking}.truth.{way}.r1" for way in ("image", "text")))
-
-
-IN_BATCH = Measure("false negatives a batch", ("plan.false_negatives_per_batch",))
-IN_ITM = Measure("false among ITM negatives, %", ("plan.itm_false_negative_rate",), 100)
-PRECISION = Measure("connections' precision, %", ("plan.connection_precision",), 100)
-RECALL = Measure("connections' recall, %", ("plan.connection_recall",), 100)
-STEP = Measure("seconds a step", ("seconds_per_step",))
-LABELS = tuple(
-    Measure(f"ITC label on {name.replace('_', ' ')}, %", (f"itc_labels.on_{name}",), 100)
-    for name in ("false_negatives", "mismatches")
-)
-RETRIEVAL = (_recall("itc"), _recall("itm"))
-ANSWERS = Measure("answers right, %", ("answers.test.all",))
-ONE_ANSWER = Measure("one answer to all, %", ("answers.test.majority.all",))
-ZERO_SHOT_ANSWERS = Measure("answers right, %, or CIDEr", ("answers.test.all",))
-BLIND = Measure("without the image", ("answers.test.without_image.all",))
 
 
 def started(options: tuple[str, ...], data: tuple[str, ...] = (), config: str = BLIP2, epochs: int = EPOCHS) -> Cell:

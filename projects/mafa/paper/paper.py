@@ -21,8 +21,9 @@ from typing import Any
 
 import pandas as pd
 from cells import ROOT, Cell, Rows
-from items import ITEMS, NOT_BUILT, Item
+from items import ITEMS, NOT_BUILT
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from measures import Item
 from plots import draw
 from tables import contrasts, contrasts_markdown, markdown, runs_frame, summary
 
@@ -162,8 +163,7 @@ def _readme(runs: pd.DataFrame, items: list[dict[str, object]], missing: dict[st
     )
     machines = "; ".join(sorted(set(once["machine"] + ", torch " + once["torch"])))
     hours, seconds = f"{sum(took) / 3600:.1f}", f"{once['seconds'].median():.0f}"
-    threads = " or ".join(sorted(set(once["threads"])))
-    about = {"runs": len(took), "machines": machines, "threads": threads, "hours": hours, "seconds": seconds}
+    about = {"runs": len(took), "machines": machines, "hours": hours, "seconds": seconds}
     return template.render(**about, items=items, missing=missing)
 
 

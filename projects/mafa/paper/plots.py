@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from items import Item
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from measures import Item
 
 from lavis_mafa.core.artifacts import atomic_write
 from lavis_mafa.reports.curves import COLOURS

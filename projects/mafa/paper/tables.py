@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from cells import Rows
-from items import Item, Measure, Row
+from measures import Item, Measure, Row
 from scipy.special import stdtrit
 
 
@@ -20,7 +20,7 @@ def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds:
                 found = rows.newest(row.cell.with_options(*options).with_seed(seed))
                 if found:
                     labels = {name: str(value) for name, value in row.labels.items()}  # M is a number or `all`
-                    about = {name: found[name] for name in ("key", "code", "commit", "seconds", "threads", "options")}
+                    about = {name: found[name] for name in ("key", "code", "commit", "seconds", "options")}
                     on = {"machine": found["versions"]["machine"], "torch": found["versions"]["torch"]}
                     lines.append(
                         {"item": item.name, "row": row.name, **labels, "seed": seed, **about, **on, **found["found"]}
