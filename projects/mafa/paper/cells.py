@@ -37,7 +37,15 @@ UNREAD = ("openclip", "reports")  # parts of the package that no run is made of
 RESULTS = {"train": "results.json", "mine": "summary.json"}
 LEFT = {"train": "model.safetensors", "mine": "connections.parquet"}  # what later runs start from
 KEPT = (*RESULTS.values(), *LEFT.values(), "epochs.jsonl", "steps.jsonl", "log.txt")
-PARTS = ("retrieval", "connections", "plan", "itc_labels", "answers", "seconds_per_step")  # of results.json
+PARTS = (
+    "retrieval",
+    "judgments",
+    "connections",
+    "plan",
+    "itc_labels",
+    "answers",
+    "seconds_per_step",
+)  # of results.json
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Cell:
     """A run of `lavis_mafa.{command}`: a YAML, and options over it.
 
     after: the run whose weights it starts from. verdicts: the mining run whose connections.parquet is its Con-D, where
-    the options say run.con_d={arch: file}.
+    the options say run.con_d={arch: file}. every_seed: one run serves all seeds.
     """
 
     config: str
@@ -53,6 +61,7 @@ class Cell:
     after: Cell | None = None
     verdicts: Cell | None = None
     command: str = "train"
+    every_seed: bool = False
 
     @property
     def before(self) -> list[Cell]:
@@ -69,13 +78,16 @@ class Cell:
     def with_seed(self, seed: int) -> Cell:
         """Seed of the initial weights, of the order of the data and of the captions drawn, here and in the run whose
         weights it starts from; mining draws nothing, and serves all seeds."""
+        if self.every_seed:
+            return self
         after = self.after.with_seed(seed) if self.after else None
         data = [f"datasets.{name}.seed={seed}" for name in self.given()["datasets"]]
         return replace(self, options=(*self.options, f"run.seed={seed}", *data), after=after)
 
     def given(self) -> dict[str, Any]:
-        """What the YAML and the options say, shortened where LAVIS_MAFA_SMOKE asks for it."""
-        given: Any = OmegaConf.to_container(shorten(_config(self.config, self.options)), resolve=True)
+        """What the YAML and the options say, shortened where LAVIS_MAFA_SMOKE asks for it; ${…} unresolved, as a key
+        must not depend on where a machine has its data."""
+        given: Any = OmegaConf.to_container(shorten(_config(self.config, self.options)))
         return given
 
     @property
@@ -221,4 +233,5 @@ def _run(command: str, arguments: list[str], log: Path, lock: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = [f"lavis_mafa.{command}", *arguments]
+    importlib.import_module("photographs")  # registers the data set
     importlib.import_module(f"lavis_mafa.{command}").main()

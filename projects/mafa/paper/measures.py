@@ -43,11 +43,12 @@ class Item:
     x: str = ""
     line: str = ""
     panel: str = ""
+    needs: str = ""  # an environment variable, without which there is no data
 
 
-def _recall(ranking: str) -> Measure:
+def _recall(ranking: str, against: str = "truth") -> Measure:
     name = {"itc": "R@1 by ITC", "itm": "R@1 by ITM"}[ranking]
-    return Measure(name, tuple(f"retrieval.{ranking}.truth.{way}.r1" for way in ("image", "text")))
+    return Measure(name, tuple(f"retrieval.{ranking}.{against}.{way}.r1" for way in ("image", "text")))
 
 
 IN_BATCH = Measure("false negatives a batch", ("plan.false_negatives_per_batch",))
@@ -60,6 +61,11 @@ LABELS = tuple(
     for name in ("false_negatives", "mismatches")
 )
 RETRIEVAL = (_recall("itc"), _recall("itm"))
+ANNOTATED = (_recall("itc", "annotation"), _recall("itm", "annotation"))
+JUDGED = tuple(
+    Measure(f"AUC by {name.upper()}, judged by people, %", (f"judgments.all.{name}.auc",), 100)
+    for name in ("itc", "itm")
+)
 ANSWERS = Measure("answers right, %", ("answers.test.all",))
 ONE_ANSWER = Measure("one answer to all, %", ("answers.test.majority.all",))
 ZERO_SHOT_ANSWERS = Measure("answers right, %, or CIDEr", ("answers.test.all",))

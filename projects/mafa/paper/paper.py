@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 from cells import ROOT, Cell, Rows
-from items import ITEMS, NOT_BUILT
+from items import ITEMS
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from measures import Item
 from plots import draw
@@ -36,8 +36,7 @@ Job = tuple[str, Cell]  # what it is called, what it is
 
 def main() -> None:
     given = _arguments()
-    names = list(ITEMS) if "all" in given.items else given.items
-    items, rows = [ITEMS[name] for name in names], Rows(Path(given.out), Path(given.report, "rows"), given.any_code)
+    items, rows = _items(given.items), Rows(Path(given.out), Path(given.report, "rows"), given.any_code)
     jobs = all_jobs(items, given.options, given.seeds)
     lacking = rows.lacking({key: cell for key, (_, cell) in jobs.items()})
     missing = [job for key, job in jobs.items() if key in lacking]
@@ -76,6 +75,22 @@ def _arguments() -> argparse.Namespace:
     return given
 
 
+def _items(names: Sequence[str]) -> list[Item]:
+    """The items of these names; of all, those whose data is there.
+
+    Raises ValueError: an item that was named needs data that is not there.
+    """
+    chosen = list(ITEMS.values()) if "all" in names else [ITEMS[name] for name in names]
+    lacking = [item for item in chosen if item.needs and item.needs not in os.environ]
+    if lacking and "all" not in names:
+        raise ValueError(
+            f"{lacking[0].name} needs {lacking[0].needs}: set it to the folder of the data, or leave it out"
+        )
+    for item in lacking:
+        print(f"{item.name} is left out: {item.needs} is not set")
+    return [item for item in chosen if item not in lacking]
+
+
 def all_jobs(items: Iterable[Item], options: Sequence[str], seeds: int | None) -> dict[str, Job]:
     """Every run of the items, each once, those that others start from before them; seed by seed, so that early means
     are over whole rows."""
@@ -96,8 +111,6 @@ def _add(jobs: dict[str, Job], cell: Cell, name: str) -> None:
 def _print_plan(items: list[Item], given: argparse.Namespace, jobs: int, missing: list[Job], rows: Rows) -> None:
     for item in items:
         print(f"{item.name:8}  {len(item.rows):2} rows x {given.seeds or item.seeds} seeds  {item.title}")
-    for what, why in NOT_BUILT.items():
-        print(f"not built: {what}: {why}")
     seconds = rows.seconds()
     each = statistics.fmean(seconds) if seconds else EXPECTED
     known = f"the mean of {len(seconds)} finished ones" if seconds else "on a core each"
@@ -136,7 +149,8 @@ def _said(name: str, future: Future[dict[str, Any]]) -> bool:
 
 def write_report(runs: pd.DataFrame, folder: Path, seconds: list[float]) -> None:
     """runs.parquet, a table and a plot an item, and README.md of them and of notes/ITEM.md; `seconds` of all runs."""
-    shown, missing = [], dict(NOT_BUILT)
+    shown: list[dict[str, object]] = []
+    missing: dict[str, str] = {}
     for item in ITEMS.values():
         own = runs[runs["item"] == item.name]
         found, run = summary(runs, item), own["row"].nunique()
