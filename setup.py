@@ -47,6 +47,7 @@ EXTRAS = {
         RAY,  # the tests start a local cluster
         "eccv_caption>=0.1.0",
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "ruff>=0.9",
         "mypy>=1.13",

@@ -20,4 +20,6 @@ for path in tests/test_*.py tests/*/; do
     esac
 done
 if [[ -d tests/jobs ]]; then paths+=(tests/jobs); fi # whole commands: the slowest last
-exec "$PYTHON_BIN" -m pytest "${paths[@]}"
+# Two files at a time, in this order; a thread each, as more would wait for each other on two cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$PYTHON_BIN" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${paths[@]}"

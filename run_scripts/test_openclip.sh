@@ -50,4 +50,5 @@ stamp() { cat setup.py "$CONSTRAINTS" | sha256sum; }
 
 export HF_HUB_OFFLINE=1 MPLBACKEND=Agg # tests fetch nothing and open no window
 if (($#)); then exec "$VENV/bin/python" -m pytest "$@"; fi
-exec "$VENV/bin/python" -m pytest tests/core tests/data tests/mining tests/reports tests/openclip
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/core tests/data tests/mining tests/reports tests/openclip
