@@ -44,8 +44,9 @@ import sys
 from dataclasses import replace
 sys.path.insert(0, "projects/mafa/paper")
 import items
+import starts
 base = items.table7().rows[0]
-cell = items.offline()
+cell = starts.offline()
 grit = items.Row({{"batches": "GRIT"}}, replace(cell, options=(*cell.options, {more})), base.name)
 both = (grit.name, base.name)
 items.ITEMS = {{"tiny": replace(items.table7(), name="tiny", rows=(base, grit), seeds=2, contrasts=(both,))}}
@@ -91,7 +92,7 @@ def test_what_changed_runs_again(grid: tuple[Path, dict[Path, int], str], monkey
     assert "2 of 7 runs to do" in run(*command(folder, "--plan", more='"run.weight_decay=0.1",'))
     monkeypatch.syspath_prepend(str(PAPER))
     from cells import Rows
-    from items import offline
+    from starts import offline
 
     rows, cell = Rows(folder / "out", folder / "report" / "rows"), offline().with_options(*TINY).with_seed(2)
     found = rows.of(cell)
@@ -205,6 +206,7 @@ def items() -> Iterator[Any]:
     lavis_mafa.register()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PAPER))
+        import photographs  # noqa: F401  registers the data set
         from items import ITEMS
 
         yield ITEMS
@@ -250,8 +252,8 @@ def test_runs_go_at_once_and_none_before_the_one_it_starts_from(
 ) -> None:
     monkeypatch.syspath_prepend(str(PAPER))
     from cells import Cell
-    from items import BLIP2
     from paper import run_all
+    from starts import BLIP2
 
     warm_up, alone = Cell(BLIP2, ("run.seed=1",)), Cell(BLIP2, ("run.seed=2",))
     after, last = Cell(BLIP2, ("run.seed=3",), after=warm_up), Cell(BLIP2, ("run.seed=4",), after=warm_up)

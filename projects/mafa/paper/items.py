@@ -1,26 +1,17 @@
-"""The paper's tables and figures as cells: what is run, and against which row it is held.
-
-Every cell starts from the weights of a warm-up, trained once a seed and data set: three times the steps of a cell in
-random batches with drawn negatives, as hardest ones alone keep the matching head at chance for hundreds of steps. Its
-own first epoch is random, too: the batches of the others are planned from the embeddings of the epoch before.
-"""
+"""The paper's tables and figures as cells: what is run, and against which row it is held."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from albef import table2, table3
 from axes import (
     CONSISTENCY,
     DISTIL,
-    EMA,
     FIXED_Q,
     GRIT,
-    MOMENTUM,
     NO_CON_D,
     NO_S_ITC,
     NOISE,
     NOISY,
-    OFFLINE,
     OWN_HEAD,
     PLAIN,
     RANDOM,
@@ -30,11 +21,9 @@ from axes import (
 from cells import Cell
 from flickr8k import flickr8k
 from measures import (
-    ANSWERS,
     BLIND,
     IN_BATCH,
     IN_ITM,
-    LABELS,
     ONE_ANSWER,
     PRECISION,
     RECALL,
@@ -44,37 +33,11 @@ from measures import (
     Item,
     Row,
 )
+from starts import RECORDS, SPACE, offline, started
 
-BLIP2, ALBEF = (f"projects/mafa/paper/{name}.yaml" for name in ("blip2", "albef"))
-VQA, NLVR = (f"projects/mafa/albef/{name}_scenes.yaml" for name in ("vqa", "nlvr"))
-ALBEF_WAS = "projects/mafa/albef/albef_scenes.yaml"
-MINE = "projects/mafa/mine/mine_scenes.yaml"
 STAGE_2 = "projects/mafa/blip2/pretrain_stage2_opt_scenes.yaml"
 ZERO_SHOT = {name: f"projects/mafa/eval/{name}_scenes.yaml" for name in ("gqa", "okvqa", "caption")}
-RECORDS, SPACE, EPOCHS = 1920, 640, 4  # the presets' N and M, and epochs
 SPACES = (192, SPACE, RECORDS)  # of Figure 2; whole batches of 64, so that none lies across two spaces
-
-
-def started(options: tuple[str, ...], data: tuple[str, ...] = (), config: str = BLIP2, epochs: int = EPOCHS) -> Cell:
-    """A run of the preset on this data, from the weights of its warm-up, which is not evaluated."""
-    warm_up = Cell(config, (*data, f"run.max_epoch={3 * epochs}", "run.test_splits=[]", *PLAIN))
-    return Cell(config, (*data, f"run.max_epoch={epochs}", *options), warm_up)
-
-
-def offline() -> Cell:
-    """MAFA by the verdicts of one mining run before it, over the same scenes."""
-    train = "datasets.scenes.splits.train"
-    mined = Cell(MINE, (f"{train}.n={RECORDS}", f"{train}.seed=1"), command="mine")
-    return replace(started(OFFLINE), verdicts=mined)
-
-
-def albef_as_it_was() -> Cell:
-    """LAVIS' own albef_pretrain with its queue, on the presets' data, steps and warm-up."""
-    splits = "datasets.scenes.splits"
-    data = (f"{splits}.train.n={RECORDS}", f"{splits}.train.seed=1", f"{splits}.test.captions_a_scene=2")
-    steps = (f"run.max_epoch={EPOCHS}", "run.stop_epoch=null", "run.warmup_steps=30", "run.k_test=8")
-    steps = (*steps, f"model.momentum={EMA}")
-    return Cell(ALBEF_WAS, (*data, *steps), started((), config=ALBEF).after)
 
 
 def table1() -> Item:
@@ -105,44 +68,6 @@ def figure2() -> Item:
     pairs = tuple((f"{share}, MAFA, {size}", f"{share}, GRIT, {size}") for share in shares for size in SPACES)
     measures = (IN_BATCH, IN_ITM, *RETRIEVAL)
     return Item("figure2", title, says, tuple(rows), measures, seeds=5, contrasts=pairs, **shape)
-
-
-def table2() -> Item:
-    base = Row({"targets": "one-hot"}, started((*NO_CON_D, "model.mafa.targets=one_hot"), config=ALBEF))
-    rivals = (
-        ("momentum distillation", (*NO_CON_D, *MOMENTUM)),
-        ("consistency", (*NO_CON_D, *CONSISTENCY)),
-        ("S-ITC", NO_CON_D),
-        ("S-ITC and connections (MAFA)", ()),
-    )
-    rows = (base, *(Row({"targets": name}, started(options, config=ALBEF), base.name) for name, options in rivals))
-    says = "S-ITC does better than momentum distillation and the consistency loss, without a second network."
-    title = "Tables 2 and 6: the targets of the ITC (mafa_albef, GRIT, hardest negatives)"
-    against = (("S-ITC", "momentum distillation"), ("S-ITC", "consistency"))
-    return Item("table2", title, says, rows, (*RETRIEVAL, *LABELS, IN_ITM, STEP), contrasts=against)
-
-
-def table3() -> Item:
-    methods = (
-        ("ALBEF", albef_as_it_was()),
-        ("GRIT-VLP", started((*NO_CON_D, *CONSISTENCY), config=ALBEF)),
-        ("MAFA", started((), config=ALBEF)),
-    )
-    tasks = (
-        ("questions", VQA, ("datasets.scenes_gqa.splits.train.n=1920", "run.max_epoch=3")),
-        ("two-image statements", NLVR, ("datasets.scenes_statements.splits.train.n=1920", "run.max_epoch=3")),
-    )
-    rows = [_of_task("retrieval", name, cell) for name, cell in methods]
-    for task, config, short in tasks:
-        rows += [_of_task(task, name, Cell(config, short, cell)) for name, cell in methods]
-    says = "MAFA above GRIT-VLP above ALBEF: COCO +1.6/+1.4, NLVR2 +1.1 over GRIT-VLP."
-    title = "Table 3: ALBEF, GRIT-VLP and MAFA, retrieval and fine-tuned tasks"
-    against = tuple((f"{task}, MAFA", f"{task}, GRIT-VLP") for task in ("retrieval", *(task for task, *_ in tasks)))
-    return Item("table3", title, says, tuple(rows), (*RETRIEVAL, ANSWERS, ONE_ANSWER), contrasts=against)
-
-
-def _of_task(task: str, method: str, cell: Cell) -> Row:
-    return Row({"task": task, "method": method}, cell, "" if method == "ALBEF" else f"{task}, ALBEF")
 
 
 def table4() -> Item:
