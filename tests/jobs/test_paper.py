@@ -175,11 +175,11 @@ def test_a_run_on_photographs_counts_siblings(shared_data: Path, tmp_path: Path)
 def test_siblings_and_no_others_match(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PAPER))
     lavis_mafa.register()
-    from photographs import are_siblings, hide_siblings
+    from photographs import are_siblings, caption_records
 
     rows = pa.table({"image": ["a.jpg", "b.jpg"], "caption": [["one", "two"], ["three", "two"]]})
     table = RecordTable.from_rows(rows, dataset="any")
-    pairs = hide_siblings(table, "any")
+    pairs = caption_records(table, "any")
     assert [pairs.image(record) for record in range(4)] == ["a.jpg", "a.jpg", "b.jpg", "b.jpg"]
     assert [pairs.caption(row) for row in range(4)] == ["one", "two", "three", "two"]
     assert len(set(pairs.image_id)) == 4 and pairs.offsets.tolist() == [0, 1, 2, 3, 4]
@@ -192,7 +192,10 @@ def test_photographs_are_left_out_where_they_are_not(tmp_path: Path) -> None:
     without = {key: value for key, value in environment().items() if key != "LAVIS_MAFA_DATA"}
     command = [sys.executable, "projects/mafa/paper/paper.py", "--plan", "--report", str(tmp_path)]
     plan = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True, check=True)
-    assert "flickr8k is left out: LAVIS_MAFA_DATA is not set" in plan.stdout and "7 rows x 5 seeds" not in plan.stdout
+    assert (
+        "flickr8k is left out: LAVIS_MAFA_DATA names no folder of data" in plan.stdout
+        and "siblings among the hardest" not in plan.stdout
+    )
     named = subprocess.run([*command, "flickr8k"], cwd=ROOT, env=without, capture_output=True, text=True)
     assert named.returncode and "flickr8k needs LAVIS_MAFA_DATA" in named.stderr
 
@@ -205,6 +208,7 @@ def items() -> Iterator[Any]:
     """ITEMS of projects/mafa/paper/items.py."""
     lavis_mafa.register()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAVIS_MAFA_DATA", "/data")
         patch.syspath_prepend(str(PAPER))
         import photographs  # noqa: F401  registers the data set
         from items import ITEMS

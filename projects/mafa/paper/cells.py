@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -37,15 +38,9 @@ UNREAD = ("openclip", "reports")  # parts of the package that no run is made of
 RESULTS = {"train": "results.json", "mine": "summary.json"}
 LEFT = {"train": "model.safetensors", "mine": "connections.parquet"}  # what later runs start from
 KEPT = (*RESULTS.values(), *LEFT.values(), "epochs.jsonl", "steps.jsonl", "log.txt")
-PARTS = (
-    "retrieval",
-    "judgments",
-    "connections",
-    "plan",
-    "itc_labels",
-    "answers",
-    "seconds_per_step",
-)  # of results.json
+# of results.json
+PARTS = ("retrieval", "judgments", "connections", "plan", "itc_labels", "answers", "seconds_per_step")
+OWN_DATA = ("photographs.py", "photographs.yaml")  # a data set that is not the package's: no part of its hash
 
 
 @dataclass(frozen=True)
@@ -69,20 +64,24 @@ class Cell:
         return [cell for cell in (self.after, self.verdicts) if cell]
 
     def with_options(self, *options: str) -> Cell:
-        """The same with these options last, here and in the runs before; mining knows those of the data alone."""
-        of_data = [option for option in options if option.startswith("datasets.")]
-        after = self.after.with_options(*options) if self.after else None
-        verdicts = self.verdicts.with_options(*of_data) if self.verdicts else None
-        return replace(self, options=(*self.options, *options), after=after, verdicts=verdicts)
+        """The same with these options last, here and in the runs before: of data sets, those that a run has; mining
+        knows no others."""
+        mine = [option for option in options if self._knows(option)]
+        after, verdicts = (cell.with_options(*options) if cell else None for cell in (self.after, self.verdicts))
+        return replace(self, options=(*self.options, *mine), after=after, verdicts=verdicts)
+
+    def _knows(self, option: str) -> bool:
+        section, name, *_ = option.split(".")
+        return name in self.given()["datasets"] if section == "datasets" else self.command == "train"
 
     def with_seed(self, seed: int) -> Cell:
-        """Seed of the initial weights, of the order of the data and of the captions drawn, here and in the run whose
-        weights it starts from; mining draws nothing, and serves all seeds."""
+        """Seed of the initial weights, of the order of the data and of the captions drawn, here and in the runs that it
+        starts from."""
         if self.every_seed:
             return self
-        after = self.after.with_seed(seed) if self.after else None
+        after, verdicts = (cell.with_seed(seed) if cell else None for cell in (self.after, self.verdicts))
         data = [f"datasets.{name}.seed={seed}" for name in self.given()["datasets"]]
-        return replace(self, options=(*self.options, f"run.seed={seed}", *data), after=after)
+        return replace(self, options=(*self.options, f"run.seed={seed}", *data), after=after, verdicts=verdicts)
 
     def given(self) -> dict[str, Any]:
         """What the YAML and the options say, shortened where LAVIS_MAFA_SMOKE asks for it; ${…} unresolved, as a key
@@ -96,6 +95,8 @@ class Cell:
         given = self.given()
         del given["run"]["output_dir"]
         content = json.dumps([given, *(cell.key for cell in self.before)], sort_keys=True)
+        if "photographs" in given["datasets"]:
+            content += "".join(Path(__file__).with_name(name).read_text() for name in OWN_DATA)
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
@@ -122,8 +123,8 @@ class Rows:
 
     def newest(self, cell: Cell) -> dict[str, Any] | None:
         """The row of this code, or the last of other code: for tables, which say so."""
-        older = sorted(self.rows.glob(f"{cell.key}-*.json"), key=lambda path: path.stat().st_mtime)
-        return self._read(self._path(cell)) or (self._read(older[-1]) if older else None)
+        older = [json.loads(path.read_text()) for path in self.rows.glob(f"{cell.key}-*.json")]
+        return self._read(self._path(cell)) or max(older, key=lambda row: row.get("finished", 0), default=None)
 
     def has_left(self, cell: Cell) -> bool:
         """Whether a finished cell's run is still there, for others to start from."""
@@ -140,9 +141,11 @@ class Rows:
         return lacking
 
     def seconds(self, any_code: bool = False) -> list[float]:
-        """What finished runs took, of this code or of any, those that others start from among them."""
+        """What finished runs took, of this code or of any, those that others start from among them; not those that were
+        cut off and resumed."""
         code = "*" if any_code else self.code
-        return [json.loads(path.read_text())["seconds"] for path in self.rows.glob(f"*-{code}.json")]
+        took = [seconds_of(json.loads(path.read_text())) for path in self.rows.glob(f"*-{code}.json")]
+        return [seconds for seconds in took if not math.isnan(seconds)]
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, or mine, where no row or no run is left; the runs before must be whole.
@@ -154,15 +157,17 @@ class Rows:
         if (found := self.of(cell)) and self.has_left(cell):
             return found
         run, began = self.folder / "runs" / self._name(cell), time.time()
+        resumed = (run / "log.txt").exists()
         run.mkdir(parents=True, exist_ok=True)
         _start(cell.command, self._arguments(cell, run), run / "log.txt", run / "lock")
         self._check_code()
-        row = self._row(cell, json.loads((run / RESULTS[cell.command]).read_text()), time.time() - began)
-        write_json(self._path(cell), row)
+        row = self._row(cell, json.loads((run / RESULTS[cell.command]).read_text()))
+        took = {"seconds": time.time() - began, "resumed": resumed, "finished": time.time()}
+        write_json(self._path(cell), row | took)
         for path in run.iterdir():  # checkpoints and stores have done their service
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return row
+        return row | took
 
     def _check_code(self) -> None:
         if not self.any_code and code_version() != self.code:
@@ -199,11 +204,16 @@ class Rows:
             raise RuntimeError("a run that it would start from has failed")
         return self.folder / "runs" / f"{row['key']}-{row['code']}"
 
-    def _row(self, cell: Cell, results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    def _row(self, cell: Cell, results: Mapping[str, Any]) -> dict[str, Any]:
         found = _flat({name: results[name] for name in PARTS if name in results})
         said = {name: results[name] for name in ("commit", "versions")}
         options = " ".join(cell.options)
-        return {"key": cell.key, "code": self.code, "options": options, "seconds": seconds, **said, "found": found}
+        return {"key": cell.key, "code": self.code, "options": options, **said, "found": found}
+
+
+def seconds_of(row: Mapping[str, Any]) -> float:
+    """What the run took, the last start alone where it was cut off: then NaN."""
+    return math.nan if row.get("resumed") else float(row["seconds"])
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -233,5 +243,5 @@ def _run(command: str, arguments: list[str], log: Path, lock: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = [f"lavis_mafa.{command}", *arguments]
-    importlib.import_module("photographs")  # registers the data set
+    importlib.import_module("photographs")  # beside this file: registers its data set
     importlib.import_module(f"lavis_mafa.{command}").main()

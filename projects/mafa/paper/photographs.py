@@ -33,11 +33,11 @@ class PhotographsBuilder(ImageTextBuilder):
     DATASET_CONFIG_DICT = {"default": str(Path(__file__).with_name("photographs.yaml"))}
 
     def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, Any, Any]:
-        """As image_text gives it; of `train` the first `max_rows` images, and the truth about siblings."""
+        """As image_text gives it; of `train` the first `max_rows` rows of the annotation, and which are siblings."""
         if split != "train":
             return super().source(split, {**options, "max_rows": None})
         table, opener, _ = super().source(split, options)
-        pairs = hide_siblings(table, options["name"])
+        pairs = caption_records(table, options["name"])
         return (
             pairs,
             ImageFiles(opener.root, pairs.images),
@@ -45,7 +45,7 @@ class PhotographsBuilder(ImageTextBuilder):
         )
 
 
-def hide_siblings(table: RecordTable, dataset: str) -> RecordTable:
+def caption_records(table: RecordTable, dataset: str) -> RecordTable:
     """(C records) every caption with its image: record and caption row are the caption row of `table`."""
     images = table.images.take(pa.array(table.record_of_caption))
     captions, keys = table.captions.to_pylist(), [f"{image}#{row}" for row, image in enumerate(images.to_pylist())]

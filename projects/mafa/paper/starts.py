@@ -33,5 +33,5 @@ def started(
 def offline() -> Cell:
     """MAFA by the verdicts of one mining run before it, over the same scenes."""
     train = "datasets.scenes.splits.train"
-    mined = Cell(MINE, (f"{train}.n={RECORDS}", f"{train}.seed=1"), command="mine")
+    mined = Cell(MINE, (f"{train}.n={RECORDS}", f"{train}.seed=1"), command="mine", every_seed=True)
     return replace(started(OFFLINE), verdicts=mined)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from cells import Rows
+from cells import Rows, seconds_of
 from measures import Item, Measure, Row
 from scipy.special import stdtrit
 
@@ -20,7 +20,8 @@ def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds:
                 found = rows.newest(row.cell.with_options(*options).with_seed(seed))
                 if found:
                     labels = {name: str(value) for name, value in row.labels.items()}  # M is a number or `all`
-                    about = {name: found[name] for name in ("key", "code", "commit", "seconds", "options")}
+                    about = {name: found[name] for name in ("key", "code", "commit", "options")}
+                    about["seconds"] = seconds_of(found)
                     on = {"machine": found["versions"]["machine"], "torch": found["versions"]["torch"]}
                     lines.append(
                         {"item": item.name, "row": row.name, **labels, "seed": seed, **about, **on, **found["found"]}
@@ -84,11 +85,12 @@ def markdown(found: pd.DataFrame, item: Item) -> str:
     for row in item.rows:
         own = found[found["row"] == row.name]
         if len(own):
+            seeds = int(own["seeds"].max())
             cells = [
-                _cell(by_place.loc[(row.name, name)]) if (row.name, name) in by_place.index else "-"
+                _cell(by_place.loc[(row.name, name)], seeds) if (row.name, name) in by_place.index else "-"
                 for name in measures
             ]
-            lines.append([*map(str, row.labels.values()), str(int(own["seeds"].max())), *cells])
+            lines.append([*map(str, row.labels.values()), str(seeds), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -102,8 +104,9 @@ def contrasts_markdown(found: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(figure: pd.Series) -> str:
-    text = f"{figure['mean']:.2f}"
+def _cell(figure: pd.Series, seeds: int) -> str:
+    """Says of how many seeds the mean is where some have no such figure: no connection has no precision."""
+    text = f"{figure['mean']:.2f}" + (f" of {figure['seeds']:.0f}" if figure["seeds"] < seeds else "")
     if not math.isnan(figure["difference"]):
         text += f" ({_difference(figure['difference'], figure['half'])})"
     return text
