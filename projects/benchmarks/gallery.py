@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from machine import hardware
+from machine import about
 
 from lavis_mafa.evaluation import Gallery
 from lavis_mafa.relevance import Relevance, figures
@@ -60,9 +60,7 @@ def main() -> None:
         "peak_gib": _peak_gib(),
         "peak_gib_before": before,
         "recalls": recalls["annotation"],
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        **hardware(),
+        **about(),
     }
     print(found)
     if given.json:

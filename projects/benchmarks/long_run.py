@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import hardware, memory, restart_peak
+from machine import about, memory, restart_peak
 
 from lavis_mafa import checkpoint
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan
-from lavis_mafa.report import versions
 from lavis_mafa.reports.table import write_json
 
 NUMBERS = {"records": 1_000_000, "epochs": 20, "dim": 128, "batch": 96, "search_space": 4800, "save_every_steps": 2000}
@@ -40,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         found = LongRun(given, Path(folder)).run()
     config = {name: getattr(given, name) for name in NUMBERS}
-    write_json(given.json, {"config": config, "hardware": hardware(), "versions": versions(), **found})
+    write_json(given.json, {**about(), "config": config, **found})
     print({name: value for name, value in found.items() if name != "epochs"})
 
 

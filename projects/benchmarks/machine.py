@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,18 @@ from lavis_mafa.versions import installed_versions
 
 
 def about() -> dict[str, Any]:
-    """What stands beside a result: the command, from the project's folder, and what it ran on."""
+    """What stands beside a result: the command, from the project's folder, the code, and what it ran on."""
     command = shlex.join(["python", *sys.argv])
+    versions = {"python": platform.python_version(), **installed_versions()}
     threads = torch.get_num_threads()
-    return {"command": command, "threads": threads, "hardware": hardware(), "versions": installed_versions()}
+    return {"command": command, "commit": commit(), "threads": threads, "hardware": hardware(), "versions": versions}
+
+
+def commit() -> str:
+    """The checked-out commit, `+` where files were changed since; empty without git."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def hardware() -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Peak memory and time of mining's search and scoring on synthetic embeddings, without any model.
+"""Peak memory and time of mining's search and scoring over the size of the data, without a model.
 
-    python projects/benchmarks/mining_memory.py --images 100000 --captions 500000 --dim 256
+    python projects/benchmarks/mining_memory.py --json projects/benchmarks/mining_memory.json
 
-Embeddings are points around 1,000 centres, as those of a trained model are; a caption is its image's point with noise.
-Told apart are anonymous memory, which the process holds, and pages of mapped files (libraries, embeddings, scores on
-disk), which the kernel takes back when it needs them.
+Each size is mined in a process of its own, five captions an image. Embeddings are points around 1,000 centres, as those
+of a trained model are; a caption is its image's point with noise. Told apart are anonymous memory, which the process
+holds, and pages of mapped files (libraries, embeddings, scores on disk), which the kernel takes back when it needs them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from children import in_child
+from machine import about
 
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.records import RecordTable
@@ -28,6 +31,7 @@ from lavis_mafa.mining import results
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Networks, mine
+from lavis_mafa.reports.table import write_json
 
 CENTRES = 1000
 EVERY_S = 0.01
@@ -78,19 +82,37 @@ def _ours(frame: FrameType | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("images", 100_000), ("captions", 500_000), ("dim", 256), ("range_max", 20)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 30_000, 100_000])
+    for name, default in (("captions_an_image", 5), ("dim", 256), ("range_max", 20)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    parser.add_argument("--json", type=Path, required=True, help="the file of results")
     given = parser.parse_args()
-    began, each, before = time.perf_counter(), given.captions // given.images, memory()
-    settings = SearchSettings(range_max=given.range_max)
+    rows = [in_child(measured, n, given.captions_an_image, given.dim, given.range_max) for n in given.images]
+    write_json(given.json, {**about(), "sizes": rows})
+
+
+def measured(images: int, each: int, dim: int, range_max: int) -> dict[str, Any]:
+    """Mining `images` images with `each` captions; memory in GiB."""
+    began, before = time.perf_counter(), memory()
     with tempfile.TemporaryDirectory() as folder, Peaks() as peaks:
-        corpus = Corpus.of(_table(given.images, each))
-        mined = mine(corpus, _networks(given.dim), settings, MafaSettings(), Path(folder), "")
+        corpus = Corpus.of(_table(images, each))
+        mined = mine(corpus, _networks(dim), SearchSettings(range_max=range_max), MafaSettings(), Path(folder), "")
         results.write_connections(Path(folder) / "connections.parquet", corpus, mined, "synthetic")
-    print(f"{len(mined.p_K):,} candidates, recall {mined.recall}; {time.perf_counter() - began:.0f} s")
-    print(f"imports alone: {before['RssAnon']:.2f} GiB anonymous, {before['RssFile']:.2f} GiB of mapped files")
-    print(f"peaks: {peaks.anonymous:.2f} GiB anonymous (in {peaks.at}), {peaks.mapped:.2f} GiB of mapped files")
-    print(f"peak of both together, as the kernel counts it: {memory()['VmHWM']:.2f} GiB")
+    row = {
+        "images": images,
+        "captions": images * each,
+        "candidates": len(mined.p_K),
+        "recall_of_the_search": mined.recall,
+        "seconds": time.perf_counter() - began,
+        "anonymous_before": before["RssAnon"],
+        "mapped_before": before["RssFile"],
+        "anonymous_peak": peaks.anonymous,
+        "anonymous_peak_in": peaks.at,
+        "mapped_peak": peaks.mapped,
+        "peak": memory()["VmHWM"],
+    }
+    print(row, flush=True)
+    return row
 
 
 def _table(images: int, each: int) -> RecordTable:

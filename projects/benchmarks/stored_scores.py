@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from flickr8k import build_model, training_data
+from machine import about
 from omegaconf import OmegaConf
 
 import lavis_mafa
@@ -34,12 +35,10 @@ def main() -> None:
     parser.add_argument("--json", required=True)
     arguments = parser.parse_args()
     lavis_mafa.register()
-    from lavis_mafa.report import versions
-
     torch.manual_seed(0)
     model = build_model("blip2", load_finetuned=True, finetuned=arguments.con_d).eval()
     data = training_data()
-    results = {"command": "python projects/benchmarks/stored_scores.py", "versions": versions()}
+    results = about()
     results["augmented"] = augmented_scores(model, data)
     results["stored_query"] = stored_query(model, data)
     write_json(arguments.json, results)

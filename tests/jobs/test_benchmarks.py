@@ -19,7 +19,7 @@ def measured(name: str, folder: Path, *options: str) -> dict[str, Any]:
     run(sys.executable, f"projects/benchmarks/{name}.py", *options, "--json", str(path))
     found: dict[str, Any] = json.loads(path.read_text())
     assert found["command"].startswith(f"python projects/benchmarks/{name}.py ") and found["hardware"]["cores"]
-    assert "torch" in found["versions"]
+    assert {"torch", "python"} <= set(found["versions"]) and "commit" in found
     return found
 
 
@@ -50,6 +50,21 @@ def test_mining_is_counted_size_by_size(tmp_path: Path) -> None:
     rows = measured("mining", tmp_path, "--records", "20", "40")["sizes"]
     assert [row["records"] for row in rows] == [20, 40] and 0 < rows[0]["pairs"] < rows[1]["pairs"]
     assert all(row["pairs_a_second_scoring"] > row["pairs_a_second_in_all"] > 0 for row in rows)
+
+
+def test_mining_memory_is_measured_size_by_size(tmp_path: Path) -> None:
+    rows = measured("mining_memory", tmp_path, "--images", "200", "400", "--captions-an-image", "2", "--dim", "16")[
+        "sizes"
+    ]
+    assert [(row["images"], row["captions"]) for row in rows] == [(200, 400), (400, 800)]
+    assert all(row["candidates"] >= row["captions"] and row["peak"] > row["anonymous_before"] > 0 for row in rows)
+
+
+def test_the_whole_set_is_planned_size_by_size(tmp_path: Path) -> None:
+    sizes = ("--records", "6000", "12000", "--dim", "16", "--exact", "500", "--repeats", "2")
+    found = measured("planning_all", tmp_path, *sizes)
+    assert [(row["records"], len(row["all_us_a_record"])) for row in found["all"]] == [(6000, 2), (12000, 2)]
+    assert found["fit"]["exponent"] and (tmp_path / "planning_all.png").exists()
 
 
 @pytest.mark.parametrize("model", ["blip2", "albef"])
