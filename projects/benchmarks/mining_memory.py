@@ -4,7 +4,8 @@
 
 Each size is mined in a process of its own, five captions an image. Embeddings are points around 1,000 centres, as those
 of a trained model are; a caption is its image's point with noise. Told apart are anonymous memory, which the process
-holds, and pages of mapped files (libraries, embeddings, scores on disk), which the kernel takes back when it needs them.
+holds, and pages of mapped files (libraries, embeddings, scores on disk), which the kernel takes back when it needs
+them.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
     python projects/benchmarks/planning_all.py --json projects/benchmarks/planning_all.json
 
 Each N is planned by GritPlanner from an embedding store on disk, whatever it takes included: reading, coarse cells
-(training and assignment; at every N, where a run's `auto` takes an exact index up to 50,000), chain, shuffling. Once, or
-the median of `--repeats`; a first plan is not counted, as the first search of a process loads FAISS. Beside its hardness
-(mean similarity of an image to the hardest other text of its batch) stand those of exact chains through M = 4800 and
-M = 48,000 random records of the same N. A power law is fitted over N. The embeddings are seeded; at exact M = 4800 they are as hard as a trained model's (synthetic.py).
+(training and assignment; at every N, where a run's `auto` takes an exact index up to 50,000), chain, shuffling. Once,
+or the median of `--repeats`; a first plan is not counted, as the first search of a process loads FAISS. Beside its
+hardness (mean similarity of an image to the hardest other text of its batch) stand those of exact chains through
+M = 4800 and M = 48,000 random records of the same N. A power law is fitted over N. The embeddings are seeded; at exact
+M = 4800 they are as hard as a trained model's (synthetic.py).
 """
 
 from __future__ import annotations
