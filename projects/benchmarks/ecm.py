@@ -3,8 +3,8 @@
     python projects/benchmarks/ecm.py --json projects/benchmarks/ecm.json
 
 Runs the real training command for M/N = 1, 0.25 and 0.05: Con-D on the student's frozen tower, Con-D with a tower of
-its own (the record's view is read again and encoded), and, at M = all, verdicts mined offline from the k nearest pairs
-of each image and caption; that mining is timed too. An epoch is its steps: planning and validation are left out.
+its own (the record's view is read again and encoded), and verdicts mined offline from the k nearest pairs of each image
+and caption; that mining is timed too. An epoch is its steps: planning and validation are left out.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def main() -> None:
 
 
 def cells(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    ways = [(share, way) for share in given.shares for way in given.ways if way != "offline" or share == 1]
     return [
         {"share": share, "con_d": con_d, "epochs": in_child(trained, given, share, con_d, folder)}
-        for share, con_d in ways
+        for share in given.shares
+        for con_d in given.ways
     ]
 
 

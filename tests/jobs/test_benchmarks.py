@@ -38,8 +38,9 @@ def test_con_d_has_its_share_of_an_epoch(tmp_path: Path) -> None:
         (1.0, "shared tower"),
         (1.0, "offline"),
         (0.5, "shared tower"),
+        (0.5, "offline"),
     ]
-    shared, offline, _ = (cell["epochs"] for cell in found["cells"])
+    shared, offline, *_ = (cell["epochs"] for cell in found["cells"])
     assert len(shared) == len(offline) == 2 and found["mining"]["pairs"] > 0
     assert all(0 < row["con_d_share"] < 1 and 0 <= row["store_hit_rate"] <= 1 for row in shared)
     assert all(0 < row["con_d_share"] < 1 for row in offline)
@@ -65,6 +66,16 @@ def test_the_whole_set_is_planned_size_by_size(tmp_path: Path) -> None:
     found = measured("planning_all", tmp_path, *sizes)
     assert [(row["records"], len(row["all_us_a_record"])) for row in found["all"]] == [(6000, 2), (12000, 2)]
     assert found["fit"]["exponent"] and (tmp_path / "planning_all.png").exists()
+
+
+def test_settings_are_held_against_plain_blip2(tmp_path: Path) -> None:
+    names = ("MAFA", "Con-D's verdicts mined offline")
+    small = ("datasets.scenes.splits.val.n=4", "run.batch_size_train=16", "run.warmup_steps=2", "run.search_space=32")
+    found = measured("rivals", tmp_path, "--records", "48", "--rounds", "2", "--settings", *names, "--options", *small)
+    mafa, plain, offline = found["settings"]
+    assert (mafa["setting"], offline["setting"]) == names and plain["times_plain"] == 1
+    assert len(found["runs"]) == 6 and all(run["step_s"] > 0 and run["plan_s"] > 0 for run in found["runs"])
+    assert list(found["mining_s"]) == [offline["setting"]] and found["mining_s"][offline["setting"]] > 0
 
 
 @pytest.mark.parametrize("model", ["blip2", "albef"])

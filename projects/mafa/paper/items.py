@@ -154,6 +154,7 @@ def rivals() -> Item:
     others = (
         ("plain BLIP-2 (random batches, drawn negatives)", PLAIN),
         ("GRIT-VLP (consistency)", (*NO_CON_D, *CONSISTENCY)),
+        ("no S-ITC (connections alone)", NO_S_ITC),
         ("drop what Con-D connects (as GISTEmbed masks)", ("model.mafa.action=drop",)),
         ("drop what is near the own pair (NV-Retriever, 95 %)", (*RELATIVE, "model.mafa.action=drop")),
         ("connect what is above the own pair (PCME++)", (*RELATIVE, "model.mafa.own_share=1.0")),
@@ -173,7 +174,7 @@ def rivals() -> Item:
     rows.append(Row({"setting": "Con-D's verdicts mined offline"}, offline(), base.name))
     says = "has no such table."
     title = "Rivals and variants against MAFA's recipe"
-    return Item("rivals", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, PRECISION, RECALL, STEP))
+    return Item("rivals", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, PRECISION, RECALL))
 
 
 def leakage() -> Item:
