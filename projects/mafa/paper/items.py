@@ -198,7 +198,7 @@ def leakage() -> Item:
         ("random, hardest, distilled", "random, hardest, none"),
         *((f"GRIT, S-ITC, hardest, {one}", f"GRIT, S-ITC, hardest, {other}") for one, other in pairs),
     )
-    return Item("leakage", title, says, tuple(rows), (*RETRIEVAL, IN_ITM, STEP), contrasts=against)
+    return Item("leakage", title, says, tuple(rows), (*RETRIEVAL, IN_ITM), contrasts=against)
 
 
 ITEMS = {
