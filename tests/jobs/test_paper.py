@@ -14,6 +14,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,31 @@ def test_the_interval_is_that_of_paired_differences(grid: tuple[Path, dict[Path,
     assert table.strip() in (report / "README.md").read_text() and (report / "tiny.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_run_that_was_cut_off_tells_no_time(grid: tuple[Path, dict[Path, int], str]) -> None:
+    rows = [json.loads(path.read_text()) for path in grid[0].glob("report/rows/*.json")]
+    runs = pd.read_parquet(grid[0] / "report" / "runs.parquet").set_index("key")["seconds"]
+    assert {row["resumed"] for row in rows} == {True, False}
+    for row in rows:
+        if row["key"] in runs:
+            assert runs[row["key"]] != runs[row["key"]] if row["resumed"] else runs[row["key"]] == row["seconds"]
+
+
+def test_an_item_is_shown_when_its_runs_are_whole(
+    grid: tuple[Path, dict[Path, int], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    from items import table7
+    from paper import write_report
+
+    item = replace(table7(), name="tiny", rows=table7().rows[:1], contrasts=())
+    runs = pd.read_parquet(grid[0] / "report" / "runs.parquet")
+    write_report(runs[runs["row"] == item.rows[0].name], [item], 2, tmp_path, [1.0])
+    assert "## Table 7" in (tmp_path / "README.md").read_text()
+    write_report(runs[runs["row"] == item.rows[0].name], [item], 3, tmp_path, [1.0])
+    said = (tmp_path / "README.md").read_text()
+    assert "## Table 7" not in said and "2 of 3 runs were done (`paper.sh tiny`)" in said
+
+
 # ---- photographs, whose siblings are hidden
 
 
@@ -186,6 +212,21 @@ def test_siblings_and_no_others_match(monkeypatch: pytest.MonkeyPatch) -> None:
     everyone = np.arange(4)
     found = are_siblings(table.image_id[table.record_of_caption], everyone[:, None], everyone[None, :])
     assert (found == np.kron(np.eye(2), np.ones((2, 2)))).all()
+
+
+def test_a_cell_on_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key follows the data set's own files, it takes the options of its data, and one Con-D serves all seeds."""
+    monkeypatch.syspath_prepend(str(PAPER))
+    import cells
+    from flickr8k import flickr8k
+
+    start, cell = (row.cell for row in flickr8k().rows[:2])
+    key = cell.key
+    monkeypatch.setattr(cells, "OWN_DATA", ("photographs.yaml",))
+    assert cell.key != key
+    given = cell.with_options("datasets.scenes.seed=3", "datasets.photographs.max_rows=4", "run.weight_decay=0.1")
+    assert given.options[len(cell.options) :] == ("datasets.photographs.max_rows=4", "run.weight_decay=0.1")
+    assert cell.with_seed(2).after == start == start.with_seed(2) and cell.with_seed(2) != cell.with_seed(3)
 
 
 def test_photographs_are_left_out_where_they_are_not(tmp_path: Path) -> None:
