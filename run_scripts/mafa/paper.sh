@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The paper's tables and figures in miniature, on scenes (projects/mafa/paper): says what it will run and how long, runs it
-# (hours for all; a start goes on where the last one stopped), and writes tables, plots and their README.
+# The paper's tables and figures in miniature (projects/mafa/paper), on scenes, and on Flickr8k where LAVIS_MAFA_DATA is set: says
+# what it will run and how long, runs it (hours for all; a start goes on where the last one stopped), and writes tables,
+# plots and their README.
 #   bash run_scripts/mafa/paper.sh table1 figure2 --seeds 5
 #   bash run_scripts/mafa/paper.sh all --plan
 set -euo pipefail
