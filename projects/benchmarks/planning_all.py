@@ -6,8 +6,8 @@ Each N is planned by GritPlanner from an embedding store on disk, whatever it ta
 (training and assignment; at every N, where a run's `auto` takes an exact index up to 50,000), chain, shuffling. Once,
 or the median of `--repeats`; a first plan is not counted, as the first search of a process loads FAISS. Beside its
 hardness (mean similarity of an image to the hardest other text of its batch) stand those of exact chains through
-M = 4800 and M = 48,000 random records of the same N. A power law is fitted over N. The embeddings are seeded; at exact
-M = 4800 they are as hard as a trained model's (synthetic.py).
+M = 4800 and M = 48,000 random records of the same N. A power law is fitted over the N that are too many for the dense
+chain. The embeddings are seeded; at exact M = 4800 they are as hard as a trained model's (synthetic.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import synthetic
 from machine import about, memory, restart_peak
 
+from lavis_mafa.core.chain import DENSE_LIMIT
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.reports.table import write_json
 
@@ -86,7 +87,8 @@ def planned(folder: Path, records: int, dim: int, decay: float, repeats: int) ->
 
 
 def fitted(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """seconds = factor · N^exponent, least squares of the logarithms."""
+    """seconds = factor · N^exponent, least squares of the logarithms, over the N that are not walked densely."""
+    rows = [row for row in rows if row["records"] > DENSE_LIMIT]
     if len(rows) < 2:
         return {}
     n, each = (np.array([row[name] for row in rows]) for name in ("records", "us_a_record"))
