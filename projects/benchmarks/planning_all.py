@@ -100,7 +100,8 @@ def draw(rows: list[dict[str, Any]], fit: dict[str, float], path: Path) -> None:
     n, each = (np.array([row[name] for row in rows]) for name in ("records", "us_a_record"))
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     axes.loglog(n, n * each / 1e6, "o", label="measured")
-    axes.loglog(n, fit["factor"] * n ** fit["exponent"], label=f"fit: N^{fit['exponent']:.2f}")
+    walked = n[n > DENSE_LIMIT]
+    axes.loglog(walked, fit["factor"] * walked ** fit["exponent"], label=f"fit: N^{fit['exponent']:.2f}")
     axes.loglog(n, n * TARGET_US / 1e6, ":", label=f"{TARGET_US} µs a record")
     axes.set(xlabel="records N", ylabel="seconds to plan an epoch, M = all")
     axes.legend()
