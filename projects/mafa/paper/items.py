@@ -8,6 +8,7 @@ from axes import (
     DISTIL,
     FIXED_Q,
     GRIT,
+    MOMENTUM,
     NO_CON_D,
     NO_S_ITC,
     NOISE,
@@ -154,6 +155,7 @@ def rivals() -> Item:
     others = (
         ("plain BLIP-2 (random batches, drawn negatives)", PLAIN),
         ("GRIT-VLP (consistency)", (*NO_CON_D, *CONSISTENCY)),
+        ("momentum distillation", (*NO_CON_D, *MOMENTUM)),
         ("no S-ITC (connections alone)", NO_S_ITC),
         ("drop what Con-D connects (as GISTEmbed masks)", ("model.mafa.action=drop",)),
         ("drop what is near the own pair (NV-Retriever, 95 %)", (*RELATIVE, "model.mafa.action=drop")),
