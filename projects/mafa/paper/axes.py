@@ -12,6 +12,7 @@ DISTIL = ("model.mafa.action=distil",)  # Con-D's scores are labels of the match
 RELATIVE = ("run.con_d=null", "model.mafa.rule=relative")  # similarities judge, no Con-D
 FIXED_Q = ("run.quantile=0.9",)  # of similarity, where GRIT takes 1 (FALCON, arXiv 2505.11192)
 SKIPPED = ("run.skip_nearest=8",)  # of the 640 records of a search space (B3, arXiv 2505.11293)
+ALL = ("run.search_space=all",)
 OWN_HEAD = ("run.con_d={arch: self}",)
 OFFLINE = ("run.con_d={arch: file}",)
 NOISE = 0.3  # share of noisy captions that describe another scene
