@@ -182,9 +182,9 @@ def rivals() -> Item:
     says = "has no such table."
     title = "Rivals and variants against MAFA's recipe"
     alone = "S-ITC alone"
-    softer = (row for row in rows if set(NO_CON_D) < set(row.cell.options) and not set(ALL) < set(row.cell.options))
+    unjudged = (row for row in rows if set(NO_CON_D) < set(row.cell.options) and not set(ALL) < set(row.cell.options))
     against = (
-        *((row.name, alone) for row in softer if row.name != alone),
+        *((row.name, alone) for row in unjudged if row.name != alone),
         ("M = all, connections alone", "M = all"),
         ("M = all, connections alone", "M = all, GRIT alone"),
     )
