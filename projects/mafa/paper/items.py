@@ -61,7 +61,7 @@ def figure2() -> Item:
         rows.append(random)
         for method, options in (("GRIT", GRIT), ("MAFA", ())):
             for size in SPACES:
-                space = (f"run.search_space={'all' if size == RECORDS else size}",)
+                space = ALL if size == RECORDS else (f"run.search_space={size}",)
                 labels: dict[str, str | int] = {"matches": name, "method": method, "M": size}
                 rows.append(Row(labels, started((*options, *space), data), random.name))
     says = "a larger search space M makes batches harder, and puts more false negatives into them."
