@@ -51,7 +51,7 @@ def _lines(found: pd.DataFrame, item: Item) -> Figure:
         for axes, panel in zip(axes_row, panels, strict=True):
             _panel(axes, found[(found["measure"] == measure) & (found[item.panel] == panel)], item)
             _finish(axes, f"{item.panel} {panel}: {measure}", grid="y")
-    grid[0][0].legend(fontsize=7, frameon=False)
+    grid[0][-1].legend(fontsize=7, frameon=False)
     for axes in grid[-1]:
         axes.set_xlabel(item.x, fontsize=8)
     return figure
