@@ -73,7 +73,7 @@ def figure2() -> Item:
     says = "a larger search space M makes batches harder, and puts more false negatives into them."
     title = f"Figure 2: the search space M, up to all {RECORDS:,} records, at three shares of true matches"
     shape = {"x": "M", "line": "method", "panel": "matches"}
-    measures = (IN_BATCH, IN_ITM, *RETRIEVAL)
+    measures = (IN_BATCH, IN_ITM, *RETRIEVAL, PRECISION, RECALL)
     return Item("figure2", title, says, (*rows, *parts), measures, seeds=5, contrasts=tuple(against), **shape)
 
 

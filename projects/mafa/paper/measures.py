@@ -51,6 +51,12 @@ def _recall(ranking: str, against: str = "truth") -> Measure:
     return Measure(name, tuple(f"retrieval.{ranking}.{against}.{way}.r1" for way in ("image", "text")))
 
 
+def _map_at_r(ranking: str) -> Measure:
+    """ECCV Caption's measure (arXiv 2204.03359), which no single match satisfies: R is how many a query has."""
+    columns = tuple(f"retrieval.at_r.{ranking}.truth.{way}.map_at_r" for way in ("image", "text"))
+    return Measure(f"mAP@R by {ranking.upper()}", columns)
+
+
 IN_BATCH = Measure("false negatives a batch", ("plan.false_negatives_per_batch",))
 IN_ITM = Measure("false among ITM negatives, %", ("plan.itm_false_negative_rate",), 100)
 PRECISION = Measure("connections' precision, %", ("plan.connection_precision",), 100)
@@ -60,7 +66,7 @@ LABELS = tuple(
     Measure(f"ITC label on {name.replace('_', ' ')}, %", (f"itc_labels.on_{name}",), 100)
     for name in ("false_negatives", "mismatches")
 )
-RETRIEVAL = (_recall("itc"), _recall("itm"))
+RETRIEVAL = (_recall("itc"), _recall("itm"), _map_at_r("itc"), _map_at_r("itm"))
 ANNOTATED = (_recall("itc", "annotation"), _recall("itm", "annotation"))
 JUDGED = tuple(
     Measure(f"AUC by {name.upper()}, judged by people, %", (f"judgments.all.{name}.auc",), 100)

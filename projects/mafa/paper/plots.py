@@ -42,6 +42,7 @@ def _dots(found: pd.DataFrame, item: Item) -> Figure:
 
 def _lines(found: pd.DataFrame, item: Item) -> Figure:
     labels = pd.DataFrame([{"row": row.name, **row.labels} for row in item.rows])
+    colours = dict(zip(labels[item.line].drop_duplicates(), COLOURS, strict=False))
     found = found.merge(labels, on="row")
     panels, measures = found[item.panel].drop_duplicates().tolist(), found["measure"].drop_duplicates().tolist()
     size = (2 + 2.8 * len(panels), 1 + 2 * len(measures))
@@ -49,7 +50,7 @@ def _lines(found: pd.DataFrame, item: Item) -> Figure:
     grid = figure.subplots(len(measures), len(panels), sharex=True, sharey="row", squeeze=False)
     for axes_row, measure in zip(grid, measures, strict=True):
         for axes, panel in zip(axes_row, panels, strict=True):
-            _panel(axes, found[(found["measure"] == measure) & (found[item.panel] == panel)], item)
+            _panel(axes, found[(found["measure"] == measure) & (found[item.panel] == panel)], item, colours)
             _finish(axes, f"{item.panel} {panel}: {measure}", grid="y")
     grid[0][-1].legend(fontsize=7, frameon=False)
     for axes in grid[-1]:
@@ -57,18 +58,20 @@ def _lines(found: pd.DataFrame, item: Item) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, found: pd.DataFrame, item: Item) -> None:
+def _panel(axes: Axes, found: pd.DataFrame, item: Item, colours: dict[str, str]) -> None:
     """A line a method over x; a method at x = "-" knows no x, and is level and dashed."""
-    for (name, line), colour in zip(found.groupby(item.line, sort=False), COLOURS, strict=False):
+    sizes = sorted({int(row.labels[item.x]) for row in item.rows if row.labels[item.x] != "-"})
+    for name, line in found.groupby(item.line, sort=False):
+        colour = colours[name]
         if (line[item.x] == "-").all():
             axes.axhline(line["mean"].iloc[0], color=colour, linestyle="--", linewidth=1.2, label=name)
             continue
         line = line.astype({item.x: int}).sort_values(item.x)
         bars = {"yerr": line["half"].fillna(0), "capsize": 2}
         axes.errorbar(line[item.x], line["mean"], **bars, fmt="o-", color=colour, markersize=4, label=name)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(line[item.x], line[item.x].astype(str), fontsize=8)
-        axes.minorticks_off()
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
+    axes.minorticks_off()
 
 
 def _finish(axes: Axes, title: str, grid: str) -> None:
