@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cells import Cell
@@ -39,11 +40,16 @@ class Item:
     rows: tuple[Row, ...]
     measures: tuple[Measure, ...]
     seeds: int = 3
+    first_seed: int = 1
     contrasts: tuple[tuple[str, str], ...] = ()  # further (row, row it is held against)
     x: str = ""
     line: str = ""
     panel: str = ""
     needs: str = ""  # an environment variable, without which there is no data
+
+    def seeds_of(self, count: int | None = None) -> range:
+        """Its first `count` seeds, by default as many as it is meant to have."""
+        return range(self.first_seed, self.first_seed + (count or self.seeds))
 
 
 def _recall(ranking: str, against: str = "truth") -> Measure:
@@ -57,6 +63,10 @@ def _map_at_r(ranking: str) -> Measure:
     return Measure(f"mAP@R by {ranking.upper()}", columns)
 
 
+def _both(measures: Sequence[Measure], name: str) -> Measure:
+    return Measure(name, tuple(column for measure in measures for column in measure.columns))
+
+
 IN_BATCH = Measure("false negatives a batch", ("plan.false_negatives_per_batch",))
 IN_ITM = Measure("false among ITM negatives, %", ("plan.itm_false_negative_rate",), 100)
 PRECISION = Measure("connections' precision, %", ("plan.connection_precision",), 100)
@@ -67,6 +77,7 @@ LABELS = tuple(
     for name in ("false_negatives", "mismatches")
 )
 RETRIEVAL = (_recall("itc"), _recall("itm"), _map_at_r("itc"), _map_at_r("itm"))
+BOTH_HEADS = _both(RETRIEVAL[2:], "mAP@R, mean of both heads")
 ANNOTATED = (_recall("itc", "annotation"), _recall("itm", "annotation"))
 JUDGED = tuple(
     Measure(f"AUC by {name.upper()}, judged by people, %", (f"judgments.all.{name}.auc",), 100)

@@ -59,7 +59,7 @@ def _arguments() -> argparse.Namespace:
     smoke = Path(os.environ.get("LAVIS_MAFA_SMOKE", ROOT))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("items", nargs="*", default=["all"], metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
-    parser.add_argument("--seeds", type=int, help="default: 5 for tables 1, 5, 7, figure 2 and flickr8k, else 3")
+    parser.add_argument("--seeds", type=int, help="default: 5, or 3, as the plan says")
     parser.add_argument("--plan", action="store_true", help="print the plan and end")
     parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, which share the cores; default: cores")
     parser.add_argument(
@@ -102,7 +102,7 @@ def all_jobs(items: Iterable[Item], options: Sequence[str], seeds: int | None) -
     are over whole rows."""
     jobs: dict[str, Job] = {}
     for item in items:
-        for seed in range(1, (seeds or item.seeds) + 1):
+        for seed in item.seeds_of(seeds):
             for row in item.rows:
                 _add(jobs, row.cell.with_options(*options).with_seed(seed), f"{item.name}, seed {seed}: {row.name}")
     return jobs
@@ -116,7 +116,7 @@ def _add(jobs: dict[str, Job], cell: Cell, name: str) -> None:
 
 def _print_plan(items: list[Item], given: argparse.Namespace, jobs: int, missing: list[Job], rows: Rows) -> None:
     for item in items:
-        print(f"{item.name:8}  {len(item.rows):2} rows x {given.seeds or item.seeds} seeds  {item.title}")
+        print(f"{item.name:8}  {len(item.rows):2} rows x {len(item.seeds_of(given.seeds))} seeds  {item.title}")
     seconds = rows.seconds()
     each = statistics.fmean(seconds) if seconds else EXPECTED
     known = f"the mean of {len(seconds)} finished ones" if seconds else "on a core each"
@@ -160,7 +160,7 @@ def write_report(runs: pd.DataFrame, items: list[Item], seeds: int | None, folde
     missing: dict[str, str] = {}
     for item in items:
         own = runs[runs["item"] == item.name]
-        found, whole = summary(runs, item), len(item.rows) * (seeds or item.seeds)
+        found, whole = summary(runs, item), len(item.rows) * len(item.seeds_of(seeds))
         if len(own) < whole:
             missing[item.title] = f"{len(own)} of {whole} runs were done (`paper.sh {item.name}`)"
             continue

@@ -16,7 +16,7 @@ def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds:
     lines = []
     for item in items:
         for row in item.rows:
-            for seed in range(1, max(item.seeds, seeds or 0) + 1):
+            for seed in item.seeds_of(max(item.seeds, seeds or 0)):
                 found = rows.newest(row.cell.with_options(*options).with_seed(seed))
                 if found:
                     labels = {name: str(value) for name, value in row.labels.items()}  # M is a number or `all`
