@@ -277,6 +277,14 @@ def test_rows_of_an_item_differ_and_their_baselines_are_rows(items: Any) -> None
         assert all(row.labels.keys() == item.rows[0].labels.keys() for row in item.rows)
 
 
+def test_a_replication_shares_no_run_with_what_it_is_to_confirm(items: Any) -> None:
+    from paper import all_jobs
+
+    new = set(all_jobs([items["replication"]], [], None))
+    seen = set(all_jobs([item for name, item in items.items() if name != "replication"], [], None))
+    assert len(new) == 20 and not new & seen
+
+
 def test_every_cell_is_a_config_that_can_run(items: Any, tmp_path: Path) -> None:
     """Its keys and values are allowed, and it names a Con-D where, and only where, one has a say."""
     from lavis_mafa.config import load_config
