@@ -21,6 +21,7 @@ from axes import (
     SKIPPED,
 )
 from cells import Cell
+from figure2 import figure2
 from flickr8k import flickr8k
 from measures import (
     BLIND,
@@ -36,12 +37,10 @@ from measures import (
     Item,
     Row,
 )
-from starts import RECORDS, SPACE, offline, started
+from starts import RECORDS, offline, started
 
 STAGE_2 = "projects/mafa/blip2/pretrain_stage2_opt_scenes.yaml"
 ZERO_SHOT = {name: f"projects/mafa/eval/{name}_scenes.yaml" for name in ("gqa", "okvqa", "caption")}
-SHARES = (0.0005, 0.002, 0.01)  # of true matches, in Figure 2
-SPACES = (192, SPACE, RECORDS)  # of Figure 2; whole batches of 64, so that none lies across two spaces
 
 
 def table1() -> Item:
@@ -53,39 +52,6 @@ def table1() -> Item:
     title = "Table 1: false negatives among the hardest negatives"
     noise = ((rows[2].name, rows[0].name), (rows[3].name, rows[1].name))
     return Item("table1", title, says, tuple(rows), (IN_BATCH, IN_ITM, *RETRIEVAL), seeds=5, contrasts=noise)
-
-
-def figure2() -> Item:
-    rows = []
-    for share in SHARES:
-        rows.append(_at(share, "random", (*RANDOM, *GRIT)))
-        rows += [_at(share, "GRIT", GRIT, space) for space in SPACES]
-        rows += [_at(share, "MAFA", (), space) for space in SPACES]
-    # which part of MAFA does it, where most pairs match and batches are hardest
-    parts = [
-        _at(SHARES[-1], "connections alone", NO_S_ITC, RECORDS),
-        _at(SHARES[-1], "S-ITC alone", NO_CON_D, RECORDS),
-    ]
-    by_method = {name: [row.name for row in rows if row.labels["method"] == name] for name in ("GRIT", "MAFA")}
-    against = [
-        *zip(by_method["MAFA"], by_method["GRIT"], strict=True),
-        *((names[at], names[at - 1]) for names in by_method.values() for at in (2, 5, 8)),  # M = all against M = 640
-        *((part.name, names[-1]) for part in parts for names in by_method.values()),
-    ]
-    says = "a larger search space M makes batches harder, and puts more false negatives into them."
-    title = f"Figure 2: the search space M, up to all {RECORDS:,} records, at three shares of true matches"
-    shape = {"x": "M", "line": "method", "panel": "matches"}
-    measures = (IN_BATCH, IN_ITM, *RETRIEVAL, PRECISION, RECALL)
-    return Item("figure2", title, says, (*rows, *parts), measures, seeds=5, contrasts=tuple(against), **shape)
-
-
-def _at(share: float, method: str, options: tuple[str, ...], space: int | None = None) -> Row:
-    """A row of Figure 2, held against random batches at the same share of true matches; these have no search space."""
-    data = (f"datasets.scenes.splits.train.match_share={share}",)
-    searched = ALL if space == RECORDS else (f"run.search_space={space}",) if space else ()
-    base = "" if space is None else _at(share, "random", ()).name
-    labels: dict[str, str | int] = {"matches": f"{share:.2%}", "method": method, "M": space or "-"}
-    return Row(labels, started((*options, *searched), data), base)
 
 
 def table4() -> Item:

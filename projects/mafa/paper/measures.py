@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cells import Cell
@@ -63,10 +62,6 @@ def _map_at_r(ranking: str) -> Measure:
     return Measure(f"mAP@R by {ranking.upper()}", columns)
 
 
-def _both(measures: Sequence[Measure], name: str) -> Measure:
-    return Measure(name, tuple(column for measure in measures for column in measure.columns))
-
-
 IN_BATCH = Measure("false negatives a batch", ("plan.false_negatives_per_batch",))
 IN_ITM = Measure("false among ITM negatives, %", ("plan.itm_false_negative_rate",), 100)
 PRECISION = Measure("connections' precision, %", ("plan.connection_precision",), 100)
@@ -77,7 +72,7 @@ LABELS = tuple(
     for name in ("false_negatives", "mismatches")
 )
 RETRIEVAL = (_recall("itc"), _recall("itm"), _map_at_r("itc"), _map_at_r("itm"))
-BOTH_HEADS = _both(RETRIEVAL[2:], "mAP@R, mean of both heads")
+BOTH_HEADS = Measure("mAP@R, mean of both heads", (*RETRIEVAL[2].columns, *RETRIEVAL[3].columns))
 ANNOTATED = (_recall("itc", "annotation"), _recall("itm", "annotation"))
 JUDGED = tuple(
     Measure(f"AUC by {name.upper()}, judged by people, %", (f"judgments.all.{name}.auc",), 100)

@@ -116,7 +116,7 @@ def _add(jobs: dict[str, Job], cell: Cell, name: str) -> None:
 
 def _print_plan(items: list[Item], given: argparse.Namespace, jobs: int, missing: list[Job], rows: Rows) -> None:
     for item in items:
-        print(f"{item.name:8}  {len(item.rows):2} rows x {len(item.seeds_of(given.seeds))} seeds  {item.title}")
+        print(f"{item.name:11}  {len(item.rows):2} rows x {len(item.seeds_of(given.seeds))} seeds  {item.title}")
     seconds = rows.seconds()
     each = statistics.fmean(seconds) if seconds else EXPECTED
     known = f"the mean of {len(seconds)} finished ones" if seconds else "on a core each"
