@@ -16,6 +16,8 @@ CHOICES = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mafa": {},
+    # without S-ITC: above mafa in short runs of BLIP-2 on clean captions (projects/mafa/paper, the replication)
+    "mafa+": {"alpha": 0.0},
     # the choices of the authors' code: siblings are negatives, a pair found twice counts twice, ITC stays on the rank
     "official": {"known_positives": False, "pairs_once": False, "itc_gather": False},
     # plain BLIP-2 stage 1: 2B drawn negatives, a pair drawn twice counts twice

@@ -10,6 +10,12 @@ def test_defaults_are_the_preset_mafa():
     assert MafaSettings.from_dict({}) == MafaSettings() == MafaSettings.from_dict({"preset": "mafa"})
 
 
+def test_preset_mafa_plus_is_mafa_without_s_itc():
+    plus = MafaSettings.from_dict({"preset": "mafa+"})
+    assert plus == dataclasses.replace(MafaSettings(), alpha=0.0)
+    assert plus.smoothing_at(5) == 0.0
+
+
 def test_preset_official_differs_in_three_choices():
     official = dataclasses.asdict(MafaSettings.from_dict({"preset": "official"}))
     changed = {key for key, value in dataclasses.asdict(MafaSettings()).items() if official[key] != value}
@@ -48,7 +54,7 @@ def test_unknown_key_names_the_closest(key, closest):
     [
         ({"negatives": "soft"}, "negatives is 'soft': allowed is hardest or multinomial"),
         ({"action": True}, "action is True: allowed is connect or drop or keep"),
-        ({"preset": "plain"}, "preset is 'plain': allowed are mafa, official, none"),
+        ({"preset": "plain"}, r"preset is 'plain': allowed are mafa, mafa\+, official, none"),
         ({"low": -0.1}, r"low is -0.1: allowed is a number in \[0, 1\]"),
         ({"alpha": "half"}, "alpha is 'half'"),
         ({"alpha": True}, "alpha is True"),
@@ -79,7 +85,7 @@ def test_settings_are_frozen_and_documented():
         MafaSettings().low = 0.1
     documentation = inspect.getdoc(MafaSettings)
     assert all(field.name in documentation for field in dataclasses.fields(MafaSettings))
-    assert set(PRESETS) == {"mafa", "official", "none"}
+    assert set(PRESETS) == {"mafa", "mafa+", "official", "none"}
 
 
 @pytest.mark.parametrize(
