@@ -15,7 +15,7 @@ from unittest import mock
 
 def in_child(function: Callable[..., Any], *given: Any) -> Any:
     """`function(*given)` in a fresh process: LAVIS' registry takes one runner a process, and a peak is that of one."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
         return pool.submit(function, *given).result()
 
 

@@ -10,6 +10,7 @@ and of the ratio to plain BLIP-2 in the same round. Mining offline is timed once
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ from lavis_mafa.reports.table import write_json
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "projects" / "mafa" / "paper"))
 from axes import PLAIN  # noqa: E402
-from cells import Cell  # noqa: E402
+from cells import HEAVY, Cell  # noqa: E402
 from items import ITEMS  # noqa: E402
 
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--options", nargs="*", default=[], help="more options of the training command")
     parser.add_argument("--json", type=Path, required=True, help="the file of results")
     given = parser.parse_args()
+    multiprocessing.set_forkserver_preload(HEAVY)  # a run's process is forked from one that has imported LAVIS (7 s)
     options = (f"datasets.scenes.splits.train.n={given.records}", *given.options)
     cells = {row.name: row.cell.with_options(*options) for row in ITEMS["rivals"].rows}
     (plain,) = (name for name, cell in cells.items() if set(PLAIN) <= set(cell.options))

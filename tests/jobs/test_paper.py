@@ -328,3 +328,45 @@ def test_runs_go_at_once_and_none_before_the_one_it_starts_from(
     assert set(finished) == {cell.key for _, cell in missing}
     said = capsys.readouterr()
     assert "[4/4]" in said.out + said.err and "last: no luck" in said.err
+
+
+def test_hours_are_told_from_runs_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    from cells import Cell
+    from paper import EXPECTED, expected_seconds
+    from starts import BLIP2
+
+    finished, cut_off, like_it = (Cell(BLIP2, (f"run.seed={seed}",)) for seed in (1, 2, 3))
+    longer = Cell(BLIP2, ("run.max_epoch=12",))
+    rows = {finished.key: {"seconds": 50.0}, cut_off.key: {"seconds": 1.0, "resumed": True}}
+
+    class Finished:
+        def newest(self, cell: Cell) -> dict[str, Any] | None:
+            return rows.get(cell.key)
+
+    jobs = {cell.key: ("", cell) for cell in (finished, cut_off, like_it, longer)}
+    assert expected_seconds(jobs, [("", like_it), ("", longer)], Finished()) == 50 + EXPECTED
+
+
+def test_what_a_setting_costs_is_a_column_without_interval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    from items import rivals
+    from measures import COSTS
+    from tables import contrasts, markdown, runs_frame, summary
+
+    class Finished:
+        def newest(self, cell: Any) -> dict[str, Any]:
+            about = dict.fromkeys(("code", "commit", "options"), "")
+            return {"key": cell.key, **about, "seconds": 1, "versions": {"machine": "", "torch": ""}, "found": {}}
+
+    mafa, plain, *_ = (row.name for row in rivals().rows)
+    settings = [{"setting": mafa, "times_plain": 1.5, "plan_s": 0.2}, {"setting": plain, "times_plain": 1, "plan_s": 0}]
+    (tmp_path / "rivals.json").write_text(json.dumps({"settings": settings}))
+    item = replace(rivals(), costs=str(tmp_path / "rivals.json"), contrasts=((mafa, plain),))
+    runs = runs_frame([item], Finished(), [], None)
+    table = markdown(summary(runs, item), item)
+    assert [measure.name for measure in COSTS] == table.splitlines()[0].strip("| ").split(" | ")[2:]
+    assert f"| {mafa} | 3 | 1.50 | 0.20 |" in table and f"| {plain} | 3 | 1.00 | 0.00 |" in table
+    assert contrasts(runs, item).empty
+    without = replace(item, costs=str(tmp_path / "none.json"))
+    assert summary(runs_frame([without], Finished(), [], None), without).empty

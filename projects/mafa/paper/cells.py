@@ -90,6 +90,11 @@ class Cell:
         return given
 
     @property
+    def kind(self) -> tuple[str, int | None]:
+        """Runs of a kind take about the same time."""
+        return self.config, self.given()["run"].get("max_epoch")
+
+    @property
     def key(self) -> str:
         """What tells this run from others of the same code; where it writes has no part in it."""
         given = self.given()
@@ -140,11 +145,10 @@ class Rows:
                 started_from.update(before.key for before in cell.before)
         return lacking
 
-    def seconds(self, any_code: bool = False) -> list[float]:
-        """What finished runs took, of this code or of any, those that others start from among them; not those that were
-        cut off and resumed."""
-        code = "*" if any_code else self.code
-        took = [seconds_of(json.loads(path.read_text())) for path in self.rows.glob(f"*-{code}.json")]
+    def seconds(self) -> list[float]:
+        """What finished runs of any code took, those that others start from among them; not those that were cut off
+        and resumed."""
+        took = [seconds_of(json.loads(path.read_text())) for path in self.rows.glob("*.json")]
         return [seconds for seconds in took if not math.isnan(seconds)]
 
     def run(self, cell: Cell) -> dict[str, Any]:

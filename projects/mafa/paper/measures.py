@@ -9,11 +9,13 @@ from cells import Cell
 
 @dataclass(frozen=True)
 class Measure:
-    """The mean of these figures of a run, times `scale`; a run that lacks one has none."""
+    """The mean of these figures of a run, times `scale`; a run that lacks one has none. each_seed: whether seeds have
+    figures of their own, so that a difference has an interval."""
 
     name: str
     columns: tuple[str, ...]
     scale: float = 1.0
+    each_seed: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Item:
     x: str = ""
     line: str = ""
     panel: str = ""
+    costs: str = ""  # a benchmark's file of what each row's setting costs
     needs: str = ""  # an environment variable, without which there is no data
 
     def seeds_of(self, count: int | None = None) -> range:
@@ -66,7 +69,10 @@ IN_BATCH = Measure("false negatives a batch", ("plan.false_negatives_per_batch",
 IN_ITM = Measure("false among ITM negatives, %", ("plan.itm_false_negative_rate",), 100)
 PRECISION = Measure("connections' precision, %", ("plan.connection_precision",), 100)
 RECALL = Measure("connections' recall, %", ("plan.connection_recall",), 100)
-STEP = Measure("seconds a step", ("seconds_per_step",))
+COSTS = tuple(
+    Measure(name, (f"cost.{column}",), each_seed=False)
+    for name, column in (("a step, times BLIP-2's", "times_plain"), ("to plan an epoch, s", "plan_s"))
+)
 LABELS = tuple(
     Measure(f"ITC label on {name.replace('_', ' ')}, %", (f"itc_labels.on_{name}",), 100)
     for name in ("false_negatives", "mismatches")

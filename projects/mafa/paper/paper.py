@@ -11,16 +11,18 @@ was cut off resumes from its last epoch.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from cells import ROOT, Cell, Rows
+from cells import ROOT, Cell, Rows, seconds_of
 from items import ITEMS
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from measures import Item
@@ -30,7 +32,7 @@ from tables import contrasts, contrasts_markdown, markdown, runs_frame, summary
 from lavis_mafa.core.artifacts import atomic_write
 
 CORES = os.cpu_count() or 1
-EXPECTED = 100.0  # seconds on one of 2 cores, a run 85, a warm-up 230; until there are runs to tell from
+EXPECTED = 100.0  # seconds on one of 2 cores, a run 85, a warm-up 230; where no run is there to tell from
 Job = tuple[str, Cell]  # what it is called, what it is
 
 
@@ -40,7 +42,7 @@ def main() -> None:
     jobs = all_jobs(items, given.options, given.seeds)
     lacking = rows.lacking({key: cell for key, (_, cell) in jobs.items()})
     missing = [job for key, job in jobs.items() if key in lacking]
-    _print_plan(items, given, len(jobs), missing, rows)
+    _print_plan(items, given, jobs, missing, rows)
     if given.plan:
         return
     os.environ["OMP_NUM_THREADS"] = str(max(1, CORES // given.jobs))  # read by the server that forks the runs
@@ -49,7 +51,7 @@ def main() -> None:
     shown = [item for item in ITEMS.values() if _has_data(item) or "LAVIS_MAFA_SMOKE" not in os.environ]
     runs = runs_frame(shown, rows, given.options, given.seeds)
     if len(runs):
-        write_report(runs, shown, given.seeds, Path(given.report), rows.seconds(any_code=True))
+        write_report(runs, shown, given.seeds, Path(given.report), rows.seconds())
         print(f"tables and plots are in {given.report}")
     if failed:
         sys.exit(f"{failed} of {len(missing)} runs failed or had to be left out; start again to go on")
@@ -114,15 +116,22 @@ def _add(jobs: dict[str, Job], cell: Cell, name: str) -> None:
     jobs.setdefault(cell.key, (name, cell))
 
 
-def _print_plan(items: list[Item], given: argparse.Namespace, jobs: int, missing: list[Job], rows: Rows) -> None:
+def _print_plan(
+    items: list[Item], given: argparse.Namespace, jobs: Mapping[str, Job], missing: list[Job], rows: Rows
+) -> None:
     for item in items:
         print(f"{item.name:11}  {len(item.rows):2} rows x {len(item.seeds_of(given.seeds))} seeds  {item.title}")
-    seconds = rows.seconds()
-    each = statistics.fmean(seconds) if seconds else EXPECTED
-    known = f"the mean of {len(seconds)} finished ones" if seconds else "on a core each"
-    hours = len(missing) * each / given.jobs / 3600
-    at_once = f"{given.jobs} at a time, at {each:.0f} s ({known})"
-    print(f"{len(missing)} of {jobs} runs to do, {at_once} about {hours:.1f} hours", flush=True)
+    hours = expected_seconds(jobs, missing, rows) / given.jobs / 3600
+    print(f"{len(missing)} of {len(jobs)} runs to do, {given.jobs} at a time, about {hours:.1f} hours", flush=True)
+
+
+def expected_seconds(jobs: Mapping[str, Job], missing: Iterable[Job], rows: Rows) -> float:
+    """Of what is missing: the mean of the finished runs of the same config and as many epochs, of any code."""
+    took = defaultdict(list)
+    for _, cell in jobs.values():
+        if (row := rows.newest(cell)) and not math.isnan(seconds_of(row)):
+            took[cell.kind].append(seconds_of(row))
+    return sum(statistics.fmean(took.get(cell.kind, [EXPECTED])) for _, cell in missing)
 
 
 def run_all(missing: list[Job], rows: Rows, at_once: int) -> int:

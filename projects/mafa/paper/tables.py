@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from cells import Rows, seconds_of
+from cells import ROOT, Rows, seconds_of
 from measures import Item, Measure, Row
 from scipy.special import stdtrit
 
@@ -15,6 +16,7 @@ def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds:
     """A run of a row a line: item, row, its labels, seed, what it found; a run that two rows share stands twice."""
     lines = []
     for item in items:
+        costs = _costs(item)
         for row in item.rows:
             for seed in item.seeds_of(max(item.seeds, seeds or 0)):
                 found = rows.newest(row.cell.with_options(*options).with_seed(seed))
@@ -23,10 +25,17 @@ def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds:
                     about = {name: found[name] for name in ("key", "code", "commit", "options")}
                     about["seconds"] = seconds_of(found)
                     on = {"machine": found["versions"]["machine"], "torch": found["versions"]["torch"]}
-                    lines.append(
-                        {"item": item.name, "row": row.name, **labels, "seed": seed, **about, **on, **found["found"]}
-                    )
+                    figures = {**found["found"], **costs.get(row.name, {})}
+                    lines.append({"item": item.name, "row": row.name, **labels, "seed": seed, **about, **on, **figures})
     return pd.DataFrame(lines)
+
+
+def _costs(item: Item) -> dict[str, dict[str, float]]:
+    """What the setting of a row costs, by the row's name; empty before the benchmark has run."""
+    if not item.costs or not (ROOT / item.costs).exists():
+        return {}
+    settings = json.loads((ROOT / item.costs).read_text())["settings"]
+    return {one["setting"]: {f"cost.{name}": one[name] for name in ("times_plain", "plan_s")} for one in settings}
 
 
 def measured(runs: pd.DataFrame, item: Item, measure: Measure) -> pd.DataFrame:
@@ -51,14 +60,14 @@ def summary(runs: pd.DataFrame, item: Item) -> pd.DataFrame:
         figures = measured(runs, item, measure)
         for row in item.rows:
             if row.name in figures and figures[row.name].notna().any():
-                lines.append({"row": row.name, "measure": measure.name, **_figures(figures, row)})
+                lines.append({"row": row.name, "measure": measure.name, **_figures(figures, row, measure)})
     return pd.DataFrame(lines, columns=["row", "measure", "seeds", "mean", "difference", "half"])
 
 
 def contrasts(runs: pd.DataFrame, item: Item) -> pd.DataFrame:
     """A line a contrast of the item and measure: the paired difference of its two rows, ± half."""
     lines = []
-    for measure in item.measures:
+    for measure in (measure for measure in item.measures if measure.each_seed):
         figures = measured(runs, item, measure)
         for one, other in item.contrasts:
             if {one, other} <= set(figures) and figures[[one, other]].notna().all(axis=1).any():
@@ -68,10 +77,10 @@ def contrasts(runs: pd.DataFrame, item: Item) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["contrast", "measure", "difference", "half"])
 
 
-def _figures(figures: pd.DataFrame, row: Row) -> dict[str, float]:
+def _figures(figures: pd.DataFrame, row: Row, measure: Measure) -> dict[str, float]:
     values = figures[row.name]
     found: dict[str, float] = {"seeds": int(values.notna().sum()), "mean": float(values.mean())}
-    if row.against in figures:
+    if row.against in figures and measure.each_seed:
         found["difference"], found["half"] = paired_interval(values, figures[row.against])
     return found
 
