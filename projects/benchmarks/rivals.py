@@ -48,14 +48,13 @@ def main() -> None:
     names = [name for name in cells if name in (plain, *(given.settings or cells))]
     with tempfile.TemporaryDirectory() as folder:
         mining = {name: in_child(mined, cells[name], folder) for name in names if cells[name].verdicts}
-        runs = [
-            {"setting": name, "round": number, **in_child(trained, cells[name], folder)}
-            for number in range(given.rounds)
-            for name in names
-        ]
-    found = compared(pd.DataFrame(runs), plain)
+        runs: list[dict[str, Any]] = []
+        for number in range(given.rounds):
+            runs += [{"setting": name, "round": number, **in_child(trained, cells[name], folder)} for name in names]
+            found = compared(pd.DataFrame(runs), plain)  # written each round: one that is cut off loses itself alone
+            results = {"mining_s": mining, "settings": found.to_dict("records"), "runs": runs}
+            write_json(given.json, {**about(), **results})
     print(found.to_string(index=False))
-    write_json(given.json, {**about(), "mining_s": mining, "settings": found.to_dict("records"), "runs": runs})
 
 
 def mined(cell: Cell, folder: str) -> float:
