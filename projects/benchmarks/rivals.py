@@ -49,11 +49,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         mining = {name: in_child(mined, cells[name], folder) for name in names if cells[name].verdicts}
         runs: list[dict[str, Any]] = []
+        machine = about()  # before the first round is written: the results' own file is no change of the code
         for number in range(given.rounds):
             runs += [{"setting": name, "round": number, **in_child(trained, cells[name], folder)} for name in names]
             found = compared(pd.DataFrame(runs), plain)  # written each round: one that is cut off loses itself alone
             results = {"mining_s": mining, "settings": found.to_dict("records"), "runs": runs}
-            write_json(given.json, {**about(), **results})
+            write_json(given.json, {**machine, **results})
     print(found.to_string(index=False))
 
 
