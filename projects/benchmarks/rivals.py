@@ -2,9 +2,9 @@
 
     python projects/benchmarks/rivals.py --json projects/benchmarks/rivals.json
 
-Each setting is trained by the real command, from scratch for two epochs, of which the second counts: it is planned as
-the setting says. The settings take turns, each run in a process of its own, image tokens cached; medians over rounds,
-and of the ratio to plain BLIP-2 in the same round. Mining offline is timed once.
+Each setting is trained by the real command, from scratch for three epochs, of which the last counts: by then GRIT and
+S-ITC are there in all. Image tokens are cached. The runs take turns, a step each, and what is compared is one turn:
+medians and quartiles over the steps of a step's ratio to that of plain BLIP-2. Mining offline is timed once.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ import multiprocessing
 import sys
 import tempfile
 import time
+import timeit
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 from children import arguments, in_child
 from machine import about
+from turns import in_turns
 
 from lavis_mafa import mine, train
 from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.core.plan import Plan
 from lavis_mafa.reports.table import write_json
+from lavis_mafa.runner import GritRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "projects" / "mafa" / "paper"))
@@ -32,11 +38,12 @@ from axes import PLAIN  # noqa: E402
 from cells import HEAVY, Cell  # noqa: E402
 from items import ITEMS  # noqa: E402
 
+EPOCHS = 3
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1920)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--settings", nargs="+", help="names of rows beside plain BLIP-2; default: all")
     parser.add_argument("--options", nargs="*", default=[], help="more options of the training command")
     parser.add_argument("--json", type=Path, required=True, help="the file of results")
@@ -46,15 +53,12 @@ def main() -> None:
     cells = {row.name: row.cell.with_options(*options) for row in ITEMS["rivals"].rows}
     (plain,) = (name for name, cell in cells.items() if set(PLAIN) <= set(cell.options))
     names = [name for name in cells if name in (plain, *(given.settings or cells))]
+    machine = about()
     with tempfile.TemporaryDirectory() as folder:
         mining = {name: in_child(mined, cells[name], folder) for name in names if cells[name].verdicts}
-        runs: list[dict[str, Any]] = []
-        machine = about()  # before the first round is written: the results' own file is no change of the code
-        for number in range(given.rounds):
-            runs += [{"setting": name, "round": number, **in_child(trained, cells[name], folder)} for name in names]
-            found = compared(pd.DataFrame(runs), plain)  # written each round: one that is cut off loses itself alone
-            results = {"mining_s": mining, "settings": found.to_dict("records"), "runs": runs}
-            write_json(given.json, {**machine, **results})
+        runs = dict(zip(names, in_turns(trained, [(cells[name], folder) for name in names]), strict=True))
+    found = compared(runs, plain)
+    write_json(given.json, {**machine, "mining_s": mining, "settings": found.to_dict("records"), "runs": runs})
     print(found.to_string(index=False))
 
 
@@ -67,33 +71,48 @@ def mined(cell: Cell, folder: str) -> float:
     return time.perf_counter() - began
 
 
-def trained(cell: Cell, folder: str) -> dict[str, float]:
-    """The median step of the second epoch, and the last plan, in seconds."""
-    planning: list[float] = []
-    plan = GritPlanner.plan
+def trained(next_turn: Callable[[], None], cell: Cell, folder: str) -> dict[str, list[float]]:
+    """Seconds of each step of the last epoch but its first, which plans; and of its plan, made five times over."""
+    steps, plans = [], []
+    plan, after_step = GritPlanner.plan, GritRunner._after_step
+    began = 0.0
 
-    def timed(*given: Any, **more: Any) -> Any:
+    def timed_plan(*given: Any, **more: Any) -> Any:
+        plans[:] = timeit.repeat(lambda: plan(*given, **more), number=1, repeat=5)
+        return plan(*given, **more)
+
+    def timed_step(self: GritRunner, epoch: int, about: Plan, step: int, *given: Any) -> Any:
+        nonlocal began
+        shown = after_step(self, epoch, about, step, *given)
+        if epoch == EPOCHS - 1 and step:
+            steps.append(time.perf_counter() - began)
+        next_turn()
         began = time.perf_counter()
-        planned = plan(*given, **more)
-        planning.append(time.perf_counter() - began)
-        return planned
+        return shown
 
-    with tempfile.TemporaryDirectory(dir=folder) as output, mock.patch.object(GritPlanner, "plan", timed):
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as output,
+        mock.patch.object(GritPlanner, "plan", timed_plan),
+        mock.patch.object(GritRunner, "_after_step", timed_step),
+    ):
         more = [f"run.output_dir={output}", f"run.token_folder={folder}/tokens"]
-        more += ["run.max_epoch=2", "run.test_splits=[]"]
+        more += [f"run.max_epoch={EPOCHS}", "run.test_splits=[]"]
         if cell.verdicts:
             more.append(f"run.con_d.path={folder}/mined/connections.parquet")
         arguments(str(ROOT / cell.config), [*cell.options, *more])
         train.run("", evaluate=False)
-        steps = pd.read_json(f"{output}/steps.jsonl", lines=True)
-    return {"step_s": float(steps.loc[steps["epoch"] == 1, "s_it"].median()), "plan_s": planning[-1]}
+    return {"step_s": steps, "plan_s": plans}
 
 
-def compared(runs: pd.DataFrame, plain: str) -> pd.DataFrame:
+def compared(runs: dict[str, dict[str, list[float]]], plain: str) -> pd.DataFrame:
     """A line a setting, in the order of the table."""
-    baseline = runs[runs["setting"] == plain].set_index("round")["step_s"]
-    runs = runs.assign(times_plain=runs["step_s"] / runs["round"].map(baseline))
-    return runs.groupby("setting", sort=False)[["step_s", "times_plain", "plan_s"]].median().reset_index()
+    baseline = np.array(runs[plain]["step_s"])
+    lines = []
+    for name, run in runs.items():
+        low, middle, high = np.quantile(np.array(run["step_s"]) / baseline, (0.25, 0.5, 0.75))
+        seconds = {column: float(np.median(run[column])) for column in ("step_s", "plan_s")}
+        lines.append({"setting": name, **seconds, "times_plain": middle, "quartiles": [low, high]})
+    return pd.DataFrame(lines)
 
 
 if __name__ == "__main__":
