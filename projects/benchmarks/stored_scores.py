@@ -5,7 +5,7 @@
 2. An image is stored for GRIT as the one query that fits its own caption best. Against the exact maximum over its
    queries: how often the hardest caption of a search space is the same, and how similar the chosen one is.
 
-    python projects/benchmarks/stored_scores.py --con-d output/mafa/flickr8k/con_d/model.safetensors \\
+    python projects/benchmarks/stored_scores.py --con-d output/mafa/con_d_flickr8k/model.safetensors \\
         --json projects/benchmarks/stored_scores.json
 """
 
