@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,29 @@ def test_settings_are_held_against_plain_blip2(tmp_path: Path) -> None:
     assert [len(run["step_s"]) for run in found["runs"].values()] == [2, 2, 2]  # 3 steps an epoch, the first plans
     assert all(min(run["step_s"]) > 0 and min(run["plan_s"]) > 0 for run in found["runs"].values())
     assert list(found["mining_s"]) == [offline["setting"]] and found["mining_s"][offline["setting"]] > 0
+
+
+def count(next_turn: Callable[[], None], file: Path, name: str, turns: int) -> str:
+    """Write the name each turn; fails after the last one where the name says so."""
+    for turn in range(turns):
+        if turn:
+            next_turn()
+        with file.open("a") as out:
+            out.write(name)
+    if name == "x":
+        raise ValueError("x fails")
+    return name * turns
+
+
+def test_runs_take_turns_and_one_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "projects" / "benchmarks"))
+    from turns import in_turns
+
+    file = tmp_path / "turns"
+    assert in_turns(count, [(file, "a", 2), (file, "b", 1), (file, "c", 4)]) == ["aa", "b", "cccc"]
+    assert file.read_text() == "abcaccc"
+    with pytest.raises(ValueError, match="x fails"):
+        in_turns(count, [(file, "a", 3), (file, "x", 1)])  # and does not wait for a turn that never comes
 
 
 @pytest.mark.parametrize("model", ["blip2", "albef"])
