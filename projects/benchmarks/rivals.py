@@ -35,8 +35,9 @@ from lavis_mafa.runner import GritRunner
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "projects" / "mafa" / "paper"))
 from axes import PLAIN  # noqa: E402
-from cells import HEAVY, Cell  # noqa: E402
+from cells import Cell  # noqa: E402
 from items import ITEMS  # noqa: E402
+from rows import HEAVY  # noqa: E402
 
 EPOCHS = 3
 

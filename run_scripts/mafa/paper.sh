@@ -4,7 +4,7 @@
 # plots and their README.
 #   bash run_scripts/mafa/paper.sh table1 figure2 --seeds 5
 #   bash run_scripts/mafa/paper.sh all --plan
-# Rows are kept under the version of the package: where it changed since, they run anew, or serve as they are with --any-code.
+# A finished run keeps its row, projects/mafa/paper/rows.jsonl, until RESULTS in projects/mafa/paper/keys.py is raised.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 cd "$LAVIS_MAFA_ROOT"

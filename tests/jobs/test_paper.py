@@ -15,6 +15,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 import lavis_mafa
 from lavis_mafa.data.records import RecordTable
@@ -57,70 +59,101 @@ paper.main()
 """
 
 
-def command(folder: Path, *arguments: str, more: str = "") -> list[str]:
+Grid = tuple[Path, set[str], str]
+
+
+def command(folder: Path, *arguments: str, options: tuple[str, ...] = (), more: str = "") -> list[str]:
     folders = ("--out", str(folder / "out"), "--report", str(folder / "report"))
-    return [sys.executable, "-c", COMMAND.format(more=more), "tiny", *arguments, *folders, "--options", *TINY]
+    return [sys.executable, "-c", COMMAND.format(more=more), "tiny", *arguments, *folders, "--options", *TINY, *options]
 
 
-def kill_after_two_runs(folder: Path) -> dict[Path, int]:
-    """Start, and kill everything once two rows stand; returns their times of writing."""
+def lines_of(folder: Path) -> list[str]:
+    path = folder / "report" / "rows.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def kill_after_two_runs(folder: Path) -> set[str]:
+    """Start, and kill everything once two rows stand; returns these."""
     grid = subprocess.Popen(command(folder), cwd=ROOT, env=environment(), start_new_session=True)
     began = time.monotonic()
-    while len(found := list(folder.glob("report/rows/*.json"))) < 2:
+    while len(found := lines_of(folder)) < 2:
         assert grid.poll() is None and time.monotonic() - began < 600
         time.sleep(0.1)
     os.killpg(grid.pid, signal.SIGKILL)
     grid.wait()
-    return {path: path.stat().st_mtime_ns for path in found}
+    return set(found)
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int], str]:
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    """Its folder, the rows of a first start, and what a second one printed."""
     folder = tmp_path_factory.mktemp("paper")
     killed = kill_after_two_runs(folder)
     return folder, killed, run(*command(folder))
 
 
-def test_a_second_start_goes_on_and_a_third_runs_nothing(grid: tuple[Path, dict[Path, int], str]) -> None:
+def test_a_second_start_goes_on_and_a_third_runs_nothing(grid: Grid) -> None:
     folder, killed, printed = grid
     to_do = re.search(r"(\d) of 7 runs to do", printed)
     assert to_do and 1 <= int(to_do[1]) <= 5
-    assert all(path.stat().st_mtime_ns == written for path, written in killed.items())
+    lines = lines_of(folder)
+    assert len(lines) == 7 and killed <= set(lines)
     assert "0 of 7 runs to do" in run(*command(folder, "--plan"))
 
 
-def test_what_changed_runs_again(grid: tuple[Path, dict[Path, int], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, *_ = grid
-    assert "2 of 7 runs to do" in run(*command(folder, "--plan", more='"run.weight_decay=0.1",'))
+def test_a_row_says_what_was_run_and_on_what(grid: Grid) -> None:
+    rows = [json.loads(line) for line in lines_of(grid[0])]
+    keys = [(row["settings"], row["data"], row["results"]) for row in rows]
+    assert keys == sorted(set(keys)) and {(data, results) for _, data, results in keys} == {("none", 1)}
+    for row in rows:
+        assert (ROOT / row["config"]).is_file() and row["commit"]
+        assert {"torch", "lavis_mafa", "machine"} <= set(row["versions"])
+        assert row["found"] and row["seconds"] > 0
+        assert "run.seed=" in row["options"] or row["config"].endswith("mine_scenes.yaml")
+
+
+def test_a_changed_setting_runs_again(grid: Grid) -> None:
+    assert "2 of 7 runs to do" in run(*command(grid[0], "--plan", more='"run.weight_decay=0.1",'))
+
+
+def test_an_edit_that_changes_no_figure_runs_nothing(grid: Grid, tmp_path: Path) -> None:
+    """A comment more in every file of the package and of the paper; runs write elsewhere."""
+    for folder in ("lavis_mafa", "projects/mafa"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (path for suffix in ("py", "yaml") for path in tmp_path.rglob(f"*.{suffix}")):
+        path.write_text(f"{path.read_text()}\n# a comment\n")
+    written = (f"run.output_dir={tmp_path}", f"run.token_folder={tmp_path}/tokens", "run.resume_ckpt_path=null")
+    plan = command(grid[0], "--plan", options=written)
+    done = subprocess.run(plan, cwd=tmp_path, env=environment(PYTHONPATH=""), capture_output=True, text=True)
+    assert "0 of 7 runs to do" in done.stdout, done.stderr
+
+
+def test_raised_results_run_again_and_tables_keep_the_row(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PAPER))
-    from cells import Rows
+    import keys
+    from rows import Rows
     from starts import offline
 
-    rows, cell = Rows(folder / "out", folder / "report" / "rows"), offline().with_options(*TINY).with_seed(2)
+    folder, *_ = grid
+    rows, cell = Rows(folder / "out", folder / "report" / "rows.jsonl"), offline().with_options(*TINY).with_seed(2)
     found = rows.of(cell)
     assert found and found["found"]["plan.sampling"] == "grit" and "run.seed=2" in found["options"]
-    rows.code = "other"
+    monkeypatch.setattr(keys, "RESULTS", keys.RESULTS + 1)
     assert rows.of(cell) is None and rows.newest(cell) == found
-    with pytest.raises(ValueError, match="changed while the runs went on"):
-        rows._check_code()
-    rows.any_code = True
-    rows._check_code()
-    assert rows.of(cell) == found
+    assert cell.key in rows.lacking({cell.key: cell})
 
 
-def test_a_row_without_its_run_serves_and_only_what_follows_needs_the_run(
-    grid: tuple[Path, dict[Path, int], str], tmp_path: Path
-) -> None:
+def test_a_row_without_its_run_serves_and_only_what_follows_needs_the_run(grid: Grid, tmp_path: Path) -> None:
     """As on a fresh clone: rows are kept, runs are not."""
     shutil.copytree(grid[0] / "report", tmp_path / "report")
     assert "0 of 7 runs to do" in run(*command(tmp_path, "--plan"))
-    for path in (tmp_path / "report" / "rows").iterdir():
-        if "run.seed=2" in (said := json.loads(path.read_text())["options"]) and "arch: file" in said:
-            path.unlink()
+    kept = [line for line in lines_of(tmp_path) if not ("run.seed=2" in line and "arch: file" in line)]
+    assert len(kept) == 6
+    (tmp_path / "report" / "rows.jsonl").write_text("".join(f"{line}\n" for line in kept))
     assert "3 of 7 runs to do" in run(*command(tmp_path, "--plan"))  # itself, its warm-up, and mining
 
 
-def test_mined_verdicts_are_con_d_for_every_seed(grid: tuple[Path, dict[Path, int], str]) -> None:
+def test_mined_verdicts_are_con_d_for_every_seed(grid: Grid) -> None:
     """One mining run, over the scenes that are trained on; its file is asked, and no network."""
     results = [json.loads(path.read_text()) for path in grid[0].glob("out/runs/*/results.json")]
     of_file = [one for one in results if (one["config"]["run"]["con_d"] or {}).get("arch") == "file"]
@@ -130,13 +163,13 @@ def test_mined_verdicts_are_con_d_for_every_seed(grid: tuple[Path, dict[Path, in
     assert json.loads((mined.parent / "summary.json").read_text())["images"] == 48
 
 
-def test_rows_of_a_seed_start_from_the_same_weights(grid: tuple[Path, dict[Path, int], str]) -> None:
+def test_rows_of_a_seed_start_from_the_same_weights(grid: Grid) -> None:
     results = [json.loads(path.read_text()) for path in grid[0].glob("out/runs/*/results.json")]
     sources = [one["weights"]["Qformer"] for one in results if one["config"]["run"]["seed"] == 1]
     assert len(sources) == 3 and sources.count("initialised") == 1 and len(set(sources)) == 2
 
 
-def test_the_interval_is_that_of_paired_differences(grid: tuple[Path, dict[Path, int], str]) -> None:
+def test_the_interval_is_that_of_paired_differences(grid: Grid) -> None:
     """With two seeds, t is 12.7062 and the deviation of the mean half the distance of the two differences."""
     report = grid[0] / "report"
     runs = pd.read_parquet(report / "runs.parquet")
@@ -153,18 +186,16 @@ def test_the_interval_is_that_of_paired_differences(grid: tuple[Path, dict[Path,
     assert table.strip() in (report / "README.md").read_text() and (report / "tiny.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_run_that_was_cut_off_tells_no_time(grid: tuple[Path, dict[Path, int], str]) -> None:
-    rows = [json.loads(path.read_text()) for path in grid[0].glob("report/rows/*.json")]
-    runs = pd.read_parquet(grid[0] / "report" / "runs.parquet").set_index("key")["seconds"]
+def test_a_run_that_was_cut_off_tells_no_time(grid: Grid) -> None:
+    rows = [json.loads(line) for line in lines_of(grid[0])]
+    runs = pd.read_parquet(grid[0] / "report" / "runs.parquet").set_index("settings")["seconds"]
     assert {row["resumed"] for row in rows} == {True, False}
     for row in rows:
-        if row["key"] in runs:
-            assert math.isnan(runs[row["key"]]) if row["resumed"] else runs[row["key"]] == row["seconds"]
+        if (run := row["settings"]) in runs:
+            assert math.isnan(runs[run]) if row["resumed"] else runs[run] == row["seconds"]
 
 
-def test_an_item_is_shown_when_its_runs_are_whole(
-    grid: tuple[Path, dict[Path, int], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_item_is_shown_when_its_runs_are_whole(grid: Grid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(PAPER))
     from items import table7
     from paper import write_report
@@ -216,15 +247,11 @@ def test_siblings_and_no_others_match(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cell_on_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its key follows the data set's own files, it takes the options of its data, and one Con-D serves all seeds."""
+    """It takes the options of its data, and one Con-D serves all seeds."""
     monkeypatch.syspath_prepend(str(PAPER))
-    import cells
     from flickr8k import flickr8k
 
     start, cell = (row.cell for row in flickr8k().rows[:2])
-    key = cell.key
-    monkeypatch.setattr(cells, "OWN_DATA", ("photographs.yaml",))
-    assert cell.key != key
     given = cell.with_options("datasets.scenes.seed=3", "datasets.photographs.max_rows=4", "run.weight_decay=0.1")
     assert given.options[len(cell.options) :] == ("datasets.photographs.max_rows=4", "run.weight_decay=0.1")
     assert cell.with_seed(2).after == start == start.with_seed(2) and cell.with_seed(2) != cell.with_seed(3)
@@ -242,7 +269,130 @@ def test_photographs_are_left_out_where_they_are_not(tmp_path: Path) -> None:
     assert named.returncode and "flickr8k needs LAVIS_MAFA_DATA" in named.stderr
 
 
-# ---- nothing is run here
+# ---- keys and rows; nothing is run here
+
+
+def on_files(folder: Path, *options: str) -> Any:
+    """A cell on one photograph with a caption, in a data set of that folder; weights and judgments lie there, too."""
+    from cells import Cell
+
+    (folder / "photographs").mkdir(parents=True)
+    for split in ("train", "test"):
+        Image.new("RGB", (8, 8), "red").save(folder / "photographs" / f"{split}.png")
+        rows = [{"image": f"photographs/{split}.png", "caption": "a red square"}]
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    for name in ("judged.json", "tower.safetensors"):
+        (folder / name).write_text("[]")
+    data = {"images": str(folder), "annotations": {split: f"{folder}/{split}.json" for split in ("train", "test")}}
+    model = {"arch": "mafa_blip2", "vit_weights": f"{folder}/tower.safetensors", "vocab": "bert-base-uncased"}
+    run = {"judged_pairs": f"{folder}/judged.json"}
+    (folder / "run.yaml").write_text(json.dumps({"model": model, "datasets": {"image_text": data}, "run": run}))
+    return Cell(str(folder / "run.yaml"), ("run.seed=1", *options))
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Any, dict[str, Any]]:
+    """The rows of a finished cell on files, which lie in tmp_path/here, and its row."""
+    monkeypatch.syspath_prepend(str(PAPER))
+    from rows import Rows
+
+    rows = Rows(tmp_path / "out", tmp_path / "rows.jsonl")
+    row = {**on_files(tmp_path / "here").key._asdict(), "found": {}, "seconds": 1.0}
+    rows.file.add(row)
+    return rows, row
+
+
+def test_a_row_serves_wherever_its_data_lies_and_its_run_writes(
+    stored: tuple[Any, dict[str, Any]], tmp_path: Path
+) -> None:
+    rows, row = stored
+    elsewhere = ("run.output_dir=/elsewhere", "run.token_folder=/tokens", "run.cache_folder=/cache")
+    there = on_files(tmp_path / "there", *elsewhere)
+    (tmp_path / "there" / "notes.txt").write_text("of no split")
+    assert rows.of(there) == row and rows.lacking({there.key: there}) == set()
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["train.json", "test.json", "photographs/train.png", "photographs/test.png", "judged.json", "tower.safetensors"],
+)
+def test_changed_data_has_no_row(stored: tuple[Any, dict[str, Any]], tmp_path: Path, file: str) -> None:
+    """Not even in the tables."""
+    rows, _ = stored
+    changed = on_files(tmp_path / "there")
+    path = tmp_path / "there" / file
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert rows.of(changed) is None and rows.newest(changed) is None
+
+
+def test_other_settings_have_no_row(stored: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    rows, _ = stored
+    for number, option in enumerate(("run.seed=2", "model.vocab=bert-large", "model.vit_weights=package:other")):
+        other = on_files(tmp_path / str(number), option)
+        assert rows.of(other) is None and rows.newest(other) is None
+
+
+@pytest.mark.parametrize("missing", ["train.json", "photographs/test.png", "judged.json"])
+def test_where_the_data_is_not_tables_have_the_row_and_nothing_runs(
+    stored: tuple[Any, dict[str, Any]], tmp_path: Path, missing: str
+) -> None:
+    rows, row = stored
+    cell = on_files(tmp_path / "there")
+    (tmp_path / "there" / missing).unlink()
+    assert rows.of(cell) is None and rows.newest(cell) == row
+    with pytest.raises(RuntimeError, match=f"no file at .*{missing}"):
+        rows.run(cell)
+
+
+def test_a_run_has_the_data_of_the_runs_before_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    from cells import Cell
+    from starts import BLIP2
+
+    here, there = (Cell(BLIP2, after=on_files(tmp_path / name)) for name in ("here", "there"))
+    assert here.key == there.key != Cell(BLIP2).key
+    other = on_files(tmp_path / "other")
+    (tmp_path / "other" / "judged.json").write_text("[1]")
+    assert Cell(BLIP2, after=other).key.settings == here.key.settings
+    assert Cell(BLIP2, after=other).key.data != here.key.data
+
+
+def test_rows_that_end_at_the_same_time_all_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(PAPER))
+    from rows import RowFile
+
+    def add(number: int) -> None:
+        row = {"settings": f"{number:02}", "data": "none", "results": 1, "found": {"ä": number}}
+        RowFile(tmp_path / "rows.jsonl").add(row)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, reversed(range(40))))
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [line["settings"] for line in lines] == [f"{number:02}" for number in range(40)]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_every_run_of_the_tables_has_its_row(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its settings and data; RESULTS may have been raised since."""
+    monkeypatch.setenv("LAVIS_MAFA_DATA", str(shared_data))
+    monkeypatch.syspath_prepend(str(PAPER))
+    from items import ITEMS
+    from paper import all_jobs
+    from rows import Rows
+
+    jobs = all_jobs([item for item in ITEMS.values() if (PAPER / f"{item.name}.md").exists()], [], None)
+    rows = Rows(PAPER, PAPER / "rows.jsonl")
+    assert len(jobs) > 400 and not [name for name, cell in jobs.values() if rows.newest(cell) is None]
+
+
+def test_no_place_is_a_setting(items: Any) -> None:
+    """All that says where something lies is left out of the keys of the paper's runs."""
+    import keys
+
+    for cell in all_cells(items).values():
+        for name, value in keys.leaves(cell.given()):
+            looks_so = "oc.env" in str(value) or str(value).startswith(("/", "~", "output/"))
+            assert keys._is_place(name, value) or not looks_so, f"{name}: {value}"
 
 
 @pytest.fixture(scope="module")
@@ -356,8 +506,8 @@ def test_what_a_setting_costs_is_a_column_without_interval(monkeypatch: pytest.M
 
     class Finished:
         def newest(self, cell: Any) -> dict[str, Any]:
-            about = dict.fromkeys(("code", "commit", "options"), "")
-            return {"key": cell.key, **about, "seconds": 1, "versions": {"machine": "", "torch": ""}, "found": {}}
+            about = dict.fromkeys(("commit", "options"), "")
+            return {**cell.key._asdict(), **about, "seconds": 1, "versions": {"machine": "", "torch": ""}, "found": {}}
 
     mafa, plain, *_ = (row.name for row in rivals().rows)
     settings = [{"setting": mafa, "times_plain": 1.5, "plan_s": 0.2}, {"setting": plain, "times_plain": 1, "plan_s": 0}]

@@ -4,8 +4,8 @@
     bash run_scripts/mafa/paper.sh table1 figure2 --seeds 5
     bash run_scripts/mafa/paper.sh all --plan           only says what would run, and for how long
 
-A start goes on where the last one stopped: a finished run is kept under its config and the code's version, a run that
-was cut off resumes from its last epoch.
+A start goes on where the last one stopped: the row of a finished run serves as long as its settings, its data and the
+number RESULTS (keys.py) are the same, a run that was cut off resumes from its last epoch.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from cells import ROOT, Cell, Rows, seconds_of
+from cells import ROOT, Cell
 from items import ITEMS
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from keys import RESULTS, Key
 from measures import Item
 from plots import draw
+from rows import Rows, seconds_of
 from tables import contrasts, contrasts_markdown, markdown, runs_frame, summary
 
 from lavis_mafa.core.artifacts import atomic_write
@@ -38,7 +40,7 @@ Job = tuple[str, Cell]  # what it is called, what it is
 
 def main() -> None:
     given = _arguments()
-    items, rows = _items(given.items), Rows(Path(given.out), Path(given.report, "rows"), given.any_code)
+    items, rows = _items(given.items), Rows(Path(given.out), Path(given.report, "rows.jsonl"))
     jobs = all_jobs(items, given.options, given.seeds)
     lacking = rows.lacking({key: cell for key, (_, cell) in jobs.items()})
     missing = [job for key, job in jobs.items() if key in lacking]
@@ -64,9 +66,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="default: 5, or 3, as the plan says")
     parser.add_argument("--plan", action="store_true", help="print the plan and end")
     parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, which share the cores; default: cores")
-    parser.add_argument(
-        "--any-code", action="store_true", help="take runs of other versions of the package as they are"
-    )
     parser.add_argument("--out", default=smoke / "output/mafa/paper", help="runs (some 2 GB for all)")
     parser.add_argument("--report", default=smoke / "projects/mafa/paper", help="rows, tables and plots")
     parser.add_argument(
@@ -99,10 +98,10 @@ def _has_data(item: Item) -> bool:
     return not item.needs or (bool(folder := os.environ.get(item.needs)) and Path(folder).is_dir())
 
 
-def all_jobs(items: Iterable[Item], options: Sequence[str], seeds: int | None) -> dict[str, Job]:
+def all_jobs(items: Iterable[Item], options: Sequence[str], seeds: int | None) -> dict[Key, Job]:
     """Every run of the items, each once, those that others start from before them; seed by seed, so that early means
     are over whole rows."""
-    jobs: dict[str, Job] = {}
+    jobs: dict[Key, Job] = {}
     for item in items:
         for seed in item.seeds_of(seeds):
             for row in item.rows:
@@ -110,14 +109,14 @@ def all_jobs(items: Iterable[Item], options: Sequence[str], seeds: int | None) -
     return jobs
 
 
-def _add(jobs: dict[str, Job], cell: Cell, name: str) -> None:
+def _add(jobs: dict[Key, Job], cell: Cell, name: str) -> None:
     for before in cell.before:
         _add(jobs, before, f"{name}, {'the run before' if before.command == 'train' else 'mining'}")
     jobs.setdefault(cell.key, (name, cell))
 
 
 def _print_plan(
-    items: list[Item], given: argparse.Namespace, jobs: Mapping[str, Job], missing: list[Job], rows: Rows
+    items: list[Item], given: argparse.Namespace, jobs: Mapping[Key, Job], missing: list[Job], rows: Rows
 ) -> None:
     for item in items:
         print(f"{item.name:11}  {len(item.rows):2} rows x {len(item.seeds_of(given.seeds))} seeds  {item.title}")
@@ -125,8 +124,8 @@ def _print_plan(
     print(f"{len(missing)} of {len(jobs)} runs to do, {given.jobs} at a time, about {hours:.1f} hours", flush=True)
 
 
-def expected_seconds(jobs: Mapping[str, Job], missing: Iterable[Job], rows: Rows) -> float:
-    """Of what is missing: the mean of the finished runs of the same config and as many epochs, of any code."""
+def expected_seconds(jobs: Mapping[Key, Job], missing: Iterable[Job], rows: Rows) -> float:
+    """Of what is missing: the mean of the finished runs of the same config and as many epochs, older ones too."""
     took = defaultdict(list)
     for _, cell in jobs.values():
         if (row := rows.newest(cell)) and not math.isnan(seconds_of(row)):
@@ -179,14 +178,14 @@ def write_report(runs: pd.DataFrame, items: list[Item], seeds: int | None, folde
         draw(found, item, folder / f"{item.name}.png")
         said = notes.read_text().strip() if notes.exists() else ""
         about = {"title": item.title, "name": item.name, "paper": item.paper}
-        shown.append({**about, "table": table, "notes": said, "codes": own["code"].nunique()})
+        shown.append({**about, "table": table, "notes": said, "older": int((own["results"] < RESULTS).sum())})
     with atomic_write(folder / "runs.parquet") as file:
         runs.to_parquet(file, index=False)
     _write(folder / "README.md", _readme(runs, shown, missing, seconds))
 
 
 def _readme(runs: pd.DataFrame, items: list[dict[str, object]], missing: dict[str, str], took: list[float]) -> str:
-    once = runs.drop_duplicates(["key", "code"])
+    once = runs.drop_duplicates(list(Key._fields))
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True).get_template(
         "README.md.j2"

@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from cells import ROOT, Rows, seconds_of
+from cells import ROOT
+from keys import Key
 from measures import Item, Measure, Row
+from rows import Rows, seconds_of
 from scipy.special import stdtrit
 
 
@@ -22,7 +24,7 @@ def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds:
                 found = rows.newest(row.cell.with_options(*options).with_seed(seed))
                 if found:
                     labels = {name: str(value) for name, value in row.labels.items()}  # M is a number or `all`
-                    about = {name: found[name] for name in ("key", "code", "commit", "options")}
+                    about = {name: found[name] for name in (*Key._fields, "commit", "options")}
                     about["seconds"] = seconds_of(found)
                     on = {"machine": found["versions"]["machine"], "torch": found["versions"]["torch"]}
                     figures = {**found["found"], **costs.get(row.name, {})}
