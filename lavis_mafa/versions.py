@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,11 +23,9 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def source_hash(suffixes: Collection[str] = (".py",), without: Collection[str] = ()) -> str:
-    """Hash of this package's own files, less these folders: what it computed may differ once they change."""
+def source_hash() -> str:
+    """Hash of this package's own code: what it computed may differ once that changes."""
     digest, package = hashlib.blake2b(digest_size=8), Path(__file__).parent
-    for path in sorted(path for path in package.rglob("*") if path.suffix in suffixes and path.is_file()):
-        name = path.relative_to(package)
-        if name.parts[0] not in without:
-            digest.update(str(name).encode() + path.read_bytes())
+    for path in sorted(path for path in package.rglob("*.py") if path.is_file()):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return digest.hexdigest()
