@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lavis_mafa.versions import installed_versions
+from lavis_mafa.common.versions import installed_versions
 
 GPU_FAISS = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
 LEAST_GB = 2  # checkpoints and stores of the default job, with room to spare

@@ -17,10 +17,10 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
     register()
     from lavis.tasks import setup_task  # noqa: F401  LAVIS' own tasks register on import
 
-    from lavis_mafa.config import init_distributed, load_config, parse_arguments
-    from lavis_mafa.config_values import refuse_missing
-    from lavis_mafa.dry_run import dry_run
-    from lavis_mafa.ranks import first_failure_first
+    from lavis_mafa.common.ranks import first_failure_first
+    from lavis_mafa.config.dry_run import dry_run
+    from lavis_mafa.config.load import init_distributed, load_config, parse_arguments
+    from lavis_mafa.config.values import refuse_missing
 
     arguments = parse_arguments(description, dry_run=not evaluate)
     cfg = load_config(arguments)
@@ -38,7 +38,7 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
 def _run(cfg: Any) -> dict[str, Any]:
     from lavis.common.registry import registry
 
-    from lavis_mafa.config_values import check_data
+    from lavis_mafa.config.values import check_data
 
     run_cfg = cfg.run_cfg
     _seed(int(run_cfg.seed))

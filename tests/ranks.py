@@ -18,7 +18,13 @@ import torch.distributed as dist
 LIMIT_S = 600  # after which ranks that wait for each other are an error
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["lavis_mafa.openclip", "lavis_mafa.builders", "lavis_mafa.tasks", "lavis_mafa.runner", "lavis.common.optims"]
+    [
+        "lavis_mafa.openclip",
+        "lavis_mafa.datasets.pairs",
+        "lavis_mafa.tasks.pretrain",
+        "lavis_mafa.runners.grit",
+        "lavis.common.optims",
+    ]
 )
 
 

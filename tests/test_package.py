@@ -22,7 +22,7 @@ FLOORS = (
     set(),
     {"train", "evaluate", "mine", "doctor"},
 )
-COMMANDS = {"lavis_mafa.openclip.train"}  # a command that stands beside what it runs
+COMMANDS = {"lavis_mafa.openclip_train.launcher"}  # a command that stands beside what it runs
 UNNAMED = FLOORS.index(set())
 WITHOUT_LAVIS = ("core", "data", "mining", "openclip", "reports")
 
@@ -103,7 +103,7 @@ def test_what_needs_no_lavis_runs_without_it() -> None:
 
 
 def test_the_block_blocks() -> None:
-    result = run_python(BLOCK + "import lavis_mafa.models.blip2")
+    result = run_python(BLOCK + "import lavis_mafa.models.blip2.stage1")
     assert result.returncode != 0
     assert "is blocked" in result.stderr
 
@@ -124,7 +124,7 @@ def test_an_arrow_up_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     assert arrows_up(path) == [
         "lavis_mafa.core.pairs -> lavis_mafa.models.base",
-        "lavis_mafa.core.pairs -> lavis_mafa.runner",
+        "lavis_mafa.core.pairs -> lavis_mafa.runners.grit",
     ]
 
 

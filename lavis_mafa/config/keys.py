@@ -17,8 +17,8 @@ from lavis.common.registry import registry
 from omegaconf import OmegaConf
 from transformers import BertConfig
 
+from lavis_mafa.common.config_file import SECTIONS
 from lavis_mafa.data.annotations import read_annotations
-from lavis_mafa.data.config_file import SECTIONS
 from lavis_mafa.data.scenes.dataset import scenes_table
 
 SPLIT_KEYS = ("train", "eval")

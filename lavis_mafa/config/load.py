@@ -12,13 +12,12 @@ from lavis.common.config import Config
 from lavis.common.registry import registry
 from omegaconf import OmegaConf
 
-from lavis_mafa.config_keys import check_names, is_lavis_task
-from lavis_mafa.config_values import check_mining, check_values
-from lavis_mafa.data.config_file import omegaconf_told, read_config_file
-from lavis_mafa.ranks import PATIENCE
-from lavis_mafa.smoke import shorten
-
-CONFIGS = Path(__file__).resolve().parent / "configs"
+from lavis_mafa.common.config_file import omegaconf_told, read_config_file
+from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.common.ranks import PATIENCE
+from lavis_mafa.config.keys import check_names, is_lavis_task
+from lavis_mafa.config.smoke import shorten
+from lavis_mafa.config.values import check_mining, check_values
 
 
 def parse_arguments(description: str, dry_run: bool = False, engines: tuple[str, ...] = ()) -> argparse.Namespace:

@@ -12,7 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-PRESET = Path(__file__).resolve().parent / "configs" / "smoke.yaml"
+from lavis_mafa.common.files import CONFIGS
+
+PRESET = CONFIGS / "smoke.yaml"
 
 
 def shorten(config: Any) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from lavis_mafa.core.artifacts import atomic_write, check_header
+from lavis_mafa.common.artifacts import atomic_write, check_header
 from lavis_mafa.core.runs import Floats, Ints, Run, merged, united
 
 FORMAT = 1

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lavis_mafa.core.artifacts import atomic_write, check_header, sync
+from lavis_mafa.common.artifacts import atomic_write, check_header, sync
 from lavis_mafa.core.neighbors import IntArray
 
 FORMAT = "lavis_mafa embeddings 1"

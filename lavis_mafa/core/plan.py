@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from torch.utils.data import Sampler
 
-from lavis_mafa.core.artifacts import atomic_write, check_header
+from lavis_mafa.common.artifacts import atomic_write, check_header
 from lavis_mafa.core.neighbors import IntArray
 
 FORMAT = "lavis_mafa plan 1"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

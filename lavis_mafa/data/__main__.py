@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.config_file import omegaconf_told, read_config_file
+from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.check import SplitReport, check_split
-from lavis_mafa.data.config_file import omegaconf_told, read_config_file
 
-DEFAULTS = Path(__file__).resolve().parents[1] / "configs"
 CHECKED, RENDERED = "image_text", "scenes"
 SHOWN = 20  # problems of a split in the readable report; report.json has all
 
@@ -68,7 +68,7 @@ def _settings(path: Path, options: list[str]) -> tuple[Mapping[str, Any], int]:
         if names != [CHECKED]:
             rendered = " (scenes are rendered: there is nothing to check)" if RENDERED in names else ""
             raise ValueError(f"{path}: datasets are {names}; this command checks {CHECKED}{rendered}")
-        defaults = [OmegaConf.load(DEFAULTS / file) for file in ("run.yaml", f"datasets/{CHECKED}.yaml")]
+        defaults = [OmegaConf.load(CONFIGS / file) for file in ("run.yaml", f"datasets/{CHECKED}.yaml")]
         config = OmegaConf.merge(*defaults, given)
         dataset = OmegaConf.to_container(config.datasets[CHECKED], resolve=True)
         assert isinstance(dataset, dict)

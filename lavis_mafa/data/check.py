@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.data.annotations import READERS, Columns
 from lavis_mafa.data.identity import clean_path, normalised
 from lavis_mafa.data.images import open_image

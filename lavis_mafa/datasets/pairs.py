@@ -10,13 +10,13 @@ from lavis.common.registry import registry
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from omegaconf import OmegaConf
 
+from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
 
-CONFIGS = Path(__file__).resolve().parent / "configs" / "datasets"
 AUGMENTING = ("blip_image_train", "blip2_image_train", "albef_image_train", "clip_image_train", "open_clip_image_train")
 
 
@@ -56,7 +56,7 @@ class RecordBuilder(BaseDatasetBuilder):
 class ImageTextBuilder(RecordBuilder):
     """Any images with captions: ALBEF/LAVIS JSON, JSONL, CSV, TSV or Parquet, images below a root."""
 
-    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "image_text.yaml")}
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "image_text.yaml")}
 
     def splits(self) -> Mapping[str, Any]:
         annotations = self.config.get("annotations")
@@ -82,7 +82,7 @@ class ImageTextBuilder(RecordBuilder):
 class ScenesBuilder(RecordBuilder):
     """Rendered scenes with captions and a truth function; nothing to download."""
 
-    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "scenes.yaml")}
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "scenes.yaml")}
 
     def splits(self) -> Mapping[str, Any]:
         return self.config.splits

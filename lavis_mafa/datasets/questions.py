@@ -11,14 +11,14 @@ from lavis.common.registry import registry
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from omegaconf import OmegaConf
 
-from lavis_mafa.data.finetuning import AnsweredQuestions
+from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.data.downstream import AnsweredQuestions
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, read_questions
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.questions import Question, compositional, knowledge
 from lavis_mafa.data.scenes.scene import Scene, scene_number, scene_rng
 
-CONFIGS = Path(__file__).resolve().parent / "configs" / "datasets"
 OpenImage = Callable[[int], Any]
 
 
@@ -78,13 +78,13 @@ class ScenesQuestionBuilder(QuestionBuilder):
 
 @registry.register_builder("scenes_gqa")
 class ScenesGqaBuilder(ScenesQuestionBuilder):
-    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "scenes_gqa.yaml")}
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "scenes_gqa.yaml")}
     ask, stream = staticmethod(compositional), 6
 
 
 @registry.register_builder("scenes_okvqa")
 class ScenesOkvqaBuilder(ScenesQuestionBuilder):
-    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "scenes_okvqa.yaml")}
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "scenes_okvqa.yaml")}
     ask, stream = staticmethod(knowledge), 7
 
 
@@ -92,7 +92,7 @@ class ScenesOkvqaBuilder(ScenesQuestionBuilder):
 class ImageQuestionsBuilder(QuestionBuilder):
     """Any images with questions: ALBEF's VQA JSON, images below a root."""
 
-    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "image_questions.yaml")}
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "image_questions.yaml")}
 
     def splits(self) -> Mapping[str, Any]:
         if not self.config.get("annotations"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lavis.common.registry import registry
@@ -11,13 +10,13 @@ from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from lavis.datasets.datasets.nlvr_datasets import NLVRDataset, NLVREvalDataset
 from omegaconf import OmegaConf
 
-from lavis_mafa.data.finetuning import StatementRow, Statements
+from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.data.downstream import StatementRow, Statements
 from lavis_mafa.data.images import open_image
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.scene import scene_number, scene_rng
 from lavis_mafa.data.scenes.statements import statement_about
 
-CONFIGS = Path(__file__).resolve().parent / "configs" / "datasets"
 STREAM = 8  # of scene_rng
 
 
@@ -25,7 +24,7 @@ STREAM = 8  # of scene_rng
 class ScenesStatementBuilder(BaseDatasetBuilder):
     """`splits: {train: {n: statements, seed: …}}`; statement i is about the scenes 2i and 2i + 1 of the seed."""
 
-    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "scenes_statements.yaml")}
+    DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "scenes_statements.yaml")}
 
     def _download_data(self) -> None:
         pass

@@ -1,1 +1,1 @@
-"""Evaluation of what a language model says about images: predictions, verdicts, caption metrics, report."""
+"""Evaluation on plain data: retrieval, ECCV Caption, human judgments, answers and captions."""

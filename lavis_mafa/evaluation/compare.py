@@ -1,4 +1,4 @@
-"""One table of several evaluations: `python -m lavis_mafa.answers.compare FOLDER… [--untrained FOLDER…]`.
+"""One table of several evaluations: `python -m lavis_mafa.evaluation.compare FOLDER… [--untrained FOLDER…]`.
 
 FOLDER holds results.json. A row is an evaluation, a column whose answers they are: the checkpoint's, those of the
 language model without the image, one answer to all questions, an untrained Q-Former's, the published ones.
@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 
 ROWS = tuple[str, dict[str, float | None]]
 

@@ -16,11 +16,11 @@ from urllib.request import urlopen
 from lavis.common.registry import registry
 from PIL import Image
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.files import local_file
 from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.images import open_image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
-from lavis_mafa.models.towers import local_file
 
 FETCH_S = 60.0  # of silence, after which a server is given up
 

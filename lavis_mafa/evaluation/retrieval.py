@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from lavis_mafa.eccv import MOST_POSITIVES, CocoIds, eccv_figures
-from lavis_mafa.models.pair_blocks import BLOCK as PAIRS
-from lavis_mafa.models.pair_blocks import by_image, pair_blocks
+from lavis_mafa.common.ranks import gathered, shard
+from lavis_mafa.evaluation.eccv import MOST_POSITIVES, CocoIds, eccv_figures
+from lavis_mafa.evaluation.relevance import BLOCK, Relevance, Rows, blocks, figures
 from lavis_mafa.models.text import TokenTable
-from lavis_mafa.ranks import gathered, shard
-from lavis_mafa.relevance import BLOCK, Relevance, Rows, blocks, figures
+from lavis_mafa.scorers.pair_blocks import BLOCK as PAIRS
+from lavis_mafa.scorers.pair_blocks import by_image, pair_blocks
 
 TEXT_BATCH = 256
 TOKEN_BYTES = 4 << 30

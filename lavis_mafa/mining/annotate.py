@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.data.annotations import CHUNK, annotated_rows
 from lavis_mafa.data.identity import clean_path, image_id
 

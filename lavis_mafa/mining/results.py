@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import TruthFunction

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 
 Rows = NDArray[Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.mining.candidates import CandidatePairs
 from lavis_mafa.mining.corpus import Corpus, packed, places

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.core.neighbors import NeighborIndex, float32
 
 SHARD = 1 << 18  # vectors indexed at a time: 268 MB of 256 dimensions, up to twice that while FAISS builds

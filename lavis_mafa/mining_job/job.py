@@ -23,17 +23,17 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from lavis_mafa import register
-from lavis_mafa.core.artifacts import sweep
+from lavis_mafa.common.artifacts import sweep
+from lavis_mafa.common.versions import installed_versions, source_hash
 from lavis_mafa.core.neighbors import choose
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
-from lavis_mafa.judgments import read_judged_pairs
-from lavis_mafa.lavis_datasets import as_records
+from lavis_mafa.datasets.lavis_captions import as_records
+from lavis_mafa.evaluation.judgments import read_judged_pairs
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Networks, mine
 from lavis_mafa.mining.ray_engine import RayEngine
-from lavis_mafa.versions import installed_versions, source_hash
 
 TEXT_BATCH = 256
 ENGINES = ("local", "ray")
@@ -96,8 +96,8 @@ def load_source(cfg: Any) -> Source:
 
 def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
     """The embedding model (`model`) and Con-D (`run.con_d`, or the same model) as plain callables."""
-    from lavis_mafa.con_d import ItmScorer, build_con_d, build_embedder
-    from lavis_mafa.embedders import embed_images, embed_texts
+    from lavis_mafa.scorers.con_d import ItmScorer, build_con_d, build_embedder
+    from lavis_mafa.scorers.embedders import embed_images, embed_texts
 
     run = cfg.run_cfg
     embedder = build_embedder(cfg.model_cfg, device, "model")
@@ -174,8 +174,8 @@ def _fingerprint(network: Any) -> str:
 def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
     """Mine what the config names, here or on Ray; returns what summary.json holds."""
     register()
-    from lavis_mafa.config import load_config
-    from lavis_mafa.mine_report import Job, report
+    from lavis_mafa.config.load import load_config
+    from lavis_mafa.mining_job.report import Job, report
 
     cfg = load_config(arguments, "mine.yaml")
     settings = cfg.run_cfg
@@ -199,7 +199,7 @@ def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
 
 
 def main() -> None:
-    from lavis_mafa.config import parse_arguments
+    from lavis_mafa.config.load import parse_arguments
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lavis_mafa.judgments import JudgedPairs
+from lavis_mafa.evaluation.judgments import JudgedPairs
 from lavis_mafa.mining import results
 from lavis_mafa.mining.corpus import Corpus, packed, places
 from lavis_mafa.mining.engine import Mined

@@ -14,16 +14,16 @@ from omegaconf import OmegaConf
 from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.judgments import JudgedPairs, read_judged_pairs
-from lavis_mafa.mine_judgments import against_judgments
+from lavis_mafa.evaluation.judgments import JudgedPairs, read_judged_pairs
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Mined
-from lavis_mafa.report import commit, gallery_row, versions
+from lavis_mafa.mining_job.judgments import against_judgments
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
+from lavis_mafa.runners.report import commit, gallery_row, versions
 
 RECALL_TOLD = 0.9  # of the candidates; below, the remedy is told
 
@@ -34,7 +34,7 @@ class Job:
 
     folder: Path
     cfg: Any
-    source: Any  # lavis_mafa.mine.Source
+    source: Any  # lavis_mafa.mining_job.job.Source
     corpus: Corpus
     mined: Mined
     rule: MafaSettings

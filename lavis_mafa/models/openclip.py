@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -14,14 +13,14 @@ from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.base import Encoded, MafaForward
-from lavis_mafa.models.openclip_tower import TowerName, create_openclip_model
 from lavis_mafa.models.pretrained import load_from_config
+from lavis_mafa.models.towers.openclip import TowerName, create_openclip_model
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
 # with nothing to manage it is open_clip.ClipLoss: gradient through both sides, one-hot targets
 CLIP_SETTINGS = {"itc_key_grad": True, "label_smoothing": 0.0}
 MAX_LOGIT_SCALE = 4.6052  # ln 100, the bound of CLIP (arXiv 2103.00020, section 2.5)
@@ -54,7 +53,9 @@ class MafaOpenClip(MafaForward, BaseModel):
     `open_clip:NAME/FILE`. `image_size` interpolates its positions, `load_pretrained` loads a checkpoint of ours.
     """
 
-    PRETRAINED_MODEL_CONFIG_DICT = {name: str(CONFIGS / f"mafa_openclip_{name}.yaml") for name in ("base", "scenes")}
+    PRETRAINED_MODEL_CONFIG_DICT = {
+        name: str(CONFIGS / "models" / f"mafa_openclip_{name}.yaml") for name in ("base", "scenes")
+    }
     has_itm = False
     tower_is_frozen = False
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lavis_mafa.models.towers import local_file
+from lavis_mafa.common.files import local_file
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
 FROZEN_TOWER = ("visual_encoder.",)  # LAVIS' checkpoints leave the frozen tower out: its own file gives it

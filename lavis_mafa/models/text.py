@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BatchEncoding, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
-from lavis_mafa.models.towers import local_file
+from lavis_mafa.common.files import local_file
 
 KEPT_CAPTIONS = 1 << 18  # some 100 MB of token ids
 

@@ -9,7 +9,7 @@ from lavis_mafa.openclip.guide import ACTIONS
 
 def parser() -> argparse.ArgumentParser:
     """Our own arguments; the others are open_clip_train's."""
-    ours = argparse.ArgumentParser(prog="lavis_mafa.openclip.train", add_help=False, allow_abbrev=False)
+    ours = argparse.ArgumentParser(prog="lavis_mafa.openclip_train.launcher", add_help=False, allow_abbrev=False)
     add = ours.add_argument_group("MAFA").add_argument
     add("--mafa-alpha", type=float, default=0.5, help="S-ITC smoothing")
     add("--mafa-alpha-from-epoch", type=int, default=1, help="first epoch with S-ITC; epoch 0 is random")

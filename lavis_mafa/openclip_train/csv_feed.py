@@ -23,7 +23,7 @@ from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.data.identity import clean_path, image_id, text_id
-from lavis_mafa.openclip.images import RowViews
+from lavis_mafa.openclip_train.images import RowViews
 
 
 def pair_ids(images: Sequence[object], captions: Sequence[object]) -> Tensor:

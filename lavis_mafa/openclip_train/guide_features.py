@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lavis_mafa.core.artifacts import save_rows
-from lavis_mafa.openclip.feed import fingerprint
+from lavis_mafa.common.artifacts import save_rows
 from lavis_mafa.openclip.guide import OpenClipEncoder
-from lavis_mafa.openclip.images import Images
+from lavis_mafa.openclip_train.csv_feed import fingerprint
+from lavis_mafa.openclip_train.images import Images
 
 BATCH = 64
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.guide import ItmGuide, OpenClipEncoder
-from lavis_mafa.openclip.tokens import TokenTable
+from lavis_mafa.openclip_train.tower_tokens import TokenTable
 
 BATCH = 64  # of a guide, which may see an accumulated batch at once
 
@@ -25,7 +25,7 @@ Judge = Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Any]]
 class ItmJudge:
     """Asks a matching network about the hardest pairs of a batch.
 
-    scorer: a PairScorer with `vis_processor`, its own view of a PIL image, as lavis_mafa.con_d's have one.
+    scorer: a PairScorer with `vis_processor`, its own view of a PIL image, as lavis_mafa.scorers.con_d's have one.
     tokens: what its frozen tower says of every row's image, so that images need not be looked at again.
     """
 

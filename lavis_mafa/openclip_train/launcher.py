@@ -22,15 +22,15 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.openclip.arguments import check, parser
-from lavis_mafa.openclip.feed import Feed, fingerprint, pair_ids
 from lavis_mafa.openclip.guide import BiEncoderGuide
-from lavis_mafa.openclip.handed import HandedLoss
-from lavis_mafa.openclip.judge import EncoderJudge, ItmJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
-from lavis_mafa.openclip.shards import ShardFeed, encoder, identified, without_eof
-from lavis_mafa.openclip.table import guide_table
-from lavis_mafa.openclip.tokens import token_table
+from lavis_mafa.openclip_train.arguments import check, parser
+from lavis_mafa.openclip_train.csv_feed import Feed, fingerprint, pair_ids
+from lavis_mafa.openclip_train.guide_features import guide_table
+from lavis_mafa.openclip_train.judges import EncoderJudge, ItmJudge
+from lavis_mafa.openclip_train.loss_adapter import HandedLoss
+from lavis_mafa.openclip_train.shard_feed import ShardFeed, encoder, identified, without_eof
+from lavis_mafa.openclip_train.tower_tokens import token_table
 
 BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
 
@@ -214,7 +214,7 @@ def _con_d(given: Sequence[str], device: torch.device) -> Any:
         lavis_mafa.register()
     except ImportError as error:
         raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
-    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.scorers.con_d import build_con_d
 
     return build_con_d(OmegaConf.from_dotlist(list(given)), device, "--mafa-con-d")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from lavis_mafa.openclip.feed import Feed
-from lavis_mafa.openclip.judge import Judge
-from lavis_mafa.openclip.shards import ShardFeed
+from lavis_mafa.openclip_train.csv_feed import Feed
+from lavis_mafa.openclip_train.judges import Judge
+from lavis_mafa.openclip_train.shard_feed import ShardFeed
 
 
 class HandedLoss:

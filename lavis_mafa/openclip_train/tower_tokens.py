@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lavis_mafa.core.artifacts import save_rows
-from lavis_mafa.openclip.feed import fingerprint
-from lavis_mafa.openclip.images import Images
-from lavis_mafa.openclip.table import BATCH
+from lavis_mafa.common.artifacts import save_rows
+from lavis_mafa.openclip_train.csv_feed import fingerprint
+from lavis_mafa.openclip_train.guide_features import BATCH
+from lavis_mafa.openclip_train.images import Images
 
 
 class TokenTable:
@@ -44,8 +44,8 @@ class RowTokens:
 def token_table(scorer: Any, paths: list[str], folder: Path, rank: int, world: int, device: Any) -> TokenTable:
     """The table in `folder`, computed by rank 0 where it is not there yet.
 
-    scorer: of lavis_mafa.con_d, whose `model` has a frozen `visual_encoder`. paths: the image of every row; an image
-    of several rows is kept once.
+    scorer: an ItmScorer, whose `model` has a frozen `visual_encoder`. paths: the image of every row; an image of several
+    rows is kept once.
     """
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))
     view = repr(getattr(scorer.vis_processor, "transform", scorer.vis_processor))

@@ -44,7 +44,7 @@ class OpenClipImageEval(BaseProcessor):
 def _settings(cfg: Any) -> Any:
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-    from lavis_mafa.models.openclip_tower import image_settings
+    from lavis_mafa.models.towers.openclip import image_settings
 
     if cfg is None or "vit_model" not in cfg:
         raise ValueError("vis_processor open_clip_image_*: give vit_model: open_clip:NAME/TAG, the tower of the images")

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lavis_mafa.core.artifacts import atomic_folder
+from lavis_mafa.common.artifacts import atomic_folder
 
 THUMBNAIL = 320  # px, the longer side
 SMALL = 96  # px: images below are rendered ones, which JPEG and smoothing would smear

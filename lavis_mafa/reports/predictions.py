@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lavis_mafa.core.artifacts import atomic_folder
+from lavis_mafa.common.artifacts import atomic_folder
 from lavis_mafa.reports.gallery import PAGES, thumbnail
 
 VERDICT = "verdict"

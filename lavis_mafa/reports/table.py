@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 
 RANKINGS = {"itc": "by ITC", "itm": "re-ranked by ITM"}
 RECALLS = [(way, f"r{k}") for way in ("image", "text") for k in (1, 5, 10)]

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from lavis_mafa.answers.predictions import Predictions, merged
-from lavis_mafa.answers.report import report_answers
-from lavis_mafa.checkpoint import trained_state, weights_hash
-from lavis_mafa.ranks import barrier
-from lavis_mafa.runner_evaluation import RunEvaluation
+from lavis_mafa.common.ranks import barrier
+from lavis_mafa.evaluation.predictions import Predictions, merged
+from lavis_mafa.runners.answer_report import report_answers
+from lavis_mafa.runners.checkpoint import trained_state, weights_hash
+from lavis_mafa.runners.evaluation import RunEvaluation
 
 SAMPLE = 64  # numbers read of a frozen tensor
 READ = ("image", "image_tokens", "image0", "image1", "text_input")

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from lavis_mafa.answers.truth import image_opener
-from lavis_mafa.core.artifacts import atomic_write
-from lavis_mafa.report import commit, evaluated_checkpoint, versions
+from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.evaluation.ground_truth import image_opener
 from lavis_mafa.reports.predictions import Said, write_predictions
 from lavis_mafa.reports.table import write_json
+from lavis_mafa.runners.report import commit, evaluated_checkpoint, versions
 
 SHOWN = 1000  # predictions on the page
 

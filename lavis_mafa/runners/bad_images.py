@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 
 
 def name_bad_images(dataset: Any, folder: Path, rank: int) -> int:

@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import nn
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.models.weights import read_torch
 
 FORMAT = 2

@@ -11,15 +11,15 @@ from typing import Any
 import safetensors.torch
 from lavis.common.dist_utils import is_main_process
 
-from lavis_mafa import checkpoint
-from lavis_mafa.core.artifacts import atomic_write
-from lavis_mafa.eccv import CocoIds, coco_ids, refuse_other_split
-from lavis_mafa.evaluation import evaluate_retrieval
-from lavis_mafa.judgments import JudgedPairs, configured_con_d, evaluate_judgments, read_judged_pairs
+from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.ranks import barrier
+from lavis_mafa.evaluation.eccv import CocoIds, coco_ids, refuse_other_split
+from lavis_mafa.evaluation.judgments import JudgedPairs, configured_con_d, evaluate_judgments, read_judged_pairs
+from lavis_mafa.evaluation.retrieval import evaluate_retrieval
 from lavis_mafa.models.weights import read_state_dict
 from lavis_mafa.openclip.zero_shot import zero_shot
-from lavis_mafa.ranks import barrier
-from lavis_mafa.report import report_run
+from lavis_mafa.runners import checkpoint
+from lavis_mafa.runners.report import report_run
 
 
 class RunEvaluation:

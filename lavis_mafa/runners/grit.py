@@ -15,16 +15,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from lavis_mafa.bad_images import name_bad_images
+from lavis_mafa.common.ranks import barrier
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.models.base import MafaOutput
-from lavis_mafa.ranks import barrier
-from lavis_mafa.runner_evaluation import RunEvaluation
-from lavis_mafa.runner_state import RunState
-from lavis_mafa.token_cache import attach_tokens
-from lavis_mafa.watch import epoch_row, step_row
+from lavis_mafa.runners.bad_images import name_bad_images
+from lavis_mafa.runners.evaluation import RunEvaluation
+from lavis_mafa.runners.state import RunState
+from lavis_mafa.runners.step_metrics import epoch_row, step_row
+from lavis_mafa.runners.token_cache import attach_tokens
 
 SHOWN = (
     "loss",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lavis_mafa.core.artifacts import atomic_write, sync
+from lavis_mafa.common.artifacts import atomic_write, sync
 
 
 class Journal:

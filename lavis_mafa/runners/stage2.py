@@ -8,9 +8,9 @@ from typing import Any
 from lavis.common.registry import registry
 from torch import nn
 
-from lavis_mafa.answers.evaluation import AnswerEvaluation
-from lavis_mafa.runner import GritRunner
-from lavis_mafa.runner_state import RunState
+from lavis_mafa.runners.answer_evaluation import AnswerEvaluation
+from lavis_mafa.runners.grit import GritRunner
+from lavis_mafa.runners.state import RunState
 
 
 @registry.register_runner("stage2_runner")

@@ -13,14 +13,14 @@ from typing import Any
 from lavis.common.dist_utils import get_rank, get_world_size, is_main_process
 from torch.utils.tensorboard import SummaryWriter
 
-from lavis_mafa import checkpoint
+from lavis_mafa.common.ranks import barrier, gathered
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.miner import PairScorer
 from lavis_mafa.core.plan import Plan
-from lavis_mafa.journal import Journal
-from lavis_mafa.ranks import barrier, gathered
+from lavis_mafa.runners import checkpoint
+from lavis_mafa.runners.journal import Journal
 
 
 class RunState:

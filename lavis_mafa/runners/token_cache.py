@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lavis_mafa.core.artifacts import save_rows
+from lavis_mafa.common.artifacts import save_rows
 
 
 def attach_tokens(

@@ -21,17 +21,17 @@ from lavis.processors import load_processor
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lavis_mafa.models.albef import MafaAlbef
-from lavis_mafa.models.albef_task_base import AlbefTask
+from lavis_mafa.models.albef.pretrain import MafaAlbef
+from lavis_mafa.models.albef.task_base import AlbefTask
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
-from lavis_mafa.models.blip2 import MafaBlip2, QformerState
-from lavis_mafa.models.clip import ClipTokenizer, MafaOpenClip
-from lavis_mafa.models.openclip_tower import TowerName, create_openclip_model
-from lavis_mafa.models.pair_blocks import BLOCK, pair_blocks
+from lavis_mafa.models.blip2.stage1 import MafaBlip2, QformerState
+from lavis_mafa.models.openclip import ClipTokenizer, MafaOpenClip
 from lavis_mafa.models.pretrained import checkpoint_path
-from lavis_mafa.models.strict import build_strictly
 from lavis_mafa.models.text import TokenizedOnce
+from lavis_mafa.models.towers.openclip import TowerName, create_openclip_model
 from lavis_mafa.openclip import GuideScorer
+from lavis_mafa.scorers.pair_blocks import BLOCK, pair_blocks
+from lavis_mafa.scorers.strict import build_strictly
 
 ARCHITECTURES = (
     "mafa_blip2",

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from torch import Tensor
 
-from lavis_mafa.models.albef import AlbefEncoding
+from lavis_mafa.models.albef.pretrain import AlbefEncoding
 from lavis_mafa.models.base import MafaForward
-from lavis_mafa.models.blip2 import MafaBlip2
+from lavis_mafa.models.blip2.stage1 import MafaBlip2
 from lavis_mafa.models.text import tokenize
 
 OURS = (MafaForward, AlbefEncoding)

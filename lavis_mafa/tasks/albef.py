@@ -22,16 +22,16 @@ from lavis.datasets.datasets.vqa_datasets import VQADataset
 from lavis.tasks.base_task import BaseTask
 from torch import nn
 
-from lavis_mafa.answers.tasks import NOTHING_MINED, MafaStage2Task, MafaVqaTask
-from lavis_mafa.answers.truth import question_rows
 from lavis_mafa.data.dataset import PairDataset
-from lavis_mafa.data.finetuning import AnsweredQuestions, Statements, TextAssignment
+from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
 from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.datasets.statements import from_lavis
+from lavis_mafa.evaluation.ground_truth import question_rows
 from lavis_mafa.models.base import MafaOutput
-from lavis_mafa.runner_evaluation import RunEvaluation
-from lavis_mafa.stage2_runner import Stage2Runner
-from lavis_mafa.statement_builders import from_lavis
-from lavis_mafa.tasks import MafaPretrainTask, precision
+from lavis_mafa.runners.evaluation import RunEvaluation
+from lavis_mafa.runners.stage2 import Stage2Runner
+from lavis_mafa.tasks.pretrain import MafaPretrainTask, precision
+from lavis_mafa.tasks.stage2 import NOTHING_MINED, MafaStage2Task, MafaVqaTask
 
 LOSSES = ("loss_itc", "loss_itm", "loss_mlm")
 TOLD = ("False", "True")

@@ -18,15 +18,15 @@ from lavis.tasks.base_task import BaseTask
 from torch import nn
 from tqdm import tqdm
 
-from lavis_mafa.builders import AUGMENTING
-from lavis_mafa.con_d import build_con_d, build_guide, share_tower
-from lavis_mafa.core.file_scorer import FileScorer
 from lavis_mafa.core.miner import PairScorer
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.lavis_datasets import mix
+from lavis_mafa.datasets.lavis_captions import mix
+from lavis_mafa.datasets.pairs import AUGMENTING
 from lavis_mafa.models.base import MafaOutput
-from lavis_mafa.models.own_head import OwnHead
 from lavis_mafa.models.teacher import Teacher
+from lavis_mafa.scorers.con_d import build_con_d, build_guide, share_tower
+from lavis_mafa.scorers.own_head import OwnHead
+from lavis_mafa.scorers.verdict_file import FileScorer
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 AfterStep = Callable[[int, Any, MafaOutput, float, float], dict[str, float]]

@@ -27,8 +27,8 @@ def arguments(config: str, options: list[str]) -> None:
 @contextlib.contextmanager
 def scoring_timed() -> Iterator[dict[int, list[float]]]:
     """Per epoch (0 where a batch has none) [seconds, pairs] put to Con-D, or to a file of verdicts."""
-    from lavis_mafa.con_d import ItmScorer
-    from lavis_mafa.core.file_scorer import FileScorer
+    from lavis_mafa.scorers.con_d import ItmScorer
+    from lavis_mafa.scorers.verdict_file import FileScorer
 
     taken: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
 

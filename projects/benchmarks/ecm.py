@@ -21,7 +21,8 @@ from children import arguments, in_child, scoring_timed
 from machine import about
 from omegaconf import OmegaConf
 
-from lavis_mafa import mine, train
+from lavis_mafa import train
+from lavis_mafa.mining_job import job as mine
 from lavis_mafa.reports.table import write_json
 
 CONFIG = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
@@ -67,7 +68,7 @@ def trained(given: argparse.Namespace, share: float, con_d: str, folder: Path) -
     if con_d == "offline":
         options.append(f"run.con_d={{arch: file, path: {folder}/mined/connections.parquet}}")
     arguments(given.cfg_path, options)
-    sharing = mock.patch("lavis_mafa.tasks.share_tower") if con_d == "own tower" else mock.MagicMock()
+    sharing = mock.patch("lavis_mafa.tasks.pretrain.share_tower") if con_d == "own tower" else mock.MagicMock()
     with scoring_timed() as taken, sharing:
         train.run("", evaluate=False)
     steps = pd.read_json(output / "steps.jsonl", lines=True)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from machine import about
 
-from lavis_mafa.evaluation import Gallery
-from lavis_mafa.relevance import Relevance, figures
+from lavis_mafa.evaluation.relevance import Relevance, figures
+from lavis_mafa.evaluation.retrieval import Gallery
 from lavis_mafa.reports.table import write_json
 
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from machine import about, memory, restart_peak
 
-from lavis_mafa import checkpoint
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.reports.table import write_json
+from lavis_mafa.runners import checkpoint
 
 NUMBERS = {"records": 1_000_000, "epochs": 20, "dim": 128, "batch": 96, "search_space": 4800, "save_every_steps": 2000}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lavis_mafa.versions import installed_versions
+from lavis_mafa.common.versions import installed_versions
 
 
 def about() -> dict[str, Any]:

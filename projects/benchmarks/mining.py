@@ -17,7 +17,7 @@ from typing import Any
 from children import arguments, in_child, scoring_timed
 from machine import about, memory
 
-from lavis_mafa import mine
+from lavis_mafa.mining_job import job as mine
 from lavis_mafa.reports.table import write_json
 
 CONFIG = "projects/mafa/mine/mine_scenes.yaml"

@@ -26,11 +26,12 @@ from children import arguments, in_child
 from machine import about
 from turns import in_turns
 
-from lavis_mafa import mine, train
+from lavis_mafa import train
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan
+from lavis_mafa.mining_job import job as mine
 from lavis_mafa.reports.table import write_json
-from lavis_mafa.runner import GritRunner
+from lavis_mafa.runners.grit import GritRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "projects" / "mafa" / "paper"))

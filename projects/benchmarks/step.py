@@ -30,14 +30,14 @@ from machine import about
 from torch.utils.data import default_collate
 
 import lavis_mafa
-from lavis_mafa.con_d import ItmScorer
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.models.albef import ALBEF_SETTINGS, MafaAlbef
-from lavis_mafa.models.albef_parts import build_text_encoder
-from lavis_mafa.models.qformer_parts import QformerParts
+from lavis_mafa.models.albef.parts import build_text_encoder
+from lavis_mafa.models.albef.pretrain import ALBEF_SETTINGS, MafaAlbef
+from lavis_mafa.models.blip2.parts import QformerParts
 from lavis_mafa.models.text import load_tokenizer
 from lavis_mafa.reports.table import write_json
+from lavis_mafa.scorers.con_d import ItmScorer
 
 Step = Callable[[], Any]
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lavis_mafa.models.text_reader import PROMPT, SLOTS, OptReader, Text, export, opt_reader, train
 
 import lavis_mafa
-from lavis_mafa.models.text_reader import PROMPT, SLOTS, OptReader, Text, export, opt_reader, train
 
 SEED = 42
 HELD_OUT = 20  # one image in so many is kept to measure with

@@ -40,9 +40,9 @@ def quality() -> dict[str, float]:
 
     from lavis_mafa.data.dataset import RetrievalDataset
     from lavis_mafa.data.scenes.dataset import scenes_table
-    from lavis_mafa.evaluation import encode_gallery, match_scores
-    from lavis_mafa.models.albef import MafaAlbef
-    from lavis_mafa.relevance import annotated, truth_mask
+    from lavis_mafa.evaluation.relevance import annotated, truth_mask
+    from lavis_mafa.evaluation.retrieval import encode_gallery, match_scores
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
 
     torch.manual_seed(0)
     model = MafaAlbef.from_pretrained("scenes_con_d").float().eval()
@@ -73,7 +73,7 @@ def quality() -> dict[str, float]:
 
 def _own(model: object, gallery: object, data: object, device: torch.device) -> float:
     """Share of annotated pairs with P > 0.8: what a good network says of pairs that do match."""
-    from lavis_mafa.evaluation import match_scores
+    from lavis_mafa.evaluation.retrieval import match_scores
 
     text_P = np.arange(len(data.text))
     image_P = np.array([data.txt2img[text] for text in text_P])

@@ -69,7 +69,7 @@ def main() -> None:
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         progress.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()})
-    from lavis_mafa.checkpoint import trained_state
+    from lavis_mafa.runners.checkpoint import trained_state
 
     correct_prior(model)
     save_file({key: value.contiguous().clone() for key, value in trained_state(model).items()}, arguments.out)
@@ -85,8 +85,8 @@ def correct_prior(model: Any) -> None:
 def _model_and_data(tokens: Path) -> tuple[Any, PairDataset]:
     from lavis.processors import load_processor
 
-    from lavis_mafa.models.albef import MafaAlbef
-    from lavis_mafa.token_cache import attach_tokens
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
+    from lavis_mafa.runners.token_cache import attach_tokens
 
     config = OmegaConf.load(MafaAlbef.default_config_path("scenes_con_d"))
     config.model.load_finetuned = False

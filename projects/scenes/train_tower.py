@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lavis_mafa.data.scenes.render import IMAGE_SIZE, render
 from lavis_mafa.data.scenes.scene import COLOURS, GRID, PATTERNS, SHAPES, SIZES, TONES, Scene, random_scene, scene_rng
-from lavis_mafa.models.small_vit import SmallViT
+from lavis_mafa.models.towers.small_vit import SmallViT
 
 SEED = 1_000_001  # no data set of the package uses it
 HELD_OUT_SEED = 1_000_002

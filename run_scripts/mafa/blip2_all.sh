@@ -25,5 +25,5 @@ for name in "${names[@]}"; do
     evaluate "projects/mafa/eval/$name.yaml" "" "model.load_pretrained=false" "run.without_image=false" \
         "model.arch=mafa_blip2_$llm" "run.output_dir=$out/untrained_$llm/$name"
 done
-"$PYTHON_BIN" -m lavis_mafa.answers.compare "${names[@]/#/$there/eval_$llm/}" --untrained "${names[@]/#/$there/untrained_$llm/}" \
+"$PYTHON_BIN" -m lavis_mafa.evaluation.compare "${names[@]/#/$there/eval_$llm/}" --untrained "${names[@]/#/$there/untrained_$llm/}" \
     --out "$there/zero_shot_$llm.csv"

@@ -26,5 +26,5 @@ for name in "${names[@]}"; do
     evaluate "projects/mafa/eval/$name.yaml" "" "model.load_pretrained=false" "run.without_image=false" \
         "model.opt_model=$out/opt" "run.output_dir=$out/untrained/$name"
 done
-"$PYTHON_BIN" -m lavis_mafa.answers.compare "${names[@]/#/$there/eval/}" --untrained "${names[@]/#/$there/untrained/}" \
+"$PYTHON_BIN" -m lavis_mafa.evaluation.compare "${names[@]/#/$there/eval/}" --untrained "${names[@]/#/$there/untrained/}" \
     --out "$there/answers.csv"

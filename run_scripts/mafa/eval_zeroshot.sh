@@ -55,4 +55,4 @@ if [[ -n "$stage1" ]]; then
 else
     echo "no retrieval: it is of stage 1, whose checkpoint is the third argument" >&2
 fi
-"$PYTHON_BIN" -m lavis_mafa.answers.compare "${folders[@]}"
+"$PYTHON_BIN" -m lavis_mafa.evaluation.compare "${folders[@]}"

@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 cd "$LAVIS_MAFA_ROOT"
 
-# `written FOLDER`: where a run with this output_dir writes; LAVIS_MAFA_SMOKE moves what lies below output/ (lavis_mafa/smoke.py).
+# `written FOLDER`: where a run with this output_dir writes; LAVIS_MAFA_SMOKE moves what lies below output/ (lavis_mafa/config/smoke.py).
 written() {
     case "$1" in
         output/*) echo "${LAVIS_MAFA_SMOKE:+$LAVIS_MAFA_SMOKE/}$1" ;;

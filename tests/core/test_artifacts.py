@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lavis_mafa.core.artifacts import HOST, atomic_folder, atomic_write, save_rows, sweep
+from lavis_mafa.common.artifacts import HOST, atomic_folder, atomic_write, save_rows, sweep
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lavis_mafa.core.artifacts import atomic_folder, atomic_write
+from lavis_mafa.common.artifacts import atomic_folder, atomic_write
 if sys.argv[2] == "folder":
     with atomic_folder(Path(sys.argv[1], "gallery")) as new:
         (new / "index.html").write_text("half")

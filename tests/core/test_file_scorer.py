@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lavis_mafa.core.file_scorer import FileScorer
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import judge
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.scorers.verdict_file import FileScorer
 
 WORDS = {1: "connection", 0: "ambiguous", -1: "negative"}
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lavis_mafa.bad_images import name_bad_images
 from lavis_mafa.data.__main__ import main
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.runners.bad_images import name_bad_images
 
 SCRIPTS = ["一只狗", "كلب أحمر", "собака", "ein Hündchen", "👩‍👩‍👧 🐕", "कुत्ता"]
 

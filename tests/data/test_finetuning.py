@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lavis_mafa.data.dataset import PairDataset
-from lavis_mafa.data.finetuning import AnsweredQuestions, StatementRow, Statements, TextAssignment
+from lavis_mafa.data.downstream import AnsweredQuestions, StatementRow, Statements, TextAssignment
 from lavis_mafa.data.questions import QuestionRow
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.data.scenes.scene import Scene, SceneObject, scene_number, scene_rng

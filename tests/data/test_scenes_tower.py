@@ -12,7 +12,7 @@ from torch import Tensor
 import lavis_mafa
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.scene import COLOURS, GRID, PATTERNS, SHAPES, SIZES, TONES, scene_number
-from lavis_mafa.models.small_vit import SmallViT
+from lavis_mafa.models.towers.small_vit import SmallViT
 
 TOWER = Path(lavis_mafa.__file__).parent / "assets" / "scenes_tower.safetensors"
 BAR = 0.97  # of unseen scenes' objects (and backgrounds) that the probe must name rightly

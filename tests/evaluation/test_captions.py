@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from lavis_mafa.answers import captions
-from lavis_mafa.answers.captions import PTB, PYTHON, caption_metrics, cider_of_images, python_words
+from lavis_mafa.evaluation import caption_metrics as captions
+from lavis_mafa.evaluation.caption_metrics import PTB, PYTHON, caption_metrics, cider_of_images, python_words
 
 REFERENCES = {
     1: ["a man rides a horse", "a man is riding a brown horse ."],

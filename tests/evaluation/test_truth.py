@@ -16,10 +16,10 @@ import pytest
 from lavis.common.registry import registry
 from omegaconf import OmegaConf
 
-from lavis_mafa.answers.compare import compared
-from lavis_mafa.answers.truth import CaptionTruth, caption_truth, coco_format, question_rows, read_references
+from lavis_mafa.common.ranks import gathered
 from lavis_mafa.data.questions import QuestionRow, answers_of, read_questions
-from lavis_mafa.ranks import gathered
+from lavis_mafa.evaluation.compare import compared
+from lavis_mafa.evaluation.ground_truth import CaptionTruth, caption_truth, coco_format, question_rows, read_references
 from tests.ranks import on_ranks
 
 
@@ -84,7 +84,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def judge_on_rank_0(rank: int, world: int, url: str, cache: Path) -> Any:
     """As an evaluation does: rank 0 judges, and the others wait for it."""
-    from lavis_mafa.answers.tasks import MafaCaptionTask
+    from lavis_mafa.tasks.stage2 import MafaCaptionTask
 
     registry.mapping["paths"]["cache_root"] = str(cache)
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}])
@@ -122,7 +122,7 @@ def test_what_does_not_come_in_full_is_told_and_not_kept(
 
 
 def test_a_caption_is_told_with_its_prompt_and_its_cider() -> None:
-    from lavis_mafa.answers.tasks import MafaCaptionTask
+    from lavis_mafa.tasks.stage2 import MafaCaptionTask
 
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}, {"image": "b_6.jpg"}])
     said, told = {5: "a cat sleeps", 6: "a dog"}, {5: ["a cat sleeps"], 6: ["the red bus"]}

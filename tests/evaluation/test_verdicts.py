@@ -10,10 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lavis_mafa.answers.report import answers_table
-from lavis_mafa.answers.tasks import MafaVqaTask
-from lavis_mafa.answers.verdicts import accuracies, hits, lemmatised, majority, verdicts
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow
+from lavis_mafa.evaluation.vqa_accuracy import accuracies, hits, lemmatised, majority, verdicts
+from lavis_mafa.runners.answer_report import answers_table
+from lavis_mafa.tasks.stage2 import MafaVqaTask
 
 TEN = ("apple",) * 3 + ("pear",) * 2 + ("plum",) * 5
 

@@ -61,8 +61,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def precisions(path: Path, *options: str) -> tuple[str, str]:
     """Of the run and of its language model, on a GPU."""
     lavis_mafa.register()
-    from lavis_mafa.answers.tasks import MafaStage2Task
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
+    from lavis_mafa.tasks.stage2 import MafaStage2Task
 
     config: Any = load_config(Namespace(cfg_path=str(path), options=list(options)))
     MafaStage2Task.setup_task(config)

@@ -19,7 +19,8 @@ def main() -> None:
     rank, how, file = sys.argv[1:4]
     del sys.argv[1:4]
     lavis_mafa.register()
-    from lavis_mafa import tasks, train
+    from lavis_mafa import train
+    from lavis_mafa.tasks import pretrain as tasks
 
     forward = tasks.MafaPretrainTask._forward
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-TORN = "lavis_mafa.core.artifacts:sync"  # what atomic_write calls last
+TORN = "lavis_mafa.common.artifacts:sync"  # what atomic_write calls last
 
 
 def serve() -> None:
@@ -60,7 +60,7 @@ def live(config: str, options: list[str], log: str, kill: list[Any] | None) -> N
 
 def arm(target: str, at: float, how: str = "before") -> None:
     if target == "clock":
-        patch("lavis_mafa.runner:GritRunner._run_epoch", lambda original: started(original, at))
+        patch("lavis_mafa.runners.grit:GritRunner._run_epoch", lambda original: started(original, at))
     else:
         patch(target, lambda original: deadly(original, int(at), how))
 

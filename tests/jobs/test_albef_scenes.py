@@ -31,7 +31,7 @@ def save_con_d(path: Path) -> None:
     lavis_mafa.register()
     from omegaconf import OmegaConf
 
-    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
 
     torch.manual_seed(0)
     model = MafaAlbef.from_config(OmegaConf.load(MafaAlbef.default_config_path("scenes")).model)

@@ -22,7 +22,7 @@ SHORT = ("run.max_epoch=1", "run.batch_size_eval=8", "model.queue_size=32")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mafa_albef as it starts: what it knows does not matter here."""
     lavis_mafa.register()
-    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
 
     torch.manual_seed(0)
     model = MafaAlbef.from_config(OmegaConf.load(MafaAlbef.default_config_path("scenes")).model)
@@ -34,8 +34,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
     """What results.json holds after the shortened run of a YAML."""
     lavis_mafa.register()
-    from lavis_mafa.config import load_config
-    from lavis_mafa.config_values import refuse_missing
+    from lavis_mafa.config.load import load_config
+    from lavis_mafa.config.values import refuse_missing
     from lavis_mafa.train import _run
 
     monkeypatch.setenv("LAVIS_MAFA_SMOKE", str(folder))
@@ -69,7 +69,7 @@ def test_nlvr_after_text_assignment(checkpoint: Path, tmp_path: Path, monkeypatc
 
 
 def test_retrieval_and_that_it_is_a_con_d(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.scorers.con_d import build_con_d
 
     found = run("finetune_retrieval_scenes", tmp_path, monkeypatch, f"model.pretrained={checkpoint}")
     assert {"itc", "itm", "at_r"} <= set(found["retrieval"])

@@ -23,7 +23,7 @@ def registered() -> None:
 
 
 def load(*options: str, path: Path = SCENES) -> Any:
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
 
     return load_config(Namespace(cfg_path=str(path), options=list(options))).config
 
@@ -129,7 +129,7 @@ def test_another_con_d_chosen_by_an_option_brings_its_own_keys() -> None:
 
 
 def test_missing_files_are_named_with_their_keys(tmp_path: Path) -> None:
-    from lavis_mafa.config_values import missing_files, refuse_missing
+    from lavis_mafa.config.values import missing_files, refuse_missing
 
     assert missing_files(load("run.con_d=null")) == []
     options = (f"model.vit_weights={tmp_path}/tower.pth", f"run.con_d.finetuned={tmp_path}/con_d.pth")
@@ -144,7 +144,7 @@ def test_missing_files_are_named_with_their_keys(tmp_path: Path) -> None:
 
 
 def test_data_that_does_not_fit_the_config() -> None:
-    from lavis_mafa.config_values import check_data
+    from lavis_mafa.config.values import check_data
 
     datasets = {"scenes": {"train": range(50), "val": range(5), "test": range(5)}}
     check_data(load("run.batch_size_train=50"), datasets)
@@ -172,7 +172,7 @@ RUN_FILES = {*(ROOT / "projects" / "mafa").rglob("*.yaml")} - {PAPER / "photogra
 
 @pytest.mark.parametrize("path", sorted(RUN_FILES), ids=lambda path: path.stem)
 def test_every_yaml_of_the_project_resolves(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
 
     monkeypatch.syspath_prepend(str(PAPER))
     import photographs  # noqa: F401  registers the paper's data set
@@ -195,7 +195,7 @@ def test_run_yaml_holds_every_key_that_is_read() -> None:
 
 
 def test_model_keys_hold_every_key_that_models_read() -> None:
-    from lavis_mafa.config_keys import MODEL_KEYS
+    from lavis_mafa.config.keys import MODEL_KEYS
 
     packaged = {key for path in (PACKAGE / "configs" / "models").glob("*.yaml") for key in OmegaConf.load(path).model}
     source = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "models").glob("*.py"))

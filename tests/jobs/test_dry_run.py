@@ -23,7 +23,7 @@ def registered() -> None:
 
 
 def load(name: str, *options: str) -> Any:
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
 
     return load_config(Namespace(cfg_path=str(FOLDER / f"{name}.yaml"), options=["run.device=cpu", *options]))
 
@@ -31,8 +31,8 @@ def load(name: str, *options: str) -> Any:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_momentum_teacher_is_counted(frozen: bool) -> None:
     """Apart from a frozen tower, which it shares, it holds all weights once more; every kept checkpoint has it, too."""
-    from lavis_mafa.dry_run import disk_bytes, memory_bytes
-    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.config.dry_run import disk_bytes, memory_bytes
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
     from lavis_mafa.models.meta import build_on_meta
 
     def of(targets: str) -> tuple[Any, Any]:
@@ -53,10 +53,10 @@ def test_a_momentum_teacher_is_counted(frozen: bool) -> None:
 
 def test_momentum_copies_of_the_model_itself_are_in_its_checkpoints() -> None:
     """LAVIS' ALBEF holds them, and its queues, in the state_dict: they count on disk, though nothing trains them."""
-    from lavis_mafa.checkpoint import trained_state
-    from lavis_mafa.dry_run import disk_bytes, memory_bytes
-    from lavis_mafa.models.albef_tasks import LavisAlbef
+    from lavis_mafa.config.dry_run import disk_bytes, memory_bytes
+    from lavis_mafa.models.albef.tasks import LavisAlbef
     from lavis_mafa.models.meta import build_on_meta
+    from lavis_mafa.runners.checkpoint import trained_state
 
     cfg = load("../albef/albef_scenes", *SMALL)
     model = build_on_meta(LavisAlbef, dict(cfg.model_cfg))
@@ -67,7 +67,7 @@ def test_momentum_copies_of_the_model_itself_are_in_its_checkpoints() -> None:
 
 
 def test_a_run_with_a_momentum_teacher_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lavis_mafa.dry_run import dry_run
+    from lavis_mafa.config.dry_run import dry_run
 
     options = ("model.mafa.targets=momentum", f"run.output_dir={tmp_path / 'out'}", "run.resume_ckpt_path=null")
     assert dry_run(load("../albef/pretrain_stage_scenes", *SMALL, "run.batch_size_train=16", *options)) == []
@@ -76,7 +76,7 @@ def test_a_run_with_a_momentum_teacher_says_so(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_numbers_of_a_known_network() -> None:
-    from lavis_mafa import dry_run
+    from lavis_mafa.config import dry_run
 
     net = nn.ModuleDict({"a": nn.Linear(3, 5), "b": nn.Linear(2, 2, bias=False)})
     net["a"].weight.requires_grad_(False)
@@ -87,8 +87,8 @@ def test_numbers_of_a_known_network() -> None:
 
 
 def test_the_default_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lavis_mafa.dry_run import disk_bytes, dry_run, parameters
-    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.config.dry_run import disk_bytes, dry_run, parameters
+    from lavis_mafa.models.blip2.stage1 import MafaBlip2
     from lavis_mafa.models.meta import build_on_meta
 
     options = (
@@ -120,7 +120,7 @@ def test_a_full_size_run_on_a_machine_without_its_data(
 ) -> None:
     from lavis.common.registry import registry
 
-    from lavis_mafa.dry_run import dry_run
+    from lavis_mafa.config.dry_run import dry_run
 
     monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path))
     missing = dry_run(load("pretrain_stage1"))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from eccv_caption import Metrics
 
-from lavis_mafa.eccv import CocoIds, _ranked, coco_ids, eccv_figures, refuse_other_split
-from lavis_mafa.runner_evaluation import RunEvaluation
+from lavis_mafa.evaluation.eccv import CocoIds, _ranked, coco_ids, eccv_figures, refuse_other_split
+from lavis_mafa.runners.evaluation import RunEvaluation
 
 
 def split() -> Any:

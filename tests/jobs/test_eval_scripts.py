@@ -82,8 +82,8 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_retrieval_says_whose_figures_these_are(tmp_path: Path) -> None:
     lavis_mafa.register()
-    from lavis_mafa.checkpoint import trained_state, weights_hash
-    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.models.blip2.stage1 import MafaBlip2
+    from lavis_mafa.runners.checkpoint import trained_state, weights_hash
 
     model = MafaBlip2.from_config(OmegaConf.load(MafaBlip2.default_config_path("scenes")).model)
     torch.save({"model": trained_state(model)}, tmp_path / "stage1.pth")
@@ -132,7 +132,7 @@ RETRIEVAL = ["retrieval_coco", "retrieval_flickr"]
 def checkpoint_loaded(yaml: str, options: list[str]) -> str | None:
     """By the config that they make; an option that it does not know is an error."""
     lavis_mafa.register()
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
     from lavis_mafa.models.pretrained import checkpoint_path
 
     path = ROOT / "projects" / "mafa" / "eval" / f"{yaml}.yaml"

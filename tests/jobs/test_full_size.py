@@ -72,7 +72,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(name: str, *options: str) -> Any:
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
 
     return load_config(Namespace(cfg_path=str(FOLDER / f"{name}.yaml"), options=["run.device=cpu", *options]))
 
@@ -169,7 +169,7 @@ def test_albef_retrieves_from_lavis_data_sets(run: str, name: str, file: str, ca
 
 
 def test_missing_data_is_named_and_nothing_is_fetched_for_it(cache: Path) -> None:
-    from lavis_mafa.config_values import missing_files
+    from lavis_mafa.config.values import missing_files
 
     config = load("pretrain_stage1_4m_clean").config
     keys = [line.split(":")[0] for line in missing_files(config)]
@@ -190,7 +190,7 @@ def test_a_torn_image_is_an_error_although_lavis_would_fill_it(cache: Path) -> N
 
 @pytest.mark.parametrize("name", ["caption_coco_ft_opt2.7b", "caption_coco_ft_flant5xl"])
 def test_fine_tuning_for_captions_trains_on_every_caption_and_evaluates_its_split(name: str, cache: Path) -> None:
-    from lavis_mafa.config_values import check_data
+    from lavis_mafa.config.values import check_data
 
     config = load(f"../eval/{name}", "run.batch_size_train=1", "model.llm_precision=fp32", "run.precision=fp32")
     config.config.run.world_size = 1

@@ -14,12 +14,12 @@ from torch.utils.data import Subset
 from transformers import BatchEncoding
 
 import lavis_mafa
-from lavis_mafa import judgments
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.records import RecordTable
-from lavis_mafa.evaluation import encode_gallery, match_scores
-from lavis_mafa.judgments import con_d_scores, configured_con_d, evaluate_judgments, read_judged_pairs
+from lavis_mafa.evaluation import judgments
+from lavis_mafa.evaluation.judgments import con_d_scores, configured_con_d, evaluate_judgments, read_judged_pairs
+from lavis_mafa.evaluation.retrieval import encode_gallery, match_scores
 from tests.models.tiny import CAPTIONS, loud, tiny_blip2
 from tests.ranks import on_ranks
 
@@ -192,7 +192,7 @@ class Noise:
 @pytest.mark.parametrize("shared", [True, False])
 @torch.no_grad()
 def test_a_real_con_d_of_equal_weights_scores_as_the_model_does(shared: bool, written: Any) -> None:
-    from lavis_mafa.con_d import ItmScorer, share_tower
+    from lavis_mafa.scorers.con_d import ItmScorer, share_tower
 
     lavis_mafa.register()
     model, split = loud(tiny_blip2(vit={"freeze_vit": True})), split_of(SPLIT, Noise())
@@ -210,7 +210,7 @@ def test_a_real_con_d_of_equal_weights_scores_as_the_model_does(shared: bool, wr
 
 
 def judged_on_rank(rank: int, world: int, file: Path, shared: bool) -> dict[str, Any]:
-    from lavis_mafa.con_d import ItmScorer
+    from lavis_mafa.scorers.con_d import ItmScorer
 
     split = split_of(SPLIT, Noise())
     con_d = ItmScorer(loud(tiny_blip2(), seed=1), "any", Noise(), str.lower, shares_tower=shared)
@@ -271,7 +271,7 @@ def test_a_choice_without_both_labels_is_left_out(written: Any) -> None:
 
 
 def test_con_d_is_the_one_that_mined_else_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lavis_mafa.con_d import ItmScorer
+    from lavis_mafa.scorers.con_d import ItmScorer
 
     lavis_mafa.register()
     student = tiny_blip2(vit={"freeze_vit": True})

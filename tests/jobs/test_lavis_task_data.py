@@ -42,7 +42,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> list[str]:
 def test_retrieval_keeps_its_held_out_splits(root: Path) -> None:
     from lavis.datasets.datasets.retrieval_datasets import RetrievalDataset, RetrievalEvalDataset
 
-    from lavis_mafa.lavis_datasets import mix
+    from lavis_mafa.datasets.lavis_captions import mix
 
     train = [{"image": f"{i // 2}.png", "caption": f"C{i}", "image_id": f"coco_{i // 2}"} for i in range(4)]
     test = [{"image": "2.png", "caption": ["A", "B"]}, {"image": "3.png", "caption": ["D"]}]
@@ -63,7 +63,7 @@ def test_retrieval_keeps_its_held_out_splits(root: Path) -> None:
 def test_vqa_trains_on_weighed_answers(root: Path) -> None:
     from lavis.datasets.datasets.coco_vqa_datasets import COCOVQADataset
 
-    from lavis_mafa.finetuning import _answered
+    from lavis_mafa.tasks.albef import _answered
 
     rows = [
         {"question_id": 5, "image": "3.png", "question": "Q?", "answer": ["yes"] * 3 + ["no"], "dataset": "vqa"},
@@ -82,7 +82,7 @@ def test_vqa_trains_on_weighed_answers(root: Path) -> None:
 def test_nlvr_is_flipped_in_training_alone(root: Path) -> None:
     from lavis.datasets.datasets.nlvr_datasets import NLVRDataset, NLVREvalDataset
 
-    from lavis_mafa.statement_builders import from_lavis
+    from lavis_mafa.datasets.statements import from_lavis
 
     rows = [{"images": ["1.png", "3.png"], "sentence": "The left one", "label": "True"}] * 12
     paths = write(root, "nlvr.json", rows)
@@ -100,8 +100,8 @@ def test_nlvr_is_flipped_in_training_alone(root: Path) -> None:
     ("said", "expected"), [(["table", "A  chair", "lamp"], [1.0, 1.0, 0.0]), (["bed", "table", "two"], [0.0, 0.0, 0.0])]
 )
 def test_a_hit_on_any_answer_counts(said: list[str], expected: list[float]) -> None:
-    from lavis_mafa.answers.verdicts import hits
     from lavis_mafa.data.questions import QuestionRow
+    from lavis_mafa.evaluation.vqa_accuracy import hits
 
     rows = [
         QuestionRow(i, "x", "q", given) for i, given in enumerate([("table",), ("bed", "chair"), ("book", "3"), ()])
@@ -115,7 +115,7 @@ def test_a_hit_on_any_answer_counts(said: list[str], expected: list[float]) -> N
     [("a.json", '["x", "y", "x", " "]', ["x", "y"]), ("a.txt", "x\ny\n\n", ["x", "y"]), ("a.json", "{}", None)],
 )
 def test_answer_lists(name: str, text: str, told: list[str] | None, tmp_path: Path) -> None:
-    from lavis_mafa.finetuning import _read_answers
+    from lavis_mafa.tasks.albef import _read_answers
 
     (tmp_path / name).write_text(text)
     if told is None:

@@ -19,11 +19,11 @@ import pytest
 from omegaconf import OmegaConf
 
 import lavis_mafa
-from lavis_mafa import mine
-from lavis_mafa.core.artifacts import HOST
+from lavis_mafa.common.artifacts import HOST
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
+from lavis_mafa.mining_job import job as mine
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ROOT / "projects" / "mafa" / "mine" / "mine_scenes.yaml"
@@ -96,8 +96,8 @@ def test_scores_are_those_of_lavis_own_path(mined: tuple[Path, str]) -> None:
     from lavis.models.blip2_models.blip2_image_text_matching import Blip2ITM
     from lavis.processors import load_processor
 
-    from lavis_mafa.models.albef import MafaAlbef
-    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
+    from lavis_mafa.models.blip2.stage1 import MafaBlip2
 
     embedder = MafaBlip2.from_pretrained("scenes_pretrained").float().eval()
     con_d = MafaAlbef.from_pretrained("scenes_con_d").float().eval()
@@ -157,7 +157,7 @@ def test_pretraining_on_the_verdicts_needs_no_con_d(mined: tuple[Path, str], tmp
 
 
 def test_verdicts_of_other_data_are_refused(mined: tuple[Path, str]) -> None:
-    from lavis_mafa.tasks import _verdicts
+    from lavis_mafa.tasks.pretrain import _verdicts
 
     table, *_ = scenes_table(16, seed=99)
     con_d = OmegaConf.create({"arch": "file", "path": str(mined[0] / "connections.parquet")})

@@ -12,8 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import lavis_mafa
-from lavis_mafa import mine
 from lavis_mafa.data.identity import text_id
+from lavis_mafa.mining_job import job as mine
 
 CONFIG = Path(__file__).resolve().parents[2] / "projects" / "mafa" / "mine" / "mine_flickr8k.yaml"
 PHOTOGRAPHS = 24

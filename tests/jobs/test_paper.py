@@ -437,7 +437,7 @@ def test_a_replication_shares_no_run_with_what_it_is_to_confirm(items: Any) -> N
 
 def test_every_cell_is_a_config_that_can_run(items: Any, tmp_path: Path) -> None:
     """Its keys and values are allowed, and it names a Con-D where, and only where, one has a say."""
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
     from lavis_mafa.core.settings import MafaSettings
 
     for number, cell in enumerate(all_cells(items).values()):

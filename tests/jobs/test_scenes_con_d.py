@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import lavis_mafa
-from lavis_mafa import mine
+from lavis_mafa.mining_job import job as mine
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "projects" / "scenes" / "export_con_d.py"

@@ -96,7 +96,7 @@ def test_there_is_no_gathering_by_default() -> None:
 
 
 def test_a_frozen_tower_gets_no_gradient_and_reads_cached_tokens(batch: dict[str, Any]) -> None:
-    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
 
     parts = tiny_mafa_albef()
     model = MafaAlbef(
@@ -113,8 +113,8 @@ def test_a_frozen_tower_gets_no_gradient_and_reads_cached_tokens(batch: dict[str
 @pytest.mark.parametrize("name", ["small_vit", "torchvision:mobilenet_v2"])
 def test_any_tower_is_a_visual_encoder(name: str) -> None:
     """A backbone without a class token is summed up by the mean of its tokens."""
-    from lavis_mafa.models.albef import MafaAlbef
-    from lavis_mafa.models.towers import build_tower
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
+    from lavis_mafa.models.towers.build import build_tower
 
     parts = tiny_mafa_albef()
     tower = build_tower(name, 32 if ":" in name else 48, None).eval()

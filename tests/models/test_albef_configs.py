@@ -16,7 +16,7 @@ FOUR_MILLION = ("pretrain_4m", "pretrain_4m_code", "pretrain_4m_clean")
 
 
 def config(name: str, *options: str) -> Any:
-    from lavis_mafa.config import load_config
+    from lavis_mafa.config.load import load_config
 
     return load_config(Namespace(cfg_path=str(PROJECTS / f"{name}.yaml"), options=list(options)))
 
@@ -130,10 +130,10 @@ def test_training_stops_before_the_end_of_the_schedule() -> None:
     """run.stop_epoch ends the loop; the schedule keeps run.max_epoch."""
     from unittest import mock
 
-    from lavis_mafa.runner import GritRunner
+    from lavis_mafa.runners.grit import GritRunner
 
     runner = mock.MagicMock(evaluate_only=False, run_cfg=SimpleNamespace(get={"stop_epoch": 2}.get), max_epoch=5)
-    with mock.patch("lavis_mafa.runner.RunState") as state, mock.patch("lavis_mafa.runner.ConnectionMiner"):
+    with mock.patch("lavis_mafa.runners.grit.RunState") as state, mock.patch("lavis_mafa.runners.grit.ConnectionMiner"):
         state.return_value.resume.return_value = (1, 7)
         GritRunner.train(runner)
     assert runner._run_epoch.call_args_list == [mock.call(1, 7)]

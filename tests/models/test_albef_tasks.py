@@ -10,8 +10,8 @@ import pytest
 import torch
 from lavis.common.registry import registry
 
-from lavis_mafa.con_d import build_embedder
-from lavis_mafa.embedders import embed_images, embed_texts
+from lavis_mafa.scorers.con_d import build_embedder
+from lavis_mafa.scorers.embedders import embed_images, embed_texts
 from tests.models.tiny import VOCAB
 from tests.models.tiny_albef import ALBEF_BERT, tiny_mafa_albef, tiny_vit
 
@@ -135,7 +135,7 @@ def test_vqa_decodes_by_the_fusion_half_and_the_mlm_head(pretrained: Any, batch:
 
 
 def test_where_the_widths_agree_the_decoder_has_nothing_new() -> None:
-    from lavis_mafa.models.albef_tasks import MafaAlbefVqa
+    from lavis_mafa.models.albef.tasks import MafaAlbefVqa
     from lavis_mafa.models.text import load_tokenizer
 
     source, tokenizer = tiny_mafa_albef(), load_tokenizer(str(VOCAB))
@@ -247,7 +247,7 @@ def test_a_tower_without_a_class_token_is_refused_where_one_is_read() -> None:
 def test_the_momentum_copy_is_a_copy_with_gradient_checkpointing() -> None:
     from lavis.models.vit import VisionTransformerEncoder
 
-    from lavis_mafa.models.albef_tasks import MafaAlbefVqa
+    from lavis_mafa.models.albef.tasks import MafaAlbefVqa
     from lavis_mafa.models.text import load_tokenizer
 
     tokenizer = load_tokenizer(str(VOCAB))

@@ -49,7 +49,7 @@ def of_retrieval(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(model: Any, content: dict[str, Any], folder: Path, may_miss: tuple[str, ...] = ()) -> Any:
-    from lavis_mafa.models.albef_parts import adapt_albef
+    from lavis_mafa.models.albef.parts import adapt_albef
     from lavis_mafa.models.pretrained import load_checkpoint
 
     torch.save(content, folder / "weights.pth")
@@ -125,7 +125,7 @@ def test_our_weights_load_in_plain_lavis(tmp_path: Path) -> None:
 def test_deit_file_starts_the_tower_at_another_resolution(tmp_path: Path) -> None:
     from lavis.models.vit import VisionTransformerEncoder
 
-    from lavis_mafa.models.albef_parts import build_visual_encoder
+    from lavis_mafa.models.albef.parts import build_visual_encoder
 
     deit = tiny_vit(32)
     heads = {"head.weight": torch.zeros(10, 32), "head.bias": torch.zeros(10)}
@@ -138,7 +138,7 @@ def test_deit_file_starts_the_tower_at_another_resolution(tmp_path: Path) -> Non
 
 
 def test_a_bert_that_is_not_there_is_told_with_the_remedy(tmp_path: Path) -> None:
-    from lavis_mafa.models.albef_parts import build_text_encoder
+    from lavis_mafa.models.albef.parts import build_text_encoder
 
     with pytest.raises(ValueError, match="model.bert: .* local folder"):
         build_text_encoder({"text_encoder": ALBEF_BERT}, 32, 89, str(tmp_path / "nowhere"))
@@ -147,7 +147,7 @@ def test_a_bert_that_is_not_there_is_told_with_the_remedy(tmp_path: Path) -> Non
 def test_text_encoder_starts_from_a_local_bert(tmp_path: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM
 
-    from lavis_mafa.models.albef_parts import build_text_encoder
+    from lavis_mafa.models.albef.parts import build_text_encoder
 
     widths = {**ALBEF_BERT, "vocab_size": 89}
     bert = BertForMaskedLM(BertConfig(**widths))
@@ -165,7 +165,7 @@ def test_text_encoder_starts_from_a_local_bert(tmp_path: Path) -> None:
 def scenes_albef() -> Any:
     from omegaconf import OmegaConf
 
-    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
 
     torch.manual_seed(1)
     return MafaAlbef.from_config(OmegaConf.load(MafaAlbef.default_config_path("scenes")).model).eval()
@@ -174,7 +174,7 @@ def scenes_albef() -> Any:
 @pytest.mark.parametrize("layout", ["pretraining", "retrieval"])
 @torch.no_grad()
 def test_con_d_from_an_official_file_scores_as_the_model_does(tmp_path: Path, layout: str) -> None:
-    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.scorers.con_d import build_con_d
 
     source = loud(scenes_albef())
     state = source.state_dict()
@@ -192,7 +192,7 @@ def test_con_d_from_an_official_file_scores_as_the_model_does(tmp_path: Path, la
 
 
 def test_con_d_refuses_a_file_without_a_matching_head(tmp_path: Path) -> None:
-    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.scorers.con_d import build_con_d
 
     state = {key: value for key, value in scenes_albef().state_dict().items() if not key.startswith("itm_head")}
     torch.save({"model": state}, tmp_path / "con_d.pth")
@@ -202,7 +202,7 @@ def test_con_d_refuses_a_file_without_a_matching_head(tmp_path: Path) -> None:
 
 def test_con_d_is_never_a_random_network_for_want_of_a_switch(tmp_path: Path) -> None:
     """`base` names published weights and does not load them by itself: a `finetuned` alone must not pass in silence."""
-    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.scorers.con_d import build_con_d
 
     given = {"arch": "mafa_albef", "model_type": "base", "finetuned": str(tmp_path / "con_d.pth")}
     with pytest.raises(ValueError, match="load_finetuned: true"):
@@ -210,7 +210,7 @@ def test_con_d_is_never_a_random_network_for_want_of_a_switch(tmp_path: Path) ->
 
 
 def test_one_frozen_tower_serves_student_and_con_d(tmp_path: Path) -> None:
-    from lavis_mafa.con_d import build_con_d, share_tower
+    from lavis_mafa.scorers.con_d import build_con_d, share_tower
 
     student = scenes_albef()
     torch.save({"model": student.state_dict()}, tmp_path / "con_d.pth")
@@ -231,7 +231,7 @@ def test_base_has_the_shapes_of_lavis_albef_pretrain() -> None:
     from lavis.models.vit import VisionTransformerEncoder
     from omegaconf import OmegaConf
 
-    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
 
     cfg = OmegaConf.load(MafaAlbef.default_config_path("base")).model
     cfg.update(vit_weights=None, bert=None, vocab=str(VOCAB), text_encoder={"vocab_size": 30522})

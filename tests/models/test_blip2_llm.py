@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lavis_mafa.models.language_model import language_model_folder
+from lavis_mafa.models.blip2.language_model import language_model_folder
 from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_blip2
 from tests.models.tiny_llm import language_model, stage_2, stage_2_config
 
@@ -112,7 +112,7 @@ def test_only_what_stands_before_the_language_model_is_trained(kind: str, models
 
 
 def test_cut_at_random_leaves_something_to_tell() -> None:
-    from lavis_mafa.models.blip2_llm import cut_at_random
+    from lavis_mafa.models.blip2.stage2 import cut_at_random
 
     torch.manual_seed(0)
     cuts = {cut_at_random("a big red circle") for _ in range(60)}
@@ -125,7 +125,7 @@ def test_a_prompt_is_what_t5_reads_of_a_caption(folders: dict[str, Path]) -> Non
 
 
 def test_a_tower_with_its_own_file_may_be_trained(folders: dict[str, Path], tmp_path: Path) -> None:
-    from lavis_mafa.checkpoint import trained_state
+    from lavis_mafa.runners.checkpoint import trained_state
 
     tower = {"image_size": 48, "vit_weights": "package:assets/scenes_tower.safetensors"}
     torch.save({"model": trained_state(stage_2("opt", folders["opt"], freeze_vit=True, **tower))}, tmp_path / "x.pth")
@@ -176,7 +176,7 @@ def test_a_packaged_language_model_is_small(kind: str) -> None:
 
 
 def test_stage_2_comes_back_without_the_language_model(folders: dict[str, Path], tmp_path: Path) -> None:
-    from lavis_mafa.checkpoint import trained_state
+    from lavis_mafa.runners.checkpoint import trained_state
 
     model = stage_2("opt", folders["opt"])
     torch.nn.init.normal_(model.opt_proj.weight)
@@ -244,7 +244,7 @@ def test_min_len_and_max_len_are_of_what_is_said(
     kind: str, beams: int, least: int, models: dict[str, Any], asked: dict[str, Any]
 ) -> None:
     """Whatever stands before it: the question, the prompt, a start token."""
-    from lavis_mafa.answers.tasks import MafaCaptionTask, MafaVqaTask
+    from lavis_mafa.tasks.stage2 import MafaCaptionTask, MafaVqaTask
 
     run = {"num_beams": beams, "max_len": 6, "min_len": least, "length_penalty": 0}
     tasks = (
@@ -262,7 +262,7 @@ def test_min_len_and_max_len_are_of_what_is_said(
 
 def built_by_task(kind: str, folder: Path, **run: Any) -> Any:
     """The model as a command builds it: the task reads run.device."""
-    from lavis_mafa.answers.tasks import MafaVqaTask
+    from lavis_mafa.tasks.stage2 import MafaVqaTask
 
     run = {"prompt": PROMPT, "num_beams": 2, "max_len": 4, "min_len": 1, "device": "cpu", **run}
     model = {**stage_2_config(kind, folder), "arch": f"mafa_blip2_{kind}", "llm_precision": run.pop("llm_precision")}
@@ -285,7 +285,7 @@ def test_a_cpu_keeps_the_precision_that_is_asked_for(
 
 
 def test_a_gpu_gives_what_it_can(caplog: pytest.LogCaptureFixture) -> None:
-    from lavis_mafa.models.language_model import precision_name
+    from lavis_mafa.models.blip2.language_model import precision_name
 
     fp16, bf16 = torch.float16, torch.bfloat16
     with mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation: True):
@@ -383,7 +383,7 @@ def test_published_stage_2_has_our_keys(kind: str, model_type: str, folders: dic
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_without_the_image_no_less_is_said_than_with_it(kind: str, models: dict[str, Any]) -> None:
-    from lavis_mafa.answers.tasks import MafaCaptionTask
+    from lavis_mafa.tasks.stage2 import MafaCaptionTask
 
     run = {"num_beams": 1, "max_len": 6, "min_len": 3, "length_penalty": 0, "prompt": "a big red"}
     llm = models[kind].language_model

@@ -11,11 +11,11 @@ import torch
 from omegaconf import OmegaConf
 
 from lavis_mafa.core.miner import ConnectionMiner
-from lavis_mafa.embedders import embed_images, embed_texts
-from lavis_mafa.evaluation import evaluate_retrieval
-from lavis_mafa.models.clip import MafaOpenClip
+from lavis_mafa.evaluation.retrieval import evaluate_retrieval
 from lavis_mafa.models.meta import build_on_meta
+from lavis_mafa.models.openclip import MafaOpenClip
 from lavis_mafa.openclip import MafaClipLoss, PairMasks
+from lavis_mafa.scorers.embedders import embed_images, embed_texts
 from tests.models.test_evaluation import HandMade
 from tests.models.tiny import CAPTIONS
 from tests.openclip.tiny import register_tiny

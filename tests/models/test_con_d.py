@@ -66,7 +66,7 @@ NETWORKS = {
 def scorer_of(model: Any, **options: Any) -> Any:
     from lavis.processors.blip_processors import BlipCaptionProcessor
 
-    from lavis_mafa.con_d import ItmScorer
+    from lavis_mafa.scorers.con_d import ItmScorer
 
     return ItmScorer(model, "print", lambda image: image, BlipCaptionProcessor(), **options)
 
@@ -141,7 +141,7 @@ def frozen_student() -> Any:
     ("student", "same_weights", "shared"), [("frozen", True, True), ("frozen", False, False), ("trained", True, False)]
 )
 def test_tower_is_shared_where_it_is_frozen_and_the_same(student: str, same_weights: bool, shared: bool) -> None:
-    from lavis_mafa.con_d import share_tower
+    from lavis_mafa.scorers.con_d import share_tower
 
     own = loud(tiny_blip2(vit={"freeze_vit": student == "frozen"}))
     scorer = scorer_of(loud(tiny_blip2(), seed=0 if same_weights else 1))
@@ -151,7 +151,7 @@ def test_tower_is_shared_where_it_is_frozen_and_the_same(student: str, same_weig
 
 
 def test_other_networks_share_no_tower() -> None:
-    from lavis_mafa.con_d import share_tower
+    from lavis_mafa.scorers.con_d import share_tower
 
     scorer = scorer_of(tiny_albef())
     share_tower(scorer, frozen_student())
@@ -165,7 +165,7 @@ def test_task_gives_con_d_what_it_reads(
     same_view: bool, cached: bool, same_weights: bool, batch: dict[str, Any]
 ) -> None:
     """Whatever tower, view and cache: the batch that the data set makes holds what Con-D then reads."""
-    from lavis_mafa import tasks
+    from lavis_mafa.tasks import pretrain as tasks
 
     scorer = scorer_of(loud(tiny_blip2(), seed=0 if same_weights else 1))
     scorer.vis_processor = SimpleNamespace(transform="view")
@@ -222,7 +222,7 @@ def config_of(path: Any, model: Any, config: dict[str, Any], edit: Any = None) -
 
 
 def build(config: dict[str, Any]) -> Any:
-    from lavis_mafa.con_d import build_con_d
+    from lavis_mafa.scorers.con_d import build_con_d
 
     return build_con_d(config, torch.device("cpu"))
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from lavis.models.blip2_models.blip2_image_text_matching import Blip2ITM
 from lavis.models.vit import VisionTransformerEncoder
 
-from lavis_mafa.con_d import build_embedder
-from lavis_mafa.embedders import embed_images, embed_texts
+from lavis_mafa.scorers.con_d import build_embedder
+from lavis_mafa.scorers.embedders import embed_images, embed_texts
 from tests.models.tiny import (
     CAPTIONS,
     MED,

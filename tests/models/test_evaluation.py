@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import BertConfig
 
-from lavis_mafa import evaluation, relevance
-from lavis_mafa.models import pair_blocks
+from lavis_mafa.evaluation import relevance
+from lavis_mafa.evaluation import retrieval as evaluation
+from lavis_mafa.scorers import pair_blocks
 from tests.models.tiny import CAPTIONS, MED_ALBEF, VOCAB, lavis_blip2, loud, tiny_blip2
 from tests.models.tiny_albef import tiny_vit
 from tests.ranks import on_ranks
@@ -68,7 +69,7 @@ def albef_and_lavis_own() -> tuple[Any, Any]:
     from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
     from lavis.models.med import XBertEncoder
 
-    from lavis_mafa.models.albef_tasks import MafaAlbefRetrieval
+    from lavis_mafa.models.albef.tasks import MafaAlbefRetrieval
     from lavis_mafa.models.text import load_tokenizer
 
     tokenizer, sizes = load_tokenizer(str(VOCAB)), {"queue_size": 8, "embed_dim": 16}

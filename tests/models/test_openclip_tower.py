@@ -7,8 +7,8 @@ import torch
 from open_clip.transform import image_transform_v2
 from PIL import Image
 
-from lavis_mafa.models.openclip_tower import TowerName, build_openclip_tower, create_openclip_model, image_settings
-from lavis_mafa.models.towers import build_tower
+from lavis_mafa.models.towers.build import build_tower
+from lavis_mafa.models.towers.openclip import TowerName, build_openclip_tower, create_openclip_model, image_settings
 from tests.models.tiny import tiny_blip2
 from tests.models.tiny_llm import language_model, stage_2
 

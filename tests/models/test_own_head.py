@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.models.own_head import OwnHead
+from lavis_mafa.scorers.own_head import OwnHead
 from tests.models.tiny import loud, tiny_blip2
 from tests.models.tiny_albef import tiny_mafa_albef
 
@@ -109,7 +109,7 @@ def test_a_step_is_that_of_a_scorer_which_says_the_same(model: Any, batch: dict[
 
 
 def state_of(folder: Path, model: Any, scorer: Any) -> Any:
-    from lavis_mafa.runner_state import RunState
+    from lavis_mafa.runners.state import RunState
 
     table = SimpleNamespace(fingerprint="data", image_id=np.arange(6))
     run = OmegaConf.create({"batch_size_train": 2, "seed": 1, "sampling": "random"})
@@ -147,7 +147,7 @@ def test_no_store_keeps_its_scores(tmp_path: Path, batch: dict[str, Any]) -> Non
     ],
 )
 def test_the_task_builds_the_scorer_that_the_settings_need(mafa: Any, con_d: Any, told: str | None) -> None:
-    from lavis_mafa.tasks import MafaPretrainTask
+    from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
     task, student = MafaPretrainTask(OmegaConf.create({"con_d": con_d})), tiny_blip2(**mafa)
     if told:
@@ -159,7 +159,7 @@ def test_the_task_builds_the_scorer_that_the_settings_need(mafa: Any, con_d: Any
 
 
 def test_a_model_without_a_matching_head_cannot_be_its_own_con_d() -> None:
-    from lavis_mafa.tasks import MafaPretrainTask
+    from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
     task = MafaPretrainTask(OmegaConf.create({"con_d": {"arch": "self"}}))
     with pytest.raises(ValueError, match="has no matching head: name a matching network"):

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavis_mafa.models import pair_blocks as module
-from lavis_mafa.models.pair_blocks import by_image, pair_blocks
 from lavis_mafa.models.text import TokenizedOnce, TokenTable, load_tokenizer, tokenize
+from lavis_mafa.scorers import pair_blocks as module
+from lavis_mafa.scorers.pair_blocks import by_image, pair_blocks
 from tests.models.tiny import CAPTIONS, VOCAB
 
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), max_size=40)

@@ -94,7 +94,7 @@ def test_the_copy_is_a_copy_with_gradient_checkpointing_too(batch: dict[str, Any
 
 
 def test_a_frozen_tower_is_shared_with_the_teacher(batch: dict[str, Any]) -> None:
-    from lavis_mafa.models.albef import MafaAlbef
+    from lavis_mafa.models.albef.pretrain import MafaAlbef
     from lavis_mafa.models.teacher import Teacher
 
     parts = tiny_mafa_albef(targets="momentum")

@@ -13,7 +13,7 @@ from lavis.processors.blip_processors import BlipImageEvalProcessor
 
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.scenes.dataset import scenes_table
-from lavis_mafa.token_cache import attach_tokens
+from lavis_mafa.runners.token_cache import attach_tokens
 from tests.models.tiny import loud, tiny_blip2
 
 N = 7

@@ -80,7 +80,7 @@ def step(model: Any, wrapped: Any, batch: dict[str, Any], rows: Sequence[Row], e
     """{loss: (value, {parameter: gradient})}."""
     model.miner = GivenPairs(rows)
     found = {}
-    with mock.patch("lavis_mafa.models.albef.MafaAlbef.mask", every_second_token):
+    with mock.patch("lavis_mafa.models.albef.pretrain.MafaAlbef.mask", every_second_token):
         for name in wrapped({**batch, "epoch": epoch}).losses:
             model.zero_grad()
             losses = wrapped({**batch, "epoch": epoch}).losses

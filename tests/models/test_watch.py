@@ -12,7 +12,7 @@ import torch
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.core.pairs import Candidates, SettledPairs
 from lavis_mafa.models.base import MafaOutput
-from lavis_mafa.watch import step_row
+from lavis_mafa.runners.step_metrics import step_row
 
 TRUE = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 1]], dtype=bool)  # image, caption
 SAMPLES = {

@@ -164,7 +164,7 @@ def config(**keys: Any) -> dict[str, Any]:
 
 
 def built(**keys: Any) -> Any:
-    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.models.blip2.stage1 import MafaBlip2
 
     torch.manual_seed(0)
     return MafaBlip2.from_config(config(**keys))
@@ -251,7 +251,7 @@ def loud_but_tower(model: Any) -> Any:
 @pytest.mark.parametrize("freeze_vit", [True, False])
 @torch.no_grad()
 def test_plain_lavis_reads_our_checkpoint(freeze_vit: bool, frozen: Any, batch: dict[str, Any], tmp_path: Path) -> None:
-    from lavis_mafa import checkpoint
+    from lavis_mafa.runners import checkpoint
 
     ours = frozen if freeze_vit else loud(tiny_blip2())
     state = checkpoint.trained_state(ours)
@@ -293,7 +293,7 @@ def test_we_read_what_lavis_runner_saves(frozen: Any, batch: dict[str, Any], tmp
 
 def test_frozen_tower_that_came_with_a_checkpoint_is_saved(weights: Path, tmp_path: Path) -> None:
     """Its own file would give other weights, or there is none: what is saved must be whole."""
-    from lavis_mafa.checkpoint import trained_state
+    from lavis_mafa.runners.checkpoint import trained_state
 
     for keys in ({"freeze_vit": True}, {"freeze_vit": True, "vit_weights": str(tower_file(tmp_path, tiny_blip2()))}):
         model = built(pretrained=str(weights), **keys)
@@ -305,7 +305,7 @@ def test_frozen_tower_that_came_with_a_checkpoint_is_saved(weights: Path, tmp_pa
 
 
 def test_trained_state_leaves_out_what_the_tower_file_gives(frozen: Any) -> None:
-    from lavis_mafa.checkpoint import trained_state
+    from lavis_mafa.runners.checkpoint import trained_state
 
     left_out = set(frozen.state_dict()) - set(trained_state(frozen))
     assert left_out == {key for key in frozen.state_dict() if key.startswith("visual_encoder.")}

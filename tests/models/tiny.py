@@ -58,7 +58,7 @@ def loud(model: Any, seed: int = 0) -> Any:
 def tiny_blip2(vit: dict[str, Any] | None = None, **mafa: Any) -> Any:
     """Our model; `vit` goes to its constructor (vit_model, vit_weights, freeze_vit), `mafa` to its settings."""
     from lavis_mafa.core.settings import MafaSettings
-    from lavis_mafa.models.blip2 import MafaBlip2
+    from lavis_mafa.models.blip2.stage1 import MafaBlip2
 
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vit_model": "small_vit", "img_size": 16, "freeze_vit": False, "vit_precision": "fp32"}
@@ -79,8 +79,8 @@ def hub_stand_ins() -> Iterator[None]:
     from lavis.models.blip2_models import blip2
     from lavis.models.blip2_models.Qformer import BertLMHeadModel
 
-    from lavis_mafa.models.small_vit import SmallViT
     from lavis_mafa.models.text import load_tokenizer
+    from lavis_mafa.models.towers.small_vit import SmallViT
 
     def tower(self: Any, *args: Any) -> Any:
         return SmallViT(image_size=16), blip2.LayerNorm(128)

@@ -30,8 +30,8 @@ def tiny_vit(image_size: int = 16) -> Any:
 
 def tiny_mafa_albef(image_size: int = 16, **mafa: Any) -> Any:
     from lavis_mafa.core.settings import MafaSettings
-    from lavis_mafa.models.albef import ALBEF_SETTINGS, MafaAlbef
-    from lavis_mafa.models.albef_parts import build_text_encoder
+    from lavis_mafa.models.albef.parts import build_text_encoder
+    from lavis_mafa.models.albef.pretrain import ALBEF_SETTINGS, MafaAlbef
     from lavis_mafa.models.text import load_tokenizer
 
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def lavis_albef(ours: Any) -> Any:
     """LAVIS' own AlbefPretrain, built by its own constructor, with the weights of `ours`, copied to its momentum."""
     from lavis.models.albef_models.albef_pretrain import AlbefPretrain
 
-    from lavis_mafa.models.albef_parts import build_text_encoder
+    from lavis_mafa.models.albef.parts import build_text_encoder
 
     tower = tiny_vit(8 * int((ours.visual_encoder.pos_embed.shape[1] - 1) ** 0.5))
     text_encoder = build_text_encoder({"text_encoder": ALBEF_BERT}, 32, len(ours.tokenizer), None)

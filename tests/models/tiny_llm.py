@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lavis_mafa.models.language_model import language_model_folder
+from lavis_mafa.models.blip2.language_model import language_model_folder
 from tests.models.tiny import QFORMER, VOCAB, loud
 
 OPT = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lavis_mafa.openclip import train
+from lavis_mafa.openclip_train import launcher as train
 
 EPOCHS, BATCH = 3, 4
 

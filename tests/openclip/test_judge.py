@@ -11,9 +11,9 @@ from PIL import Image
 
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.openclip import train
-from lavis_mafa.openclip.images import RowViews
-from lavis_mafa.openclip.judge import ItmJudge
+from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.images import RowViews
+from lavis_mafa.openclip_train.judges import ItmJudge
 
 from . import launch
 from .tiny import register_tiny

@@ -13,7 +13,7 @@ from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.openclip import BiEncoderGuide, MafaClipLoss, MafaSigLipLoss, PairMasks
-from lavis_mafa.openclip.feed import Feed, pair_ids
+from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
 from tests.ranks import as_torchrun, on_ranks
 
 from . import launch

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from lavis_mafa.data.identity import image_id, text_id
-from lavis_mafa.openclip import OpenClipEncoder, train
-from lavis_mafa.openclip.shards import ShardFeed
+from lavis_mafa.openclip import OpenClipEncoder
+from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.shard_feed import ShardFeed
 
 from . import launch
 from .launch import BATCH

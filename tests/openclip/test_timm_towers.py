@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lavis_mafa.models.openclip_tower import TowerName, build_openclip_tower
+from lavis_mafa.models.towers.openclip import TowerName, build_openclip_tower
 
 from . import launch
 from .tiny import CONFIG

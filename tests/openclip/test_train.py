@@ -12,8 +12,8 @@ from PIL import Image
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.neighbors import float32
 from lavis_mafa.core.plan import Plan
-from lavis_mafa.openclip import train
-from lavis_mafa.openclip.feed import pair_ids
+from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.csv_feed import pair_ids
 
 from . import launch
 from .launch import BATCH, EPOCHS

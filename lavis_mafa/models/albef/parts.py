@@ -13,7 +13,7 @@ from lavis.models.vit import VisionTransformerEncoder, interpolate_pos_embed
 from torch import Tensor, nn
 
 from lavis_mafa.models.pretrained import checkpoint_key, weights_file
-from lavis_mafa.models.towers import build_tower
+from lavis_mafa.models.towers.build import build_tower
 from lavis_mafa.models.weights import fit_state, read_state_dict
 
 MOMENTUM = tuple(

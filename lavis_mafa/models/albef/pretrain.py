@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,11 @@ from lavis.models.blip2_models.blip2 import disabled_train
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.core.losses import token_loss
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.models.albef_parts import (
+from lavis_mafa.models.albef.parts import (
     adapt_albef,
     build_text_encoder,
     build_visual_encoder,
@@ -30,7 +30,6 @@ from lavis_mafa.models.base import Encoded, MafaForward
 from lavis_mafa.models.pretrained import load_from_config
 from lavis_mafa.models.text import load_tokenizer, tokenize
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
 # ITC on the rank's own batch, one-hot where S-ITC is off
 ALBEF_SETTINGS = {"itc_gather": False, "label_smoothing": 0.0}
 
@@ -119,7 +118,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {
-        name: str(CONFIGS / f"mafa_albef_{name}.yaml") for name in ("base", "scenes", "scenes_con_d")
+        name: str(CONFIGS / "models" / f"mafa_albef_{name}.yaml") for name in ("base", "scenes", "scenes_con_d")
     }
 
     def __init__(

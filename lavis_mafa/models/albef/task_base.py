@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lavis.models.med import XBertEncoder
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lavis_mafa.models.albef import CONFIGS, AlbefEncoding
-from lavis_mafa.models.albef_parts import (
+from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.models.albef.parts import (
     MOMENTUM,
     QUEUES,
     adapt_albef,
@@ -23,6 +22,7 @@ from lavis_mafa.models.albef_parts import (
     build_visual_encoder,
     files_of_parts,
 )
+from lavis_mafa.models.albef.pretrain import AlbefEncoding
 from lavis_mafa.models.attention import fuse_attention
 from lavis_mafa.models.pretrained import checkpoint_key, load_from_config
 from lavis_mafa.models.teacher import cut_from_student
@@ -40,7 +40,7 @@ class AlbefTask(AlbefEncoding):
     """
 
     PRETRAINED_MODEL_CONFIG_DICT: dict[str, str] = {
-        name: str(Path(CONFIGS) / f"mafa_albef_{name}.yaml") for name in ("base", "scenes")
+        name: str(CONFIGS / "models" / f"mafa_albef_{name}.yaml") for name in ("base", "scenes")
     }
     settings: tuple[str, ...]
     reads_class_token = False

@@ -18,8 +18,8 @@ from lavis.models.albef_models.albef_vqa import AlbefVQA
 from lavis.models.med import BertLMHeadModel, BertModel
 from torch import Tensor, nn
 
-from lavis_mafa.models.albef_parts import bert_config, build_text_encoder, files_of_parts
-from lavis_mafa.models.albef_task_base import AlbefTask, State, at_layer, layer_of, without_bert
+from lavis_mafa.models.albef.parts import bert_config, build_text_encoder, files_of_parts
+from lavis_mafa.models.albef.task_base import AlbefTask, State, at_layer, layer_of, without_bert
 
 
 @registry.register_model("mafa_albef_retrieval")

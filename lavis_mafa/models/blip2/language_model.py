@@ -15,9 +15,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.files import PACKAGE
+from lavis_mafa.models.blip2.parts import QformerParts
 from lavis_mafa.models.pretrained import load_from_config
-from lavis_mafa.models.qformer_parts import QformerParts
-from lavis_mafa.models.towers import PACKAGE, half_as_it_is
+from lavis_mafa.models.towers.build import half_as_it_is
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STAGE_1_HEADS = ("itm_head.", "vision_proj.", "text_proj.", "temp", "Qformer.")  # dropped where stage 2 has no such key

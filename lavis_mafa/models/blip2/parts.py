@@ -11,7 +11,7 @@ from lavis.models.blip2_models.Qformer import BertConfig, BertLMHeadModel
 from torch import Tensor, nn
 
 from lavis_mafa.models.text import load_tokenizer
-from lavis_mafa.models.towers import LAVIS_TOWERS, build_tower, half_as_it_is
+from lavis_mafa.models.towers.build import LAVIS_TOWERS, build_tower, half_as_it_is
 
 
 class QformerParts:

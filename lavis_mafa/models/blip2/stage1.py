@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +13,14 @@ from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
+from lavis_mafa.models.blip2.parts import QformerParts
 from lavis_mafa.models.pretrained import load_from_config
-from lavis_mafa.models.qformer_parts import QformerParts
 from lavis_mafa.models.text import tokenize
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
 
 
 @dataclass
@@ -43,7 +41,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {
-        name: str(CONFIGS / f"mafa_blip2_{name}.yaml")
+        name: str(CONFIGS / "models" / f"mafa_blip2_{name}.yaml")
         for name in ("pretrain", "pretrain_vitL", "coco", "scenes", "scenes_pretrained", "small")
     }
 

@@ -11,10 +11,8 @@ from lavis.models.blip2_models.blip2_opt import Blip2OPT
 from lavis.models.blip2_models.blip2_t5 import Blip2T5
 from torch import Tensor
 
-from lavis_mafa.models.language_model import LanguageModelParts, with_prompt, with_tokens
-from lavis_mafa.models.towers import PACKAGE
-
-CONFIGS = PACKAGE / "configs" / "models"
+from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.models.blip2.language_model import LanguageModelParts, with_prompt, with_tokens
 
 
 @registry.register_model("mafa_blip2_opt")
@@ -23,8 +21,8 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
 
     PRETRAINED_MODEL_CONFIG_DICT = {
         **Blip2OPT.PRETRAINED_MODEL_CONFIG_DICT,
-        "scenes": str(CONFIGS / "mafa_blip2_opt_scenes.yaml"),
-        "small": str(CONFIGS / "mafa_blip2_opt_small.yaml"),
+        "scenes": str(CONFIGS / "models" / "mafa_blip2_opt_scenes.yaml"),
+        "small": str(CONFIGS / "models" / "mafa_blip2_opt_small.yaml"),
     }
     llm, projection, tokenizer_name, half = "opt_model", "opt_proj", "opt_tokenizer", torch.float16
 
@@ -106,7 +104,7 @@ class MafaBlip2T5(LanguageModelParts, Blip2T5):
 
     PRETRAINED_MODEL_CONFIG_DICT = {
         **Blip2T5.PRETRAINED_MODEL_CONFIG_DICT,
-        "scenes": str(CONFIGS / "mafa_blip2_t5_scenes.yaml"),
+        "scenes": str(CONFIGS / "models" / "mafa_blip2_t5_scenes.yaml"),
     }
     llm, projection, tokenizer_name, half = "t5_model", "t5_proj", "t5_tokenizer", torch.bfloat16
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lavis_mafa.models.small_vit import SmallViT
+from lavis_mafa.common.files import local_file
+from lavis_mafa.models.towers.small_vit import SmallViT
 from lavis_mafa.models.weights import fit_state, read_metadata, read_state_dict
 
-PACKAGE = Path(__file__).resolve().parent.parent
 LAVIS_TOWERS = ("eva_clip_g", "clip_L")
 HEADS = ("classifier", "fc", "head", "heads", "head_dist")
 
@@ -100,7 +99,7 @@ def build_tower(name: str, image_size: int, weights: str | None) -> nn.Module:
     if kind == "small_vit":
         return _small_vit(image_size, weights)
     if kind == "open_clip":
-        from lavis_mafa.models.openclip_tower import build_openclip_tower
+        from lavis_mafa.models.towers.openclip import build_openclip_tower
 
         return build_openclip_tower(name, image_size, weights)
     if kind not in ("torchvision", "timm") or not model_name:
@@ -165,15 +164,3 @@ def _load_backbone(net: nn.Module, weights: str) -> None:
         fit_state(net, counters | trunk, weights)  # older files lack the counters
     except ValueError as error:
         raise ValueError(f"model.vit_weights and model.vit_model: {error}") from error
-
-
-def local_file(path: str) -> Path:
-    """A path as given, or `package:PATH`, a small file that the package ships.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    found = PACKAGE / path[len("package:") :] if path.startswith("package:") else Path(path).expanduser()
-    if not found.is_file():
-        raise ValueError(f"no file at {found}; give a local file (.safetensors or .pth for weights)")
-    return found

@@ -10,8 +10,8 @@ from typing import Any
 from keys import Key, key_of
 from omegaconf import OmegaConf
 
-from lavis_mafa.data.config_file import read_config_file
-from lavis_mafa.smoke import shorten
+from lavis_mafa.common.config_file import read_config_file
+from lavis_mafa.config.smoke import shorten
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -31,7 +31,7 @@ from plots import draw
 from rows import Rows, seconds_of
 from tables import contrasts, contrasts_markdown, markdown, runs_frame, summary
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 
 CORES = os.cpu_count() or 1
 EXPECTED = 100.0  # seconds on one of 2 cores, a run 85, a warm-up 230; where no run is there to tell from

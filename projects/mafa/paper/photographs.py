@@ -18,10 +18,10 @@ import pyarrow as pa
 from lavis.common.registry import registry
 from numpy.typing import NDArray
 
-from lavis_mafa.builders import ImageTextBuilder
 from lavis_mafa.data.annotations import ROWS
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.datasets.pairs import ImageTextBuilder
 
 Ints = NDArray[np.int64]
 

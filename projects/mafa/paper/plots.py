@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measures import Item
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.reports.curves import COLOURS
 
 NOTE = "bars: 95 % interval of the difference to the baseline, paired by seed"

@@ -24,7 +24,7 @@ from typing import Any
 from cells import ROOT, Cell
 from keys import MISSING, Key, leaves, missing_files
 
-from lavis_mafa.core.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write
 
 HEAVY = [f"lavis_mafa.{name}" for name in ("builders", "tasks", "runner", "stage2_runner", "models.albef_tasks")]
 WROTE = {"train": "results.json", "mine": "summary.json"}

@@ -1,0 +1,1 @@
+"""What every floor uses: files, hashes, ranks, versions. Knows neither LAVIS nor transformers."""

@@ -1,0 +1,1 @@
+"""LAVIS dataset builders over the records of `data`; `lavis_mafa.register()` loads them."""

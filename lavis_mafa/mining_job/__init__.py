@@ -1,0 +1,1 @@
+"""What `python -m lavis_mafa.mine` does around the engine of `mining`: LAVIS data and networks in, a report out."""

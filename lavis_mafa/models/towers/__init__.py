@@ -1,0 +1,1 @@
+"""Vision towers for the Q-Former: image (B, 3, H, W) → tokens (B, L, V)."""

@@ -1,0 +1,1 @@
+"""Image and text processors for the LAVIS registry; `lavis_mafa.register()` loads them."""

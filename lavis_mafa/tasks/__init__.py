@@ -1,0 +1,1 @@
+"""LAVIS tasks: what a step of training is, and what an evaluation asks of a model."""
