@@ -10,12 +10,25 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from lavis.common.dist_utils import get_rank, get_world_size
 
 T = TypeVar("T")
 # How long a rank waits for another: rank 0 plans and caches tokens alone. A dead one is seen at once, by the launcher.
 PATIENCE = timedelta(hours=1)
 GRACE_S = 5.0
+
+
+def get_rank() -> int:
+    """This process's number among the ranks of the run; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def get_world_size() -> int:
+    """How many ranks the run has; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main_process() -> bool:
+    return get_rank() == 0
 
 
 def barrier() -> None:

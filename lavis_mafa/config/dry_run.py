@@ -17,7 +17,7 @@ from lavis_mafa.config.values import check_data, missing_files
 from lavis_mafa.models.meta import build_on_meta
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.teacher import Teacher
-from lavis_mafa.runners.checkpoint import trained_state
+from lavis_mafa.models.trained import trained_state
 
 PAIR_BYTES = 16  # at most, of a scored pair (core/connections.py)
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -11,11 +11,11 @@ from lavis.common.registry import registry
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.files import local_file
+from lavis_mafa.common.precision import precision
 from lavis_mafa.config.keys import is_ours, registered
 from lavis_mafa.core.grit import SAMPLINGS
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.pretrained import checkpoint_key
-from lavis_mafa.tasks.pretrain import precision
 
 AT_LEAST = {
     **dict.fromkeys(("max_epoch", "batch_size_train", "batch_size_eval", "accum_grad_iters"), 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,3 +106,9 @@ class TokenizedOnce:
     def __call__(self, captions: Sequence[str]) -> TokenTable:
         ids = [self._ids(caption).tolist() for caption in captions]
         return TokenTable.of(self._pad({"input_ids": ids}, return_tensors="pt"))
+
+
+def vocabulary(tokenizer: Any) -> str:
+    """Number of words, and a hash of which word has which number."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return f"{len(tokenizer)} words, {hashlib.blake2b(words, digest_size=8).hexdigest()}"

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lavis_mafa.core.losses import itc_targets, leave_out, smooth_own_columns, soft_cross_entropy
 from lavis_mafa.openclip.guide import BiEncoderGuide, unit_length
-from lavis_mafa.openclip.masks import PairMasks, Step, gather_rows
+from lavis_mafa.openclip.masks import PairMasks
+from lavis_mafa.openclip.step import Step, gather_rows
 
 
 class _Managed(nn.Module):

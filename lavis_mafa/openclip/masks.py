@@ -7,19 +7,14 @@ images, columns texts), index 1 text→image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from lavis_mafa.core.losses import connection_masks, matched_masks
 from lavis_mafa.core.miner import MinedPairs
-from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
+from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.settings import MafaSettings
-
-if TYPE_CHECKING:
-    from lavis_mafa.openclip.guide import BiEncoderGuide
 
 
 @dataclass(frozen=True)
@@ -45,90 +40,3 @@ class PairMasks:
         if settings.action != "drop" or mined.matches_C is None:
             return masks
         return cls(masks.connected_2BB, matched_masks(mined.candidates, mined.matches_C, B, B))
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is known of one step's pairs, gathered over the ranks; its questions answer with (B, W) or (2, B, W) masks.
-
-    Image b and text w meet in row b of image→text; whether the pair is managed may hang on either of them as anchor.
-    """
-
-    B: int
-    rank: int
-    world: int
-    device: torch.device
-    ids: tuple[Tensor, Tensor] | None = None  # image_id (B,), text_id (B,)
-    listed_P2: Tensor | None = None  # (image_id, text_id) of pairs that are known to match
-    pairs: PairMasks | None = None
-    guide: BiEncoderGuide | None = None
-    guide_features: tuple[Tensor, Tensor] | None = None  # image (B, G), text (B, G)
-
-    @property
-    def first_col(self) -> int:
-        """The column of this rank's first pair."""
-        return self.rank * self.B
-
-    def by_anchor(self) -> tuple[Tensor, Tensor]:
-        """Positives and dropped pairs, both (2, B, W): [0, b] is anchored at image b, [1, b] at text b."""
-        known_BW = self._known()
-        positive_2BW, dropped_2BW = known_BW.repeat(2, 1, 1), torch.zeros_like(known_BW).repeat(2, 1, 1)
-        if self.ids and self.listed_P2 is not None:
-            (image_B, text_B), (image_W, text_W) = self.ids, self._gathered(self.ids)
-            positive_2BW[0] |= listed_pairs(image_B, text_W, self.listed_P2)
-            positive_2BW[1] |= listed_pairs(image_W, text_B, self.listed_P2).T
-        if self.guide and self.guide_features:
-            (image_B, text_B), (image_W, text_W) = self.guide_features, self._gathered(self.guide_features)
-            own_B = (image_B * text_B).sum(dim=1)
-            found = self.guide.exceeds(image_B, text_W, own_B), self.guide.exceeds(text_B, image_W, own_B)
-            (positive_2BW if self.guide.action == "connect" else dropped_2BW).logical_or_(torch.stack(found))
-        if self.pairs:
-            own = slice(self.first_col, self.first_col + self.B)
-            positive_2BW[:, :, own] |= self.pairs.connected_2BB
-            dropped_2BW[:, :, own] |= self.pairs.dropped_2BB
-        return positive_2BW, dropped_2BW & ~positive_2BW
-
-    def by_pair(self) -> tuple[Tensor, Tensor]:
-        """Positives and dropped pairs, both (B, W), of images and texts without direction: either may be the anchor."""
-        positive_BW = self._known()
-        dropped_BW = torch.zeros_like(positive_BW)
-        if self.ids and self.listed_P2 is not None:
-            positive_BW |= listed_pairs(self.ids[0], self._gathered(self.ids)[1], self.listed_P2)
-        if self.guide and self.guide_features:
-            (image_B, text_B), (image_W, text_W) = self.guide_features, self._gathered(self.guide_features)
-            found_BW = self.guide.exceeds(image_B, text_W, (image_B * text_B).sum(dim=1))
-            found_BW |= self.guide.exceeds(text_W, image_B, (image_W * text_W).sum(dim=1)).T
-            (positive_BW if self.guide.action == "connect" else dropped_BW).logical_or_(found_BW)
-        if self.pairs:
-            own = slice(self.first_col, self.first_col + self.B)
-            for mask_BW, mask_2BB in ((positive_BW, self.pairs.connected_2BB), (dropped_BW, self.pairs.dropped_2BB)):
-                mask_BW[:, own] |= mask_2BB[0] | mask_2BB[1].T
-        return positive_BW, dropped_BW & ~positive_BW
-
-    def _known(self) -> Tensor:
-        """(B, W): own pairs, and pairs of one image or one caption."""
-        own_BW = own_positives(self.B, self.B * self.world, self.first_col, self.device)
-        return own_BW if self.ids is None else own_BW | known_positives(*self.ids, *self._gathered(self.ids))
-
-    def _gathered(self, parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        first, second = (gather_rows(part, self.world) for part in parts)
-        return first, second
-
-
-def listed_pairs(image_id_B: Tensor, text_id_W: Tensor, listed_P2: Tensor) -> Tensor:
-    """(B, W) bool, True where (image_id, text_id) is one of the P listed pairs."""
-    image_P, text_P = listed_P2.unbind(dim=1)
-    met_P = torch.isin(image_P, image_id_B) & torch.isin(text_P, text_id_W)  # so that P below is a handful
-    image_BP = image_id_B[:, None] == image_P[met_P]
-    text_PW = text_P[met_P][:, None] == text_id_W
-    return image_BP.float() @ text_PW.float() > 0
-
-
-def gather_rows(rows_B: Tensor, world: int) -> Tensor:
-    """The rows (W, ...) of all ranks, in the order of ranks, without gradient."""
-    if world == 1:
-        return rows_B
-    rows_B = rows_B.detach().contiguous()
-    rows_W = [torch.empty_like(rows_B) for _ in range(world)]
-    dist.all_gather(rows_W, rows_B)
-    return torch.cat(rows_W)

@@ -44,8 +44,8 @@ class RowTokens:
 def token_table(scorer: Any, paths: list[str], folder: Path, rank: int, world: int, device: Any) -> TokenTable:
     """The table in `folder`, computed by rank 0 where it is not there yet.
 
-    scorer: an ItmScorer, whose `model` has a frozen `visual_encoder`. paths: the image of every row; an image of several
-    rows is kept once.
+    scorer: an ItmScorer whose `model` has a frozen `visual_encoder`. paths: the image of every row, kept once however
+    many rows have it.
     """
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))
     view = repr(getattr(scorer.vis_processor, "transform", scorer.vis_processor))

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lavis.common.dist_utils import get_rank, get_world_size, is_main_process
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from lavis_mafa.common.ranks import barrier
+from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
 from lavis_mafa.evaluation.predictions import Predictions, merged
+from lavis_mafa.models.trained import trained_state, weights_hash
 from lavis_mafa.runners.answer_report import report_answers
-from lavis_mafa.runners.checkpoint import trained_state, weights_hash
 from lavis_mafa.runners.evaluation import RunEvaluation
 
 SAMPLE = 64  # numbers read of a frozen tensor

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +10,6 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
-from torch import nn
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.models.weights import read_torch
@@ -20,40 +17,6 @@ from lavis_mafa.models.weights import read_torch
 FORMAT = 2
 _NAME = re.compile(r"checkpoint_e(\d+)_s(\d+)\.pth$")
 Check = Callable[[Mapping[str, Any]], None]
-
-
-def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict less the frozen parts that have their own files (a tower, a language model), as LAVIS has it."""
-    tower = ("visual_encoder.",) if getattr(model, "tower_has_weights", False) else ()
-    given = tower + getattr(model, "parts_of_own_files", ())
-    return {key: value for key, value in model.state_dict().items() if not key.startswith(given)}
-
-
-def weights_hash(network: nn.Module) -> str:
-    """Of what a checkpoint of the model holds: the frozen parts that have files of their own are left out."""
-    digest = hashlib.blake2b(digest_size=8)
-    for key, value in sorted(trained_state(network).items()):
-        digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def size(model: nn.Module) -> str:
-    """What tells networks apart that do not hold each other's weights."""
-    state = model.state_dict()
-    return f"{type(model).__name__}, {len(state)} tensors of {sum(value.numel() for value in state.values()):,} numbers"
-
-
-def vocabulary(tokenizer: Any) -> str:
-    """Number of words, and a hash of which word has which number."""
-    words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
-    return f"{len(tokenizer)} words, {hashlib.blake2b(words, digest_size=8).hexdigest()}"
-
-
-def load_trained(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Take back what `trained_state` gave."""
-    own = model.state_dict()
-    assert set(state) <= set(own), "a checkpoint of the same config holds no other keys"
-    model.load_state_dict({**own, **state})
 
 
 def save(folder: Path, content: Mapping[str, Any], keep: int) -> Path:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
-from lavis.common.dist_utils import is_main_process
 
 from lavis_mafa.common.artifacts import atomic_write
-from lavis_mafa.common.ranks import barrier
+from lavis_mafa.common.ranks import barrier, is_main_process
 from lavis_mafa.evaluation.eccv import CocoIds, coco_ids, refuse_other_split
 from lavis_mafa.evaluation.judgments import JudgedPairs, configured_con_d, evaluate_judgments, read_judged_pairs
 from lavis_mafa.evaluation.retrieval import evaluate_retrieval
+from lavis_mafa.models.trained import load_trained, trained_state
 from lavis_mafa.models.weights import read_state_dict
 from lavis_mafa.openclip.zero_shot import zero_shot
 from lavis_mafa.runners import checkpoint
@@ -49,7 +49,7 @@ class RunEvaluation:
             return
         self.best = {"epoch": epoch, "value": float(value)}
         if is_main_process():
-            content = {"model": checkpoint.trained_state(self.runner.network), **self.best}
+            content = {"model": trained_state(self.runner.network), **self.best}
             checkpoint.write(self.runner.output_dir / "checkpoint_best.pth", content)
 
     def report(self) -> dict[str, Any]:
@@ -124,11 +124,9 @@ class RunEvaluation:
     def _keep_final(self) -> None:
         network = self.runner.network
         if self.best["epoch"] >= 0:
-            checkpoint.load_trained(network, read_state_dict(self.runner.output_dir / "checkpoint_best.pth"))
+            load_trained(network, read_state_dict(self.runner.output_dir / "checkpoint_best.pth"))
         if not is_main_process():
             return
-        state = {
-            key: value.detach().cpu().contiguous().clone() for key, value in checkpoint.trained_state(network).items()
-        }
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in trained_state(network).items()}
         with atomic_write(self.runner.output_dir / "model.safetensors") as file:
             file.write(safetensors.torch.save(state))

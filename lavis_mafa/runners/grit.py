@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lavis.common.dist_utils import get_rank, is_main_process
 from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from lavis_mafa.common.ranks import barrier
+from lavis_mafa.common.ranks import barrier, get_rank, is_main_process
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler

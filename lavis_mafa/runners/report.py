@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.models.pretrained import checkpoint_path
+from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
-from lavis_mafa.runners.checkpoint import weights_hash
 
 SHOWN = 48  # connections on the page
 LABELLED = ("false_negatives", "mismatches")

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lavis.common.dist_utils import get_rank, get_world_size, is_main_process
 from torch.utils.tensorboard import SummaryWriter
 
-from lavis_mafa.common.ranks import barrier, gathered
+from lavis_mafa.common.ranks import barrier, gathered, get_rank, get_world_size, is_main_process
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.miner import PairScorer
 from lavis_mafa.core.plan import Plan
+from lavis_mafa.models.text import vocabulary
+from lavis_mafa.models.trained import load_trained, size, trained_state
 from lavis_mafa.runners import checkpoint
 from lavis_mafa.runners.journal import Journal
 
@@ -33,8 +34,8 @@ class RunState:
         self.expected = {
             "data": table.fingerprint,
             "world_size": world,
-            "vocabulary": checkpoint.vocabulary(runner.network.tokenizer),
-            "network": checkpoint.size(runner.network),
+            "vocabulary": vocabulary(runner.network.tokenizer),
+            "network": size(runner.network),
             "scorer": (scorer.fingerprint or "self") if scorer else "none",
         }
         self.connections: ConnectionStore | None = None
@@ -176,8 +177,8 @@ class RunState:
     def _of_runner(self) -> dict[str, Any]:
         runner = self.runner
         return {
-            "model": checkpoint.trained_state(runner.network),
-            "teacher": checkpoint.trained_state(teacher.model) if (teacher := self._teacher()) else None,
+            "model": trained_state(runner.network),
+            "teacher": trained_state(teacher.model) if (teacher := self._teacher()) else None,
             "optimizer": runner.optimizer.state_dict(),
             "scaler": runner.scaler.state_dict() if runner.scaler else None,
             "best": runner.evaluation.best,
@@ -190,11 +191,11 @@ class RunState:
     def _load(self, content: Mapping[str, Any]) -> None:
         runner = self.runner
         _ = runner.model  # on its device before weights come
-        checkpoint.load_trained(runner.network, content["model"])
+        load_trained(runner.network, content["model"])
         if teacher := self._teacher():
             if content.get("teacher") is None:
                 raise ValueError("model.mafa.targets is momentum, but the checkpoint was trained without; start anew")
-            checkpoint.load_trained(teacher.model, content["teacher"])
+            load_trained(teacher.model, content["teacher"])
         runner.optimizer.load_state_dict(content["optimizer"])
         if runner.scaler:
             runner.scaler.load_state_dict(content["scaler"])

@@ -6,32 +6,22 @@ Every image is encoded once a batch, and not at all where its frozen tower is th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lavis.common.registry import registry
-from lavis.models import load_preprocess
 from lavis.models.albef_models import AlbefBase
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
-from lavis.processors import load_processor
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lavis_mafa.models.albef.pretrain import MafaAlbef
-from lavis_mafa.models.albef.task_base import AlbefTask
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2.stage1 import MafaBlip2, QformerState
-from lavis_mafa.models.openclip import ClipTokenizer, MafaOpenClip
-from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.text import TokenizedOnce
-from lavis_mafa.models.towers.openclip import TowerName, create_openclip_model
-from lavis_mafa.openclip import GuideScorer
+from lavis_mafa.scorers.networks import DUAL_ENCODERS, Network, build_network
 from lavis_mafa.scorers.pair_blocks import BLOCK, pair_blocks
-from lavis_mafa.scorers.strict import build_strictly
 
 ARCHITECTURES = (
     "mafa_blip2",
@@ -44,9 +34,6 @@ ARCHITECTURES = (
     "blip_image_text_matching",
     "blip_retrieval",
 )
-EXTRACTORS = ("albef_feature_extractor", "blip_feature_extractor")  # they read `pretrained` alone
-DUAL_ENCODERS = ("mafa_openclip", *EXTRACTORS)
-READ_BY = {"albef_pretrain": "mafa_albef", "blip_pretrain": "blip_feature_extractor"}  # LAVIS' own read no checkpoint
 EncodeImages = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
 Match = Callable[[Any, Tensor, Any, Tensor, Tensor], Tensor]
 
@@ -157,16 +144,6 @@ def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "ru
     return ItmScorer(**vars(build_network(cfg, device, section, ARCHITECTURES)))
 
 
-@dataclass
-class Network:
-    """A frozen model with its own preparation: PIL image → tensor, raw caption → its text input."""
-
-    model: BaseModel
-    fingerprint: str
-    vis_processor: Callable[[Any], Tensor]
-    text_processor: Callable[[str], str]
-
-
 def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -> ItmScorer | Network:
     """What embeds images and captions: a matching network, or a dual encoder. Errors: those of build_con_d."""
     network = build_network(cfg, device, section, (*ARCHITECTURES, *DUAL_ENCODERS))
@@ -174,83 +151,6 @@ def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -
         return ItmScorer(**vars(network))
     network.model.eval().requires_grad_(False)
     return network
-
-
-def build_guide(cfg: Mapping[str, Any], device: torch.device, section: str = "run.con_d") -> GuideScorer:
-    """A bi-encoder in Con-D's place: `{arch: open_clip, vit_model: open_clip:NAME/TAG_OR_FILE}`.
-
-    Raises:
-        ValueError: an unknown name or tag, no such file, or no weights: never a silently random network.
-    """
-    name = TowerName.parse(str(cfg.get("vit_model")))
-    if name.pretrained is None:
-        raise ValueError(f"{section}.vit_model names no weights; give {cfg.get('vit_model')}/TAG_OR_FILE")
-    model = create_openclip_model(name, None).to(device)
-    vis_processor = load_processor("open_clip_image_eval", OmegaConf.create({"vit_model": cfg["vit_model"]}))
-    return GuideScorer(model, ClipTokenizer(name.model), vis_processor, _fingerprint(model))
-
-
-def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
-    """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
-    given = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
-    arch, model_type = given.get("arch"), given.get("model_type")
-    if arch in READ_BY:
-        raise ValueError(f"{section}.arch: LAVIS' {arch} reads no checkpoint; {READ_BY[arch]} reads those it wrote")
-    model_cls = registry.get_model_class(arch) if arch in archs else None
-    if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
-        types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
-        raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(archs)}), model_type {model_type!r} ({types})")
-    defaults = OmegaConf.load(model_cls.default_config_path(model_type))
-    keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
-    defaults.model = merged = OmegaConf.merge(defaults.model, keys)  # the preparation may refer to it
-    if arch in EXTRACTORS and merged.get("load_finetuned"):
-        raise ValueError(f"{section}.load_finetuned: {arch} reads {section}.pretrained alone; name the file there")
-    _require_weights(model_cls, merged, section)
-    model = _build(model_cls, merged, section)
-    preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
-    vis, text = load_preprocess(preprocess)
-    return Network(model.float().to(device), _fingerprint(model), vis["eval"], text["eval"])
-
-
-def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> None:
-    if issubclass(model_cls, MafaOpenClip) and TowerName.parse(merged.vit_model, merged.get("vit_weights")).pretrained:
-        return
-    if checkpoint_path(merged) is None:
-        raise ValueError(
-            f"{section} names no weights; set {section}.finetuned to a checkpoint of its model (of a matching network "
-            f"train_con_d.sh makes one) and {section}.load_finetuned: true"
-        )
-
-
-def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
-    """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
-    if issubclass(model_cls, (MafaBlip2, MafaOpenClip, AlbefTask)):
-        return model_cls.from_config(cfg)
-    if issubclass(model_cls, MafaAlbef):
-        return model_cls.from_config(cfg, may_miss=("text_encoder.cls.",))  # a retrieval model has no MLM head
-    return build_strictly(model_cls, cfg, section)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """Hash of weights and sizes (heads, eps, …): a stored score is only as good as the network that gave it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, module in model.named_modules():
-        digest.update(repr((name, type(module).__name__, _plain_attributes(module))).encode())
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(
-            value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.dim() else str(value.item()).encode()
-        )
-    return digest.hexdigest()
-
-
-def _plain_attributes(module: nn.Module) -> list[tuple[str, object]]:
-    kept = (bool, int, float, str, tuple)
-    return sorted(
-        (name, value)
-        for name, value in vars(module).items()
-        if isinstance(value, kept) and name != "training" and not name.startswith("_")
-    )
 
 
 def share_tower(scorer: ItmScorer, student: nn.Module) -> None:

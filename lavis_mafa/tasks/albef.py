@@ -22,6 +22,7 @@ from lavis.datasets.datasets.vqa_datasets import VQADataset
 from lavis.tasks.base_task import BaseTask
 from torch import nn
 
+from lavis_mafa.common.precision import precision
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
 from lavis_mafa.data.images import ImageFiles
@@ -30,7 +31,7 @@ from lavis_mafa.evaluation.ground_truth import question_rows
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.runners.evaluation import RunEvaluation
 from lavis_mafa.runners.stage2 import Stage2Runner
-from lavis_mafa.tasks.pretrain import MafaPretrainTask, precision
+from lavis_mafa.tasks.pretrain import MafaPretrainTask
 from lavis_mafa.tasks.stage2 import NOTHING_MINED, MafaStage2Task, MafaVqaTask
 
 LOSSES = ("loss_itc", "loss_itm", "loss_mlm")

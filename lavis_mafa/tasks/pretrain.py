@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lavis.common.dist_utils import get_rank, is_main_process
 from lavis.common.registry import registry
 from lavis.datasets.data_utils import prepare_sample
 from lavis.datasets.datasets.base_dataset import BaseDataset
@@ -18,17 +17,19 @@ from lavis.tasks.base_task import BaseTask
 from torch import nn
 from tqdm import tqdm
 
+from lavis_mafa.common.precision import precision
+from lavis_mafa.common.ranks import get_rank, is_main_process
 from lavis_mafa.core.miner import PairScorer
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.datasets.lavis_captions import mix
 from lavis_mafa.datasets.pairs import AUGMENTING
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.models.teacher import Teacher
-from lavis_mafa.scorers.con_d import build_con_d, build_guide, share_tower
+from lavis_mafa.scorers.con_d import build_con_d, share_tower
+from lavis_mafa.scorers.guide import build_guide
 from lavis_mafa.scorers.own_head import OwnHead
 from lavis_mafa.scorers.verdict_file import FileScorer
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 AfterStep = Callable[[int, Any, MafaOutput, float, float], dict[str, float]]
 
 
@@ -154,16 +155,6 @@ def _verdicts(con_d: Any, train_set: Any, rule: MafaSettings) -> FileScorer:
             f"run.con_d.path: {con_d.path} holds no image of the training data; mine that data, under its dataset name"
         )
     return scorer
-
-
-def precision(run_cfg: Any) -> torch.dtype | None:
-    """run.precision as autocast's dtype; None: float32."""
-    name = run_cfg.get("precision", "fp32")
-    if name not in PRECISIONS:
-        raise ValueError(f"run.precision is {name!r}: allowed are {', '.join(PRECISIONS)}")
-    if name == "fp16" and run_cfg.device == "cpu":
-        raise ValueError("run.precision: fp16 needs a GPU; take bf16 or fp32 on a CPU")
-    return PRECISIONS[name]
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:

@@ -17,6 +17,7 @@ from lavis.common.registry import registry
 from lavis.tasks.base_task import BaseTask
 from torch import nn
 
+from lavis_mafa.common.precision import precision
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.data.questions import QuestionRow
 from lavis_mafa.evaluation.caption_metrics import caption_metrics, cider_of_images
@@ -24,7 +25,7 @@ from lavis_mafa.evaluation.ground_truth import caption_truth, coco_format, quest
 from lavis_mafa.evaluation.vqa_accuracy import LEMMAS_REMEDY, accuracies, hits, lemmatised, majority, verdicts
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.models.blip2.language_model import PRECISIONS, LanguageModelParts, precision_name
-from lavis_mafa.tasks.pretrain import MafaPretrainTask, precision
+from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
 NOTHING_MINED: Any = MinedPairs(None, {}, None, None)  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ It never sees an image, nor a text of a validation or test split. Before a capti
 captions of its image, a position each; one caption in eight has none. Of a DAQUAR photograph there is no description:
 before half of the questions stand answers to others about the same image. Nothing of it is shipped with the package.
 
-    LAVIS_MAFA_DATA=… python projects/flickr8k/train_language_model.py      # minutes on one CPU core
+    LAVIS_MAFA_DATA=… python projects/language_models/flickr8k.py      # minutes on one CPU core
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lavis_mafa.models.text_reader import PROMPT, SLOTS, OptReader, Text, export, opt_reader, train
+from text_reader import PROMPT, SLOTS, OptReader, Text, export, opt_reader, train
 
 import lavis_mafa
 

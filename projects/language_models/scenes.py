@@ -1,10 +1,10 @@
 """Trains the tiny OPT and T5 of the scenes from text alone: they never see an image.
 
 A text begins with eight phrases about a scene ("big red circle top left"), and goes on with a caption of it, or with a
-question and its answer (lavis_mafa/models/text_reader.py). One text in eight has no phrases.
+question and its answer (text_reader.py). One text in eight has no phrases.
 
-    python projects/scenes/train_language_models.py opt      # writes lavis_mafa/assets/
-    python projects/scenes/train_language_models.py t5
+    python projects/language_models/scenes.py opt      # writes lavis_mafa/assets/
+    python projects/language_models/scenes.py t5
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lavis_mafa.models.text_reader import PROMPT, SLOTS, Reader, Text, export, opt_reader, padded, train
+from text_reader import PROMPT, SLOTS, Reader, Text, export, opt_reader, padded, train
 from torch import Tensor
 
 import lavis_mafa

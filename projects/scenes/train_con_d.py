@@ -69,7 +69,7 @@ def main() -> None:
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         progress.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()})
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     correct_prior(model)
     save_file({key: value.contiguous().clone() for key, value in trained_state(model).items()}, arguments.out)

@@ -15,7 +15,7 @@ if [[ -z "$stage1" ]]; then
 fi
 there="$(written "$out")"
 if [[ ! -e "$there/opt/model.safetensors" ]]; then
-    "$PYTHON_BIN" projects/flickr8k/train_language_model.py --out "$there/opt" ${LAVIS_MAFA_SMOKE:+--steps 20}
+    "$PYTHON_BIN" projects/language_models/flickr8k.py --out "$there/opt" ${LAVIS_MAFA_SMOKE:+--steps 20}
 fi
 bash run_scripts/mafa/pretrain_blip2_stage2.sh --cfg-path projects/mafa/blip2/pretrain_stage2_flickr8k.yaml \
     --options "run.output_dir=$out/stage2" "run.token_folder=$out/tokens" "model.opt_model=$out/opt" "model.pretrained=$stage1"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lavis_mafa.evaluation.predictions import Predictions, merged
+from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.runners.answer_evaluation import frozen_hash
-from lavis_mafa.runners.checkpoint import weights_hash
 
 ABOUT = {"weights": "abc", "prompt": "Question: {} Answer:"}
 

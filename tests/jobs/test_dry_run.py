@@ -56,7 +56,7 @@ def test_momentum_copies_of_the_model_itself_are_in_its_checkpoints() -> None:
     from lavis_mafa.config.dry_run import disk_bytes, memory_bytes
     from lavis_mafa.models.albef.tasks import LavisAlbef
     from lavis_mafa.models.meta import build_on_meta
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     cfg = load("../albef/albef_scenes", *SMALL)
     model = build_on_meta(LavisAlbef, dict(cfg.model_cfg))

@@ -83,7 +83,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_retrieval_says_whose_figures_these_are(tmp_path: Path) -> None:
     lavis_mafa.register()
     from lavis_mafa.models.blip2.stage1 import MafaBlip2
-    from lavis_mafa.runners.checkpoint import trained_state, weights_hash
+    from lavis_mafa.models.trained import trained_state, weights_hash
 
     model = MafaBlip2.from_config(OmegaConf.load(MafaBlip2.default_config_path("scenes")).model)
     torch.save({"model": trained_state(model)}, tmp_path / "stage1.pth")

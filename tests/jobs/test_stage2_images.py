@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 import lavis_mafa
 from tests.jobs.commands import ROOT, run
 
-SCRIPT = ROOT / "projects" / "flickr8k" / "train_language_model.py"
+SCRIPT = ROOT / "projects" / "language_models" / "flickr8k.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def stage1(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
     """A stage 1 as it starts: what it knows does not matter here."""
     lavis_mafa.register()
     from lavis_mafa.models.blip2.stage1 import MafaBlip2
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     config = OmegaConf.load(MafaBlip2.default_config_path("small")).model
     config.vit_weights = str(shared_data / "weights" / "mobilenet_v2_imagenet.safetensors")

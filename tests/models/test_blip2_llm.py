@@ -125,7 +125,7 @@ def test_a_prompt_is_what_t5_reads_of_a_caption(folders: dict[str, Path]) -> Non
 
 
 def test_a_tower_with_its_own_file_may_be_trained(folders: dict[str, Path], tmp_path: Path) -> None:
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     tower = {"image_size": 48, "vit_weights": "package:assets/scenes_tower.safetensors"}
     torch.save({"model": trained_state(stage_2("opt", folders["opt"], freeze_vit=True, **tower))}, tmp_path / "x.pth")
@@ -176,7 +176,7 @@ def test_a_packaged_language_model_is_small(kind: str) -> None:
 
 
 def test_stage_2_comes_back_without_the_language_model(folders: dict[str, Path], tmp_path: Path) -> None:
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     model = stage_2("opt", folders["opt"])
     torch.nn.init.normal_(model.opt_proj.weight)

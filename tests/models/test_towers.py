@@ -190,7 +190,7 @@ def trained(vit: dict[str, Any], batch: dict[str, Any]) -> Any:
 
 
 def test_frozen_tower_stands_still(batch: dict[str, Any], resnet: Any) -> None:
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     net, written = resnet
     model = trained({"freeze_vit": True, "vit_weights": written({})}, batch)
@@ -202,7 +202,7 @@ def test_frozen_tower_stands_still(batch: dict[str, Any], resnet: Any) -> None:
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "torchvision:swin_t"])
 def test_unfrozen_tower_trains_and_is_saved(name: str, batch: dict[str, Any]) -> None:
     """Every parameter that is to be trained gets a gradient: DDP waits for those that get none."""
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     model = trained({"freeze_vit": False, "vit_model": name}, batch)
     still = [key for key, value in model.named_parameters() if value.requires_grad and value.grad is None]

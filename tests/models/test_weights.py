@@ -251,10 +251,11 @@ def loud_but_tower(model: Any) -> Any:
 @pytest.mark.parametrize("freeze_vit", [True, False])
 @torch.no_grad()
 def test_plain_lavis_reads_our_checkpoint(freeze_vit: bool, frozen: Any, batch: dict[str, Any], tmp_path: Path) -> None:
+    from lavis_mafa.models.trained import trained_state
     from lavis_mafa.runners import checkpoint
 
     ours = frozen if freeze_vit else loud(tiny_blip2())
-    state = checkpoint.trained_state(ours)
+    state = trained_state(ours)
     assert any(key.startswith("visual_encoder.") for key in state) is not freeze_vit
     checkpoint.write(tmp_path / "ours.pth", {"model": state, "epoch": 1})
     theirs = lavis_blip2().eval()
@@ -293,7 +294,7 @@ def test_we_read_what_lavis_runner_saves(frozen: Any, batch: dict[str, Any], tmp
 
 def test_frozen_tower_that_came_with_a_checkpoint_is_saved(weights: Path, tmp_path: Path) -> None:
     """Its own file would give other weights, or there is none: what is saved must be whole."""
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     for keys in ({"freeze_vit": True}, {"freeze_vit": True, "vit_weights": str(tower_file(tmp_path, tiny_blip2()))}):
         model = built(pretrained=str(weights), **keys)
@@ -305,7 +306,7 @@ def test_frozen_tower_that_came_with_a_checkpoint_is_saved(weights: Path, tmp_pa
 
 
 def test_trained_state_leaves_out_what_the_tower_file_gives(frozen: Any) -> None:
-    from lavis_mafa.runners.checkpoint import trained_state
+    from lavis_mafa.models.trained import trained_state
 
     left_out = set(frozen.state_dict()) - set(trained_state(frozen))
     assert left_out == {key for key in frozen.state_dict() if key.startswith("visual_encoder.")}

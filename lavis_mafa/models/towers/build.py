@@ -11,82 +11,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lavis_mafa.common.files import local_file
+from lavis_mafa.models.towers.grid import TimmTower, TorchvisionTower
 from lavis_mafa.models.towers.small_vit import SmallViT
 from lavis_mafa.models.weights import fit_state, read_metadata, read_state_dict
 
 LAVIS_TOWERS = ("eva_clip_g", "clip_L")
 HEADS = ("classifier", "fc", "head", "heads", "head_dist")
-
-
-class GridTower(nn.Module):
-    """A backbone whose last feature map or token sequence is read as tokens.
-
-    Raises:
-        ValueError: the network does not take images of this size.
-    """
-
-    def __init__(self, net: nn.Module, image_size: int) -> None:
-        super().__init__()
-        self.net = net
-        training = net.training
-        try:
-            with torch.no_grad():
-                self.num_features = int(self.eval()(torch.zeros(1, 3, image_size, image_size)).shape[-1])
-        except (AssertionError, RuntimeError) as error:
-            raise ValueError(f"model.image_size is {image_size}, which this network does not take: {error}") from error
-        self.train(training)
-
-    def forward(self, image: Tensor) -> Tensor:
-        features = self.grid(image)
-        if features.dim() == 4:  # (B, V, h, w)
-            return features.flatten(2).transpose(1, 2)
-        assert features.dim() == 3, f"tokens expected, got {tuple(features.shape)}"
-        return features
-
-    def grid(self, image: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class TorchvisionTower(GridTower):
-    """Any torchvision classifier with a `features` trunk, a ResNet, a RegNet or a ViT."""
-
-    def grid(self, image: Tensor) -> Tensor:
-        net = self.net
-        if hasattr(net, "features"):
-            features = net.features(image)
-            return net.norm(features).flatten(1, 2) if hasattr(net, "permute") else features  # Swin: (B, h, w, V)
-        if hasattr(net, "layer4"):  # ResNet
-            stem = net.maxpool(net.relu(net.bn1(net.conv1(image))))
-            return net.layer4(net.layer3(net.layer2(net.layer1(stem))))
-        if hasattr(net, "trunk_output"):  # RegNet
-            return net.trunk_output(net.stem(image))
-        if hasattr(net, "class_token"):  # ViT
-            patches = net._process_input(image)
-            return net.encoder(torch.cat([net.class_token.expand(len(patches), -1, -1), patches], dim=1))
-        raise ValueError(
-            f"vit_model: torchvision's {type(net).__name__} yields no token grid; use e.g. torchvision:resnet50"
-        )
-
-
-class TimmTower(GridTower):
-    """A timm model; timm 0.4.12's ViTs pool in forward_features, so their last norm is read instead."""
-
-    def grid(self, image: Tensor) -> Tensor:
-        kept: list[Tensor] = []
-        norm = getattr(self.net, "norm", nn.Identity())
-        handle = norm.register_forward_hook(lambda module, args, output: kept.append(output))
-        try:
-            features = self.net.forward_features(image)
-        finally:
-            handle.remove()
-        if isinstance(features, Tensor) and features.dim() > 2:
-            return features
-        if not kept:
-            raise ValueError(f"vit_model: timm's {type(self.net).__name__} yields no token grid")
-        return kept[-1]
 
 
 def build_tower(name: str, image_size: int, weights: str | None) -> nn.Module:

@@ -21,7 +21,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lavis_mafa.models.towers.build import GridTower
+from lavis_mafa.models.towers.grid import GridTower
 
 PREFIX = "open_clip:"
 

@@ -1,0 +1,100 @@
+"""Frozen networks from a config's section, with their own preparation: never partly loaded, never random."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lavis.common.registry import registry
+from lavis.models import load_preprocess
+from lavis.models.base_model import BaseModel
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lavis_mafa.models.albef.pretrain import MafaAlbef
+from lavis_mafa.models.albef.task_base import AlbefTask
+from lavis_mafa.models.blip2.stage1 import MafaBlip2
+from lavis_mafa.models.openclip import MafaOpenClip
+from lavis_mafa.models.pretrained import checkpoint_path
+from lavis_mafa.models.towers.openclip import TowerName
+from lavis_mafa.scorers.strict import build_strictly
+
+EXTRACTORS = ("albef_feature_extractor", "blip_feature_extractor")  # they read `pretrained` alone
+DUAL_ENCODERS = ("mafa_openclip", *EXTRACTORS)
+READ_BY = {"albef_pretrain": "mafa_albef", "blip_pretrain": "blip_feature_extractor"}  # LAVIS' own read no checkpoint
+
+
+@dataclass
+class Network:
+    """A frozen model with its own preparation: PIL image → tensor, raw caption → its text input."""
+
+    model: BaseModel
+    fingerprint: str
+    vis_processor: Callable[[Any], Tensor]
+    text_processor: Callable[[str], str]
+
+
+def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
+    """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
+    given = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+    arch, model_type = given.get("arch"), given.get("model_type")
+    if arch in READ_BY:
+        raise ValueError(f"{section}.arch: LAVIS' {arch} reads no checkpoint; {READ_BY[arch]} reads those it wrote")
+    model_cls = registry.get_model_class(arch) if arch in archs else None
+    if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
+        types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
+        raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(archs)}), model_type {model_type!r} ({types})")
+    defaults = OmegaConf.load(model_cls.default_config_path(model_type))
+    keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
+    defaults.model = merged = OmegaConf.merge(defaults.model, keys)  # the preparation may refer to it
+    if arch in EXTRACTORS and merged.get("load_finetuned"):
+        raise ValueError(f"{section}.load_finetuned: {arch} reads {section}.pretrained alone; name the file there")
+    _require_weights(model_cls, merged, section)
+    model = _build(model_cls, merged, section)
+    preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
+    vis, text = load_preprocess(preprocess)
+    return Network(model.float().to(device), fingerprint(model), vis["eval"], text["eval"])
+
+
+def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> None:
+    if issubclass(model_cls, MafaOpenClip) and TowerName.parse(merged.vit_model, merged.get("vit_weights")).pretrained:
+        return
+    if checkpoint_path(merged) is None:
+        raise ValueError(
+            f"{section} names no weights; set {section}.finetuned to a checkpoint of its model (of a matching network "
+            f"train_con_d.sh makes one) and {section}.load_finetuned: true"
+        )
+
+
+def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
+    """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
+    if issubclass(model_cls, (MafaBlip2, MafaOpenClip, AlbefTask)):
+        return model_cls.from_config(cfg)
+    if issubclass(model_cls, MafaAlbef):
+        return model_cls.from_config(cfg, may_miss=("text_encoder.cls.",))  # a retrieval model has no MLM head
+    return build_strictly(model_cls, cfg, section)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hash of weights and sizes (heads, eps, …): a stored score is only as good as the network that gave it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in model.named_modules():
+        digest.update(repr((name, type(module).__name__, _plain_attributes(module))).encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.dim() else str(value.item()).encode()
+        )
+    return digest.hexdigest()
+
+
+def _plain_attributes(module: nn.Module) -> list[tuple[str, object]]:
+    kept = (bool, int, float, str, tuple)
+    return sorted(
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, kept) and name != "training" and not name.startswith("_")
+    )
