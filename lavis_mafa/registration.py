@@ -1,4 +1,4 @@
-"""What `lavis_mafa.register()` does: hand our models, builders, tasks and runners to LAVIS' registry, once."""
+"""What `lavis_mafa.register()` does: add our models, builders, tasks and runners to LAVIS' registry, once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,28 @@ from pathlib import Path
 
 
 def register_all() -> None:
-    """Import LAVIS and everything of ours that registers itself, which a module does on its first import only."""
+    """Import LAVIS and everything of ours that registers itself, which a module does when it is first imported."""
     import lavis
     import lavis.common.optims  # `import lavis` forgets the schedulers …
-    import lavis.runners  # noqa: F401  … and the runners
+    import lavis.runners  # … and the runners
     from lavis.common.registry import registry
+
+    import lavis_mafa.datasets.pairs
+    import lavis_mafa.datasets.questions
+    import lavis_mafa.datasets.statements
+    import lavis_mafa.models.albef.pretrain
+    import lavis_mafa.models.albef.tasks
+    import lavis_mafa.models.blip2.stage1
+    import lavis_mafa.models.blip2.stage2
+    import lavis_mafa.models.openclip
+    import lavis_mafa.processors.albef
+    import lavis_mafa.processors.openclip
+    import lavis_mafa.runners.grit
+    import lavis_mafa.runners.retrieval
+    import lavis_mafa.runners.stage2
+    import lavis_mafa.tasks.albef
+    import lavis_mafa.tasks.pretrain
+    import lavis_mafa.tasks.stage2
 
     cache = os.environ.get("LAVIS_MAFA_CACHE", str(Path.home() / ".cache" / "lavis"))
     registry.mapping["paths"]["cache_root"] = cache  # LAVIS' own points to a folder of its authors' cluster

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.floors import FLOORS, arrows, circles, module_name, rooms, upward
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lavis_mafa"
 
-# Floors from the ground up. A module may import its own floor and the ones below. What is not named here (builders,
-# tasks, runner and their parts) stands above con_d and below the commands.
-FLOORS = (
-    {"core"},
-    {"data", "mining", "openclip", "reports"},
-    {"models"},
-    {"con_d"},
-    set(),
-    {"train", "evaluate", "mine", "doctor"},
-)
-COMMANDS = {"lavis_mafa.openclip_train.launcher"}  # a command that stands beside what it runs
-UNNAMED = FLOORS.index(set())
-WITHOUT_LAVIS = ("core", "data", "mining", "openclip", "reports")
+WITHOUT_LAVIS = ("common", "core", "data", "mining", "openclip", "reports")
 
 BLOCK = """
 import sys
@@ -40,54 +29,12 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def floor(name: str) -> int:
-    if name in COMMANDS:
-        return len(FLOORS) - 1
-    part = name.split(".")[1]
-    return next((number for number, parts in enumerate(FLOORS) if part in parts), UNNAMED)
-
-
-def imported(path: Path) -> set[str]:
-    """Every lavis_mafa module that the file imports, anywhere in it."""
-    names: set[str] = set()
-    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            source = ".".join(part for part in (base, node.module) if part)
-            names |= {f"{source}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.startswith("lavis_mafa.")}
-
-
-def arrows_up(path: Path) -> list[str]:
-    name = module_name(path)
-    if name in ("lavis_mafa", "lavis_mafa.registration"):  # register() reaches everything, from inside functions
-        return []
-    return [f"{name} -> {other}" for other in sorted(imported(path)) if floor(other) > floor(name) and is_module(other)]
-
-
-def is_module(name: str) -> bool:
-    """False for `from lavis_mafa import register`: a name of the package itself, on no floor."""
-    path = ROOT / Path(*name.split(".")[:2])
-    return path.is_dir() or path.with_suffix(".py").is_file()
-
-
-def test_import_is_instant_and_brings_nothing() -> None:
+def test_import_brings_nothing() -> None:
     code = """
-import sys, time
-start = time.perf_counter()
+import sys
 import lavis_mafa
-seconds = time.perf_counter() - start
 heavy = {"torch", "numpy", "pandas", "lavis", "transformers", "torchvision", "faiss"} & set(sys.modules)
 assert not heavy, heavy
-assert seconds < 0.1, seconds
 assert lavis_mafa.__version__
 """
     result = run_python(code)
@@ -108,24 +55,32 @@ def test_the_block_blocks() -> None:
     assert "is blocked" in result.stderr
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_import_goes_up(path: Path) -> None:
-    assert not arrows_up(path)
+def test_every_room_is_on_a_floor_and_every_floor_is_of_rooms() -> None:
+    assert rooms() == set().union(*FLOORS)
 
 
-def test_an_arrow_up_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    for name in ("core/pairs.py", "core/losses.py", "models/base.py", "runner.py"):
+def test_no_import_goes_up_and_none_in_a_circle() -> None:
+    assert not upward(arrows())
+    assert not list(circles(arrows()))
+
+
+def test_what_breaks_the_rules_is_seen(tmp_path: Path) -> None:
+    sources = {
+        "core/pairs.py": "from . import losses\ndef f():\n    import lavis_mafa.models.base\n    from .. import train",
+        "core/losses.py": "",
+        "models/base.py": "import lavis_mafa.core.pairs",
+        "train.py": "",
+        "attic.py": "from lavis_mafa.core import pairs",
+    }
+    for name, source in sources.items():
         (tmp_path / "lavis_mafa" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "lavis_mafa" / name).touch()
-    path = tmp_path / "lavis_mafa" / "core" / "pairs.py"
-    path.write_text(
-        "from . import losses\ndef f():\n    from lavis_mafa.models import base\n    from .. import runner\n"
-    )
-    assert arrows_up(path) == [
-        "lavis_mafa.core.pairs -> lavis_mafa.models.base",
-        "lavis_mafa.core.pairs -> lavis_mafa.runners.grit",
-    ]
+        (tmp_path / "lavis_mafa" / name).write_text(source)
+    found = arrows(tmp_path)
+    with pytest.raises(ValueError, match="lavis_mafa/attic is on no floor"):
+        upward(found)
+    found = {pair: modules for pair, modules in found.items() if "attic" not in pair}
+    assert upward(found) == ["core -> models (lavis_mafa.core.pairs)", "core -> train (lavis_mafa.core.pairs)"]
+    assert [set(circle) for circle in circles(found)] == [{"core", "models"}]
 
 
 def test_an_installation_holds_every_file_of_the_package(tmp_path: Path) -> None:

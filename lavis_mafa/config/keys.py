@@ -20,6 +20,7 @@ from transformers import BertConfig
 from lavis_mafa.common.config_file import SECTIONS
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
+from lavis_mafa.scorers.registry import SCORER_KEYS
 
 SPLIT_KEYS = ("train", "eval")
 # What models/ read beyond the YAMLs of their types. Tested in tests/jobs/test_config.py against their source.
@@ -43,11 +44,6 @@ MODEL_KEYS = (
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
 CON_D_KEYS = ("preprocess",)
 PROCESSOR_KEYS = ("name", "vit_model", "image_size")
-SCORER_KEYS = {  # of run.con_d: verdicts that were mined before, a bi-encoder, the model itself
-    "file": ("arch", "path"),
-    "open_clip": ("arch", "vit_model"),
-    "self": ("arch",),
-}
 ZERO_SHOT_KEYS = ("images", "templates", "names")
 
 

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Subset
 
-from lavis_mafa.config.keys import SCORER_KEYS
 from lavis_mafa.core.metrics import average_precision, roc_auc
 from lavis_mafa.data.annotations import READERS
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.evaluation.retrieval import Gallery, encode_gallery, match_scores, rows_of_all_ranks
 from lavis_mafa.scorers.con_d import ItmScorer, build_con_d, share_tower
+from lavis_mafa.scorers.registry import SCORER_KEYS
 
 KINDS = ("false_negative", "hard_true_negative")
 DESCRIBES = 3  # an expert's grade from which the caption fits; 1: it is unrelated, 4: it describes the image

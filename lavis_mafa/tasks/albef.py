@@ -1,4 +1,4 @@
-"""Fine-tuning LAVIS' ALBEF models: tasks for retrieval, VQA by ranking and NLVR2, and the runner of retrieval.
+"""Fine-tuning LAVIS' ALBEF models: tasks for retrieval, VQA by ranking and NLVR2.
 
 VQA and NLVR2 run under `stage2_runner`, which trains by a model's own loss and judges what it says.
 """
@@ -29,22 +29,11 @@ from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.datasets.statements import from_lavis
 from lavis_mafa.evaluation.ground_truth import question_rows
 from lavis_mafa.models.base import MafaOutput
-from lavis_mafa.runners.evaluation import RunEvaluation
-from lavis_mafa.runners.stage2 import Stage2Runner
 from lavis_mafa.tasks.pretrain import MafaPretrainTask
 from lavis_mafa.tasks.stage2 import NOTHING_MINED, MafaStage2Task, MafaVqaTask
 
 LOSSES = ("loss_itc", "loss_itm", "loss_mlm")
 TOLD = ("False", "True")
-
-
-@registry.register_runner("retrieval_runner")
-class RetrievalRunner(Stage2Runner):
-    """Trains by the model's own loss on random batches, and evaluates retrieval as `grit_runner` does."""
-
-    def __init__(self, cfg: Any, task: Any, model: nn.Module, datasets: Mapping[str, Any], job_id: str = "") -> None:
-        super().__init__(cfg, task, model, datasets, job_id)
-        self.evaluation = RunEvaluation(self)
 
 
 @registry.register_task("mafa_finetune")
