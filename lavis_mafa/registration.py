@@ -27,8 +27,10 @@ def register_all() -> None:
     import lavis_mafa.runners.retrieval
     import lavis_mafa.runners.stage2
     import lavis_mafa.tasks.albef
+    import lavis_mafa.tasks.captions
     import lavis_mafa.tasks.pretrain
     import lavis_mafa.tasks.stage2
+    import lavis_mafa.tasks.vqa
 
     cache = os.environ.get("LAVIS_MAFA_CACHE", str(Path.home() / ".cache" / "lavis"))
     registry.mapping["paths"]["cache_root"] = cache  # LAVIS' own points to a folder of its authors' cluster

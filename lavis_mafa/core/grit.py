@@ -7,7 +7,7 @@ import numpy as np
 from lavis_mafa.core.chain import DENSE_LIMIT, Chainer
 from lavis_mafa.core.embeddings import EmbeddingRows, Embeddings
 from lavis_mafa.core.neighbors import BACKENDS, IntArray
-from lavis_mafa.core.plan import Plan
+from lavis_mafa.core.plan import Plan, refuse_few
 from lavis_mafa.core.siblings import distinct_images, keep_apart
 
 SAMPLINGS = ("grit", "random")
@@ -77,11 +77,7 @@ class GritPlanner:
             ValueError: fewer records than a step takes.
         """
         step = self.batch_size * self.world
-        if n_records < step:
-            raise ValueError(
-                f"{n_records} records do not fill one step of {self.world} x {self.batch_size}: "
-                f"lower the batch size to {n_records // self.world} or less, or add data"
-            )
+        refuse_few(n_records, self.batch_size, self.world)
         size = n_records if self.search_space == "all" else min(n_records, int(self.search_space))
         if size > DENSE_LIMIT and (self.skip_nearest or self.quantile < 1):
             raise ValueError(
@@ -136,6 +132,5 @@ class GritPlanner:
     def _finish(self, order: IntArray, epoch: int, random: bool, image_id_N: IntArray) -> Plan:
         sampling = "random" if random else "grit"
         plan = Plan(order, epoch, self.batch_size, self.world, sampling, self.search_space, self.fingerprint)
-        batches = order[: len(order) - len(plan.untrained)].reshape(-1, self.batch_size)
-        plan.stats["distinct_images"] = distinct_images(image_id_N[batches])
+        plan.stats["distinct_images"] = distinct_images(image_id_N[plan.batches_of_all])
         return plan

@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 
 from lavis_mafa.common.artifacts import atomic_write, check_header
 from lavis_mafa.core.neighbors import IntArray
+from lavis_mafa.core.siblings import distinct_images
 
 FORMAT = "lavis_mafa plan 1"
 
@@ -49,11 +50,16 @@ class Plan:
         """The records that this epoch does not train on."""
         return self.order_N[self.steps * self.batch_size * self.world :]
 
+    @property
+    def batches_of_all(self) -> IntArray:
+        """The batches (steps · world, B) of all ranks."""
+        trained: IntArray = self.order_N[: len(self.order_N) - len(self.untrained)]
+        return trained.reshape(-1, self.batch_size)
+
     def batches(self, rank: int) -> IntArray:
         """The batches (steps, B) of one rank."""
         assert 0 <= rank < self.world
-        trained = self.order_N[: len(self.order_N) - len(self.untrained)]
-        return trained.reshape(self.steps, self.world, self.batch_size)[:, rank]
+        return self.batches_of_all[rank :: self.world]
 
     def save(self, path: str | Path) -> None:
         """Writes the plan; a crash leaves no half a file."""
@@ -84,6 +90,43 @@ class Plan:
     def _about(self) -> dict[str, Any]:
         names = ("epoch", "batch_size", "world", "sampling", "search_space", "fingerprint")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class RandomPlanner:
+    """Plans epochs of random batches: every record is in each plan once, and trained on in one of any two in a row."""
+
+    batch_size: int
+    world: int = 1
+    seed: int = 0
+    fingerprint: str = ""
+
+    def plan(self, epoch: int, n_records: int, lead: IntArray | None, image_id_N: IntArray) -> Plan:
+        """The plan of `epoch`.
+
+        Args:
+            lead: the records that the plan before left out (`Plan.untrained`); they come first.
+            image_id_N: image of every record, for the count of distinct images in a batch.
+
+        Raises:
+            ValueError: fewer records than a step takes.
+        """
+        refuse_few(n_records, self.batch_size, self.world)
+        rng = np.random.default_rng((self.seed, epoch))
+        first = rng.permutation(np.empty(0, np.int64) if lead is None else lead)
+        order_N = np.concatenate([first, rng.permutation(np.setdiff1d(np.arange(n_records), first))])
+        plan = Plan(order_N, epoch, self.batch_size, self.world, "random", "all", self.fingerprint)
+        plan.stats["distinct_images"] = distinct_images(image_id_N[plan.batches_of_all])
+        return plan
+
+
+def refuse_few(n_records: int, batch_size: int, world: int) -> None:
+    """ValueError where a step takes more records than there are."""
+    if n_records < batch_size * world:
+        raise ValueError(
+            f"{n_records} records do not fill one step of {world} x {batch_size}: "
+            f"lower the batch size to {n_records // world} or less, or add data"
+        )
 
 
 class PlannedBatchSampler(Sampler[list[int]]):

@@ -20,6 +20,7 @@ from lavis_mafa.data.identity import key_string
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.mixed import MixedImages, mixed_table
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.datasets.pairs import AUGMENTING
 
 
 def as_records(name: str, dataset: Any, one_caption_a_record: bool = False) -> tuple[RecordTable, ImageFiles]:
@@ -38,6 +39,20 @@ def as_records(name: str, dataset: Any, one_caption_a_record: bool = False) -> t
         columns["image_id"].append(None if key is None else key_string(key))
     table = RecordTable.from_rows(pa.table(columns, schema=ROWS), name, one_caption_a_record)
     return table, ImageFiles(dataset.vis_root, table.images)
+
+
+def gathered(
+    datasets: dict[str, Any], datasets_cfg: Mapping[str, Any], seed: int, one_caption_a_record: bool = False
+) -> dict[str, Any]:
+    """The configured data sets; LAVIS' own are gathered into one record table, which alone can be planned.
+
+    one_caption_a_record: see `mix`.
+    """
+    if not any(isinstance(splits.get("train"), BaseDataset) for splits in datasets.values()):
+        return datasets
+    choices = {settings.get("on_bad_image", "raise") for settings in datasets_cfg.values()}
+    augmented = next(iter(datasets_cfg.values())).vis_processor.train.name in AUGMENTING
+    return mix(datasets, seed, augmented, "replace" if "replace" in choices else "raise", one_caption_a_record)
 
 
 def mix(

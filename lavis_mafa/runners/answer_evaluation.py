@@ -16,42 +16,45 @@ from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_p
 from lavis_mafa.evaluation.predictions import Predictions, merged
 from lavis_mafa.models.trained import trained_state, weights_hash
 from lavis_mafa.runners.answer_report import report_answers
-from lavis_mafa.runners.evaluation import RunEvaluation
+from lavis_mafa.runners.evaluation import Evaluation
+from lavis_mafa.runners.run import Run
+from lavis_mafa.tasks.answers import AnsweringTask
 
 SAMPLE = 64  # numbers read of a frozen tensor
 READ = ("image", "image_tokens", "image0", "image1", "text_input")
 
 
-class AnswerEvaluation(RunEvaluation):
-    """Evaluates the model of `runner` by its task (items, say, judge)."""
+class AnswerEvaluation(Evaluation):
+    """Evaluates the network of a run by what its task asks and judges. Nothing is validated between epochs."""
 
-    def validate(self) -> dict[str, float]:
-        return {}
+    def __init__(self, run: Run, task: AnsweringTask) -> None:
+        super().__init__(run)
+        self.task = task
 
     def report(self) -> dict[str, Any]:
         """Keep the last weights as model.safetensors, predict every test split, judge, and report."""
-        _ = self.runner.model  # on its device
-        if is_main_process() and not self.runner.evaluate_only:
-            self._keep_final()
-        self.runner.network.eval()
-        self.weights = weights_hash(self.runner.network)
-        data = OmegaConf.to_container(self.runner.config.datasets_cfg, resolve=True)
-        self.about = {"weights": self.weights, "frozen": frozen_hash(self.runner.network), "datasets": _hash_of(data)}
-        found = {split: self._of_split(split) for split in self.runner.test_splits}
-        results = report_answers(self.runner, self.weights, found) if is_main_process() else {}
+        run = self.run
+        if is_main_process() and not run.evaluate_only:
+            self.keep_final()
+        run.network.eval()
+        self.weights = weights_hash(run.network)
+        data = OmegaConf.to_container(run.config.datasets_cfg, resolve=True)
+        self.about = {"weights": self.weights, "frozen": frozen_hash(run.network), "datasets": _hash_of(data)}
+        found = {split: self._of_split(split) for split in run.test_splits}
+        results = report_answers(run, self.task, self.weights, found) if is_main_process() else {}
         barrier()
         return results
 
     def _of_split(self, split: str) -> dict[str, dict[int, str]]:
         """`said`, and with run.without_image what the language model says of the text alone, {item: text}."""
-        dataset, task = self.runner.splits[split], self.runner.task
+        dataset, task = self.run.splits[split], self.task
         passes = {"said": lambda numbers: self._seeing(dataset, numbers)}
-        if self.run_cfg.get("without_image", False):
+        if self.run.settings.get("without_image", False):
             passes["without_image"] = lambda numbers: self._blind(dataset, numbers)
         items, found = task.items(dataset), {}
         for name, batches in passes.items():
             about = {**task.settings(), **self.about, "pass": name, "items": _hash_of(items)}
-            folder = self.runner.result_dir / self.weights
+            folder = self.run.result_dir / self.weights
             folder.mkdir(parents=True, exist_ok=True)
             store = Predictions(folder, f"{split}_{name}", get_rank(), about)
             barrier()  # every rank has read what was done before any adds to it
@@ -63,21 +66,21 @@ class AnswerEvaluation(RunEvaluation):
         return found
 
     def _seeing(self, dataset: Any, numbers: Sequence[int]) -> Any:
-        size, device = int(self.run_cfg.batch_size_eval), self.runner.device
-        workers = int(self.run_cfg.num_workers)
+        size, device = int(self.run.settings.batch_size_eval), self.run.device
+        workers = int(self.run.settings.num_workers)
         loader = DataLoader(Subset(dataset, list(numbers)), size, num_workers=workers, collate_fn=_collate)
         for start, batch in enumerate(tqdm(loader, desc="predictions", unit="batch", disable=not is_main_process())):
             on_device = {
                 name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()
             }
             with torch.no_grad():
-                yield numbers[start * size : (start + 1) * size], self.runner.task.say(self.runner.network, on_device)
+                yield numbers[start * size : (start + 1) * size], self.task.say(self.run.network, on_device)
 
     def _blind(self, dataset: Any, numbers: Sequence[int]) -> Any:
-        size = int(self.run_cfg.batch_size_eval)
+        size = int(self.run.settings.batch_size_eval)
         for start in range(0, len(numbers), size):
             part = numbers[start : start + size]
-            yield part, self.runner.task.say_without_image(self.runner.network, dataset, part)
+            yield part, self.task.say_without_image(self.run.network, dataset, part)
 
 
 def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Any]:

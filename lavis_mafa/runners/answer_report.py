@@ -13,16 +13,20 @@ from lavis_mafa.evaluation.ground_truth import image_opener
 from lavis_mafa.reports.predictions import Said, write_predictions
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.runners.report import commit, evaluated_checkpoint, versions
+from lavis_mafa.runners.run import Run
+from lavis_mafa.tasks.answers import AnsweringTask
 
 SHOWN = 1000  # predictions on the page
 
 
-def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]) -> dict[str, Any]:
+def report_answers(
+    run: Run, task: AnsweringTask, weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]
+) -> dict[str, Any]:
     """Judge and write what was said of every split; returns what results.json holds."""
-    folder, task, written = runner.output_dir, runner.task, ["results.json"]
+    folder, written = run.folder, ["results.json"]
     judged: dict[str, Any] = {}
     for split, passes in found.items():
-        dataset = runner.splits[split]
+        dataset = run.splits[split]
         judged[split] = task.judge(dataset, passes["said"])
         if "without_image" in passes:
             judged[split]["without_image"] = task.judge(dataset, passes["without_image"])
@@ -30,21 +34,21 @@ def report_answers(runner: Any, weights: str, found: Mapping[str, Mapping[str, M
         with atomic_write(folder / f"predictions_{split}.parquet") as file:
             table.to_parquet(file)
         part = f" (the first {SHOWN:,} of {len(table):,})" if len(table) > SHOWN else ""
-        title = f"{runner.name}, {split}: what the checkpoint said{part}"
+        title = f"{run.name}, {split}: what the checkpoint said{part}"
         write_predictions(folder / f"predictions_{split}", _shown(table), image_opener(dataset), title, task.measure)
         written += [f"predictions_{split}.parquet", f"predictions_{split}/index.html"]
         for name, content in task.files(dataset, passes["said"]).items():
             write_json(folder / f"{split}_{name}.json", content)
             written.append(f"{split}_{name}.json")
-    config = OmegaConf.to_container(runner.config.config, resolve=True)
-    results = {"task": runner.run_cfg.task, "dataset": runner.name, "expected": config["run"].get("expected") or {}}
+    config = OmegaConf.to_container(run.config.config, resolve=True)
+    results = {"task": run.settings.task, "dataset": run.name, "expected": config["run"].get("expected") or {}}
     if judged:
         results["answers"] = judged
-    results["checkpoint"] = evaluated_checkpoint(runner, weights)
-    results |= {"versions": versions(), "commit": commit(), "weights": runner.network.origin, "config": config}
+    results["checkpoint"] = evaluated_checkpoint(run, weights)
+    results |= {"versions": versions(), "commit": commit(), "weights": run.network.origin, "config": config}
     write_json(folder / "results.json", results)
     for split in judged:
-        print(f"\n{runner.name}, {split}\n" + answers_table(judged[split], results["expected"]))
+        print(f"\n{run.name}, {split}\n" + answers_table(judged[split], results["expected"]))
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 

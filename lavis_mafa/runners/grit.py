@@ -1,176 +1,48 @@
-"""`grit_runner`: LAVIS' runner that plans its epochs (GRIT) and resumes exactly; a CPU or a lone process will do."""
+"""`grit_runner`: plans its batches from what the epoch before learned (GRIT), and mines connections in them (MAFA)."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from lavis.common.registry import registry
-from lavis.runners.runner_base import RunnerBase
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
-from lavis_mafa.common.ranks import barrier, get_rank, is_main_process
-from lavis_mafa.core.connections import ConnectionStore
-from lavis_mafa.core.miner import ConnectionMiner
-from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.core.grit import SAMPLINGS
+from lavis_mafa.core.miner import ConnectionMiner, PairScorer
 from lavis_mafa.models.base import MafaOutput
-from lavis_mafa.runners.bad_images import name_bad_images
-from lavis_mafa.runners.evaluation import RunEvaluation
-from lavis_mafa.runners.state import RunState
-from lavis_mafa.runners.step_metrics import epoch_row, step_row
-from lavis_mafa.runners.token_cache import attach_tokens
-
-SHOWN = (
-    "loss",
-    "loss_itc",
-    "loss_itm",
-    "loss_lm",
-    "loss_mlm",
-    "connections",
-    "false_negative_rate",
-    "data_share",
-)
+from lavis_mafa.runners.grit_state import GritState
+from lavis_mafa.runners.resumable import ResumableRunner
+from lavis_mafa.runners.retrieval_evaluation import RetrievalEvaluation
+from lavis_mafa.runners.step_metrics import step_row
 
 
 @registry.register_runner("grit_runner")
-class GritRunner(RunnerBase):
-    """Trains a `mafa_*` model on planned batches; RunState keeps what a resume needs, RunEvaluation evaluates."""
+class GritRunner(ResumableRunner):
+    """Trains a `mafa_*` model: plans, stores and mining on top of ResumableRunner."""
 
-    def __init__(self, cfg: Any, task: Any, model: nn.Module, datasets: Mapping[str, Any], job_id: str = "") -> None:
-        super().__init__(cfg, task, model, datasets, job_id)
-        self.run_cfg = cfg.run_cfg
-        (self.name, self.splits), *others = datasets.items()
-        if others:
-            raise ValueError(
-                "datasets: grit_runner plans one record table; put several annotation files into one image_text"
-            )
-        self.connections: ConnectionStore | None = None
-        self.evaluation = RunEvaluation(self)
-        if self.run_cfg.get("cache_tokens", False):
-            self._cache_tokens()
+    samplings = SAMPLINGS
+    state: GritState
+    evaluation: RetrievalEvaluation
 
-    # ---- what LAVIS' runner cannot do on a CPU or without a process group
+    def build_evaluation(self) -> RetrievalEvaluation:
+        return RetrievalEvaluation(self.run)
 
-    def setup_output_dir(self) -> None:
-        """run.output_dir as it stands, not below LAVIS' package and a job number: a resume must find it."""
-        self.output_dir = Path(self.config.run_cfg.output_dir).expanduser().resolve()
-        self.result_dir = self.output_dir / "result"
-        self.result_dir.mkdir(parents=True, exist_ok=True)
-        registry.mapping["paths"].update(output_dir=str(self.output_dir), result_dir=str(self.result_dir))
+    def build_state(self) -> GritState:
+        network = self.run.network
+        self.scorer: PairScorer | None = self.task.build_scorer(network, self.run.train_set, self.device)
+        network.teacher = self.task.build_teacher(network)
+        return GritState(self.run, self.learner(), self.scorer)
 
-    @property
-    def network(self) -> nn.Module:
-        """The model, not wrapped for several processes."""
-        return self._model
+    def resume(self) -> tuple[int, int]:
+        place = super().resume()
+        miner = ConnectionMiner(self.run.network.mafa, self.scorer, self.state.connections)
+        self.run.network.miner = self.evaluation.miner = miner
+        return place
 
-    @property
-    def model(self) -> nn.Module:
-        if self._wrapped_model is None:
-            self._model = self._model.to(self.device)
-            gpus = [self.run_cfg.gpu] if self.cuda_enabled else None
-            self._wrapped_model = DistributedDataParallel(self._model, gpus) if self.use_distributed else self._model
-        return self._wrapped_model
-
-    @property
-    def scaler(self) -> Any:
-        if self._scaler is None and self.run_cfg.get("precision", "fp32") == "fp16":
-            self._scaler = torch.amp.GradScaler("cuda")
-        return self._scaler
-
-    def _cache_tokens(self) -> None:
-        for split, dataset in self.splits.items():
-            if is_main_process():
-                self._attach(dataset)
-            barrier()
-            if not is_main_process():
-                self._attach(dataset)
-            logging.info("%s: tokens of %s are cached", self.name, split)
-
-    def _attach(self, dataset: Any) -> None:
-        folder = Path(self.run_cfg.get("token_folder") or self.output_dir / "tokens").expanduser()
-        attach_tokens(self._model, dataset, folder, self.device, int(self.run_cfg.num_workers))
-
-    # ---- a run
-
-    def train(self) -> dict[str, Any]:
-        """Train to run.max_epoch (or run.stop_epoch before it), evaluate, report; returns what results.json holds."""
-        if self.evaluate_only:
-            return self.evaluation.report()
-        scorer = self.task.build_scorer(self._model, self.splits["train"], self.device)
-        _ = self.model  # on its device, before it is copied
-        self.network.teacher = self.task.build_teacher(self.network)
-        self.state = RunState(self, scorer)
-        first, step = self.state.resume()
-        self.connections = self.state.connections
-        self._model.miner = ConnectionMiner(self._model.mafa, scorer, self.connections)
-        for epoch in range(first, int(self.run_cfg.get("stop_epoch") or self.max_epoch)):
-            self._run_epoch(epoch, step)
-            step = 0
-        self.state.journal.close()
-        return self.evaluation.report()
-
-    def _run_epoch(self, epoch: int, step: int) -> None:
-        data, plan = self.splits["train"], self.state.begin_epoch(epoch, step)
-        data.set_epoch(epoch)
-        loader = DataLoader(
-            data,
-            batch_sampler=PlannedBatchSampler(plan, get_rank(), step),
-            num_workers=int(self.run_cfg.num_workers),
-            pin_memory=self.cuda_enabled,
-            collate_fn=getattr(data, "collater", None),
-        )
-        self.model.train()
-        self.task.train_epoch(
-            epoch,
-            self.model,
-            loader,
-            self.optimizer,
-            self.lr_scheduler,
-            self.scaler,
-            self.cuda_enabled,
-            accum_grad_iters=self.accum_grad_iters,
-            start_step=step,
-            after_step=lambda step, *found: self._after_step(epoch, plan, step, *found),
-        )
-        self._finish_epoch(epoch, plan)
-
-    def _after_step(
-        self, epoch: int, plan: Plan, step: int, samples: Any, output: MafaOutput, seconds: float, waited: float
-    ) -> dict[str, Any]:
-        """Store and write down what the step found, checkpoint where due; returns what the bar shows."""
+    def keep_step(self, samples: Mapping[str, Any], output: MafaOutput) -> None:
+        """Every rank's ITC embeddings, from which the next epoch is planned."""
         if self.state.grit:
             self.state.embeddings.write(samples["index"], output.image_embed, output.text_embed)
-        row = {
-            "epoch": epoch,
-            "step": step,
-            **step_row(samples, output, self.splits["train"].truth),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "s_it": seconds,
-            "data_share": waited / seconds,
-        }
-        if is_main_process():
-            self.state.journal.step(row, epoch * plan.steps + step)
-        every = int(self.run_cfg.get("save_every_steps", 0))
-        if every and (step + 1) % every == 0 and step + 1 < plan.steps and (step + 1) % self.accum_grad_iters == 0:
-            self._name_bad_images()
-            self.state.save(epoch, step + 1)
-        return {name: f"{row[name]:.3g}" for name in SHOWN if name in row}
 
-    def _finish_epoch(self, epoch: int, plan: Plan) -> None:
-        """Validate, plan the next epoch, checkpoint."""
-        bad, recalls = self._name_bad_images(), self.evaluation.validate()
-        if is_main_process():
-            journal = self.state.journal
-            row = epoch_row(journal.steps(epoch), {"sampling": plan.sampling, **plan.stats})
-            journal.epoch({**row, **({"bad_images": bad} if bad else {}), **recalls})
-        self.evaluation.keep_best(epoch, recalls)
-        self.state.finish_epoch(epoch, plan)
-
-    def _name_bad_images(self) -> int:
-        """At every commit: a resumed run does not read again what came before it."""
-        return name_bad_images(self.splits["train"], self.output_dir, get_rank())
+    def step_row(self, samples: Mapping[str, Any], output: MafaOutput) -> dict[str, float | None]:
+        return step_row(samples, output, self.run.train_set.truth)

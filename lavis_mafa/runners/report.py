@@ -14,56 +14,62 @@ import torch
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.versions import installed_versions
+from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
+from lavis_mafa.runners.run import Run
 
 SHOWN = 48  # connections on the page
 LABELLED = ("false_negatives", "mismatches")
 
 
 def report_run(
-    runner: Any,
+    run: Run,
+    miner: ConnectionMiner | None,
     retrieval: Mapping[str, Any],
     judgments: Mapping[str, Any] | None = None,
     zero_shot: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Write the report of a finished run and print its table; returns what results.json holds."""
-    folder: Path = runner.output_dir
+    """Write the report of a finished run and print its table; returns what results.json holds.
+
+    miner: what mined in the run; None where nothing did.
+    """
+    folder = run.folder
     splits = list(retrieval)
     results: dict[str, Any] = {"retrieval": retrieval[splits[0]] if len(splits) == 1 else dict(retrieval)}
     if judgments is not None:
         results["judgments"] = judgments
     if zero_shot is not None:
         results["zero_shot"] = zero_shot
-    written, judged = ["results.json"], _judges(runner)
+    written, judged = ["results.json"], _judges(miner)
     journal = folder / "epochs.jsonl"
     if journal.exists() and journal.stat().st_size:
         steps, epochs = (pd.read_json(folder / name, lines=True) for name in ("steps.jsonl", "epochs.jsonl"))
         results.update(_training(steps, epochs, judged))
         draw_curves(steps, epochs, folder / "curves.png")
         written.append("curves.png")
-    if getattr(runner, "connections", None) is not None:
-        write_gallery(folder / "gallery", _examples(runner), runner.splits["train"].open_image)
+    if miner is not None and miner.store is not None:
+        found = miner.store.to_frame()
+        write_gallery(
+            folder / "gallery", _examples(run, found[found["score"] > miner.settings.high]), run.train_set.open_image
+        )
         written.append("gallery/index.html")
-    results.update(
-        versions=versions(), commit=commit(), config=OmegaConf.to_container(runner.config.config, resolve=True)
-    )
-    results["checkpoint"] = evaluated_checkpoint(runner, weights_hash(runner.network))
-    results["weights"] = getattr(runner._model, "origin", {})
+    results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(run.config.config, resolve=True))
+    results["checkpoint"] = evaluated_checkpoint(run, weights_hash(run.network))
+    results["weights"] = getattr(run.network, "origin", {})
     write_json(folder / "results.json", results)
     for split in splits:
-        print(f"\n{runner.name}, {split}\n" + results_table({**results, "retrieval": retrieval[split]}))
+        print(f"\n{run.name}, {split}\n" + results_table({**results, "retrieval": retrieval[split]}))
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 
 
-def _judges(runner: Any) -> bool:
+def _judges(miner: ConnectionMiner | None) -> bool:
     """Whether candidates were judged, by a scorer or by their similarities."""
-    miner = getattr(runner._model, "miner", None)
     return miner is not None and (miner.scorer is not None or miner.settings.rule == "relative")
 
 
@@ -88,10 +94,9 @@ def _training(steps: pd.DataFrame, epochs: pd.DataFrame, judged: bool) -> dict[s
     return {"connections": found, **results}
 
 
-def _examples(runner: Any) -> Iterator[GalleryRow]:
+def _examples(run: Run, connections: pd.DataFrame) -> Iterator[GalleryRow]:
     """The connections of which Con-D was surest, an image at most once."""
-    data, found = runner.splits["train"], runner.connections.to_frame()
-    found = found[found["score"] > runner._model.mafa.high].sort_values("score", ascending=False, kind="stable")
+    data, found = run.train_set, connections.sort_values("score", ascending=False, kind="stable")
     for row in found.drop_duplicates("record").head(SHOWN).itertuples():
         record, text_row = int(row.record), int(row.text_row)
         true = None if data.truth is None else bool(data.truth(np.array([record]), np.array([text_row]))[0])
@@ -113,10 +118,10 @@ def gallery_row(table: RecordTable, record: int, text_row: int, **said: Any) -> 
     )
 
 
-def evaluated_checkpoint(runner: Any, weights: str) -> dict[str, str | None]:
+def evaluated_checkpoint(run: Run, weights: str) -> dict[str, str | None]:
     """Whose figures these are: the checkpoint that the config names, or what the run itself trained and kept."""
-    trained = str(runner.output_dir / "model.safetensors")
-    return {"hash": weights, "path": checkpoint_path(runner.config.model_cfg) if runner.evaluate_only else trained}
+    trained = str(run.folder / "model.safetensors")
+    return {"hash": weights, "path": checkpoint_path(run.config.model_cfg) if run.evaluate_only else trained}
 
 
 def versions() -> dict[str, str]:

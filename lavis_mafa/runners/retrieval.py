@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lavis.common.registry import registry
-from torch import nn
 
-from lavis_mafa.runners.evaluation import RunEvaluation
-from lavis_mafa.runners.stage2 import Stage2Runner
+from lavis_mafa.runners.resumable import ResumableRunner
+from lavis_mafa.runners.retrieval_evaluation import RetrievalEvaluation
 
 
 @registry.register_runner("retrieval_runner")
-class RetrievalRunner(Stage2Runner):
-    """Trains by the model's own loss on random batches, and evaluates retrieval as `grit_runner` does."""
+class RetrievalRunner(ResumableRunner):
+    """Random batches, the model's own loss, and retrieval evaluated as `grit_runner` does."""
 
-    def __init__(self, cfg: Any, task: Any, model: nn.Module, datasets: Mapping[str, Any], job_id: str = "") -> None:
-        super().__init__(cfg, task, model, datasets, job_id)
-        self.evaluation = RunEvaluation(self)
+    def build_evaluation(self) -> RetrievalEvaluation:
+        return RetrievalEvaluation(self.run)

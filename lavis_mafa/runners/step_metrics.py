@@ -13,6 +13,7 @@ from torch import Tensor
 from lavis_mafa.core.losses import label_mass
 from lavis_mafa.core.pairs import known_positives, own_positives
 from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.tasks.loop import StepOutput
 
 Truth = Callable[[np.ndarray, np.ndarray], np.ndarray]
 SUMS = (
@@ -26,13 +27,17 @@ SUMS = (
 )
 
 
+def loss_row(output: StepOutput) -> dict[str, float | None]:
+    """The losses of a step, fetched from the device at once."""
+    names = ["loss", *output.losses]
+    values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())]).tolist()
+    return dict(zip(names, values, strict=True))
+
+
 def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None) -> dict[str, float | None]:
     """One row of steps.jsonl. Counts are of pairs (negatives under a distilled Con-D: as far as it says so); `true_*`
     only where a truth function is known."""
-    names = ["loss", *output.losses]
-    values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())]).tolist()
-    row: dict[str, float | None] = dict(zip(names, values, strict=True))
-    row.update(output.mined.counts)
+    row = {**loss_row(output), **output.mined.counts}
     if truth is not None:
         row.update(_against_truth(samples, output, truth))
     return row

@@ -20,43 +20,32 @@ from lavis.common.registry import registry
 from lavis.datasets.datasets.nlvr_datasets import NLVRDataset
 from lavis.datasets.datasets.vqa_datasets import VQADataset
 from lavis.tasks.base_task import BaseTask
-from torch import nn
 
-from lavis_mafa.common.precision import precision
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
 from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.datasets.lavis_captions import gathered
 from lavis_mafa.datasets.statements import from_lavis
 from lavis_mafa.evaluation.ground_truth import question_rows
-from lavis_mafa.models.base import MafaOutput
-from lavis_mafa.tasks.pretrain import MafaPretrainTask
-from lavis_mafa.tasks.stage2 import NOTHING_MINED, MafaStage2Task, MafaVqaTask
+from lavis_mafa.tasks.loop import LoopTask, Losses
+from lavis_mafa.tasks.vqa import VqaAnswers
 
 LOSSES = ("loss_itc", "loss_itm", "loss_mlm")
-TOLD = ("False", "True")
+ANSWERS = ("False", "True")
 
 
 @registry.register_task("mafa_finetune")
-class MafaFinetuneTask(MafaStage2Task):
+class MafaFinetuneTask(LoopTask):
     """Trains by the model's own loss: LAVIS' albef_retrieval, and its albef_pretrain."""
 
-    @classmethod
-    def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaFinetuneTask:
-        """No language model is asked."""
-        return cls(cfg.run_cfg)
-
-    def build_model(self, cfg: Any) -> nn.Module:
-        return MafaPretrainTask.build_model(self, cfg)
-
     def build_datasets(self, cfg: Any) -> dict[str, Any]:
-        return MafaPretrainTask.build_datasets(self, cfg)
+        """A caption is a record, as LAVIS counts an epoch."""
+        return gathered(
+            super().build_datasets(cfg), cfg.datasets_cfg, int(self.run_cfg.seed), one_caption_a_record=True
+        )
 
-    def _forward(self, model: nn.Module, samples: Any, cuda_enabled: bool) -> MafaOutput:
-        dtype = precision(self.run_cfg)
-        with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
-            output = model(samples)
-        parts = {name: output[name] for name in LOSSES if output.get(name) is not None}
-        return MafaOutput(output["loss"], parts, NOTHING_MINED, NOTHING_MINED.settled, None, None)  # type: ignore[arg-type]
+    def output_of(self, output: Any) -> Losses:
+        return Losses(output["loss"], {name: output[name] for name in LOSSES if output.get(name) is not None})
 
     def _lone(self, cfg: Any) -> tuple[str, dict[str, Any]]:
         datasets = BaseTask.build_datasets(self, cfg)
@@ -66,7 +55,7 @@ class MafaFinetuneTask(MafaStage2Task):
 
 
 @registry.register_task("mafa_albef_vqa")
-class MafaRankVqaTask(MafaFinetuneTask, MafaVqaTask):
+class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
     """LAVIS' `vqa` with inference_method rank: the likeliest of an answer list (ALBEF, section 4)."""
 
     answer_list: list[str]
@@ -122,6 +111,8 @@ def _read_answers(path: str) -> list[str]:
 class MafaNlvrTask(MafaFinetuneTask):
     """LAVIS' NLVR2; with a model of three classes, on image-text pairs, ALBEF's text assignment before it."""
 
+    measure = "verdict"  # of a single answer
+
     def build_datasets(self, cfg: Any) -> dict[str, Any]:
         if int(cfg.model_cfg.get("num_classes", 2)) == 3:
             ((name, splits),) = super().build_datasets(cfg).items()
@@ -147,16 +138,16 @@ class MafaNlvrTask(MafaFinetuneTask):
     def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         unknown = torch.zeros(len(samples["text_input"]), dtype=torch.long, device=samples["image0"].device)
         logits = model.predict({**samples, "label": unknown})["predictions"]
-        return [TOLD[int(label)] for label in logits.argmax(dim=1)]
+        return [ANSWERS[int(label)] for label in logits.argmax(dim=1)]
 
     def judge(self, dataset: Statements, said: Mapping[int, str]) -> dict[str, Any]:
         """Accuracy in percent, and that of the one answer that holds most often."""
         held = {row.statement_id: row.holds for row in dataset.rows if row.holds is not None}
         if not held:
             return {"all": None, "questions": 0, "missing": {"labels": "the split's labels are held back"}}
-        right = np.mean([said[one] == TOLD[int(holds)] for one, holds in held.items()])
+        right = np.mean([said[one] == ANSWERS[int(holds)] for one, holds in held.items()])
         share = np.mean(list(held.values()))
-        one = {"answer": TOLD[int(share >= 0.5)], "all": 100 * float(max(share, 1 - share))}
+        one = {"answer": ANSWERS[int(share >= 0.5)], "all": 100 * float(max(share, 1 - share))}
         return {"all": 100 * float(right), "questions": len(held), "majority": one, "missing": {}}
 
     def table(self, dataset: Statements, said: Mapping[int, str]) -> pd.DataFrame:
@@ -167,8 +158,8 @@ class MafaNlvrTask(MafaFinetuneTask):
                 " | ".join(row.images),
                 row.sentence,
                 answer,
-                [] if row.holds is None else [TOLD[int(row.holds)]],
-                None if row.holds is None else float(answer == TOLD[int(row.holds)]),
+                [] if row.holds is None else [ANSWERS[int(row.holds)]],
+                None if row.holds is None else float(answer == ANSWERS[int(row.holds)]),
             )
             for row, answer in zip(dataset.rows, answers, strict=True)
         ]

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.core.plan import Plan, PlannedBatchSampler, RandomPlanner
 from lavis_mafa.core.siblings import distinct_images, keep_apart
 
 
@@ -105,3 +106,15 @@ def test_siblings_are_apart_wherever_that_is_possible(seed):
 
 def test_one_image_alone_cannot_be_kept_apart():
     assert sorted(keep_apart(np.arange(6), np.zeros(6, np.int64), 3)) == list(range(6))
+
+
+@pytest.mark.parametrize(("records", "batch", "world"), [(7, 2, 1), (23, 3, 2), (12, 4, 1)])
+def test_a_random_planner_draws_what_grit_draws_without_embeddings(records: int, batch: int, world: int) -> None:
+    image_id_N, lead, grit_lead = np.arange(records) // 2, None, None
+    random, grit = RandomPlanner(batch, world, seed=5), GritPlanner(batch, world, seed=5, sampling="random")
+    for epoch in range(3):
+        plan = random.plan(epoch, records, lead, image_id_N)
+        expected = grit.plan(epoch, None, records, grit_lead, image_id_N)
+        np.testing.assert_array_equal(plan.order_N, expected.order_N)
+        assert (plan.stats, plan.sampling, plan.steps) == (expected.stats, expected.sampling, expected.steps)
+        lead, grit_lead = plan.untrained, expected.untrained

@@ -84,7 +84,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def judge_on_rank_0(rank: int, world: int, url: str, cache: Path) -> Any:
     """As an evaluation does: rank 0 judges, and the others wait for it."""
-    from lavis_mafa.tasks.stage2 import MafaCaptionTask
+    from lavis_mafa.tasks.captions import MafaCaptionTask
 
     registry.mapping["paths"]["cache_root"] = str(cache)
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}])
@@ -122,7 +122,7 @@ def test_what_does_not_come_in_full_is_told_and_not_kept(
 
 
 def test_a_caption_is_told_with_its_prompt_and_its_cider() -> None:
-    from lavis_mafa.tasks.stage2 import MafaCaptionTask
+    from lavis_mafa.tasks.captions import MafaCaptionTask
 
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}, {"image": "b_6.jpg"}])
     said, told = {5: "a cat sleeps", 6: "a dog"}, {5: ["a cat sleeps"], 6: ["the red bus"]}

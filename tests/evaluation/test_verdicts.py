@@ -13,7 +13,7 @@ from PIL import Image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow
 from lavis_mafa.evaluation.vqa_accuracy import accuracies, hits, lemmatised, majority, verdicts
 from lavis_mafa.runners.answer_report import answers_table
-from lavis_mafa.tasks.stage2 import MafaVqaTask
+from lavis_mafa.tasks.vqa import MafaVqaTask
 
 TEN = ("apple",) * 3 + ("pear",) * 2 + ("plum",) * 5
 

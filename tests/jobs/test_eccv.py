@@ -12,7 +12,7 @@ import pytest
 from eccv_caption import Metrics
 
 from lavis_mafa.evaluation.eccv import CocoIds, _ranked, coco_ids, eccv_figures, refuse_other_split
-from lavis_mafa.runners.evaluation import RunEvaluation
+from lavis_mafa.runners.retrieval_evaluation import RetrievalEvaluation
 
 
 def split() -> Any:
@@ -63,9 +63,9 @@ def test_another_split_is_refused(gold: tuple[CocoIds, Any]) -> None:
 def test_it_is_refused_before_the_training(tmp_path: Path) -> None:
     rows = ((42, 9, "two dogs"), (391895, 3, "a man on a bike."), (42, 8, "Two dogs "), (42, 7, "A man on a bike."))
     run_cfg = {"coco_captions": captions_file(tmp_path, *rows)}
-    runner = SimpleNamespace(run_cfg=run_cfg, splits={"val": split()}, test_splits=["val"])
+    run = SimpleNamespace(settings=run_cfg, splits={"val": split()}, test_splits=["val"])
     with pytest.raises(ValueError, match="the split val is not COCO's test split"):
-        RunEvaluation(runner)
+        RetrievalEvaluation(run)
 
 
 def test_ranks_are_of_the_best_in_order() -> None:

@@ -48,15 +48,15 @@ AUGMENTED = ["datasets.scenes.vis_processor.train={name: blip_image_train, image
 POINTS = [  # in the order of the run; calls are counted anew in every life
     ("before the first plan", "lavis_mafa.core.plan:Plan.save", 1, "before"),
     ("mid plan", "lavis_mafa.core.plan:Plan.save", 1, "torn"),
-    ("mid-step, after the gradients", "lavis_mafa.tasks.pretrain:_update", 2, "before"),
-    ("mid-step, after the weights", "lavis_mafa.tasks.pretrain:_update", 2, "after"),
+    ("mid-step, after the gradients", "lavis_mafa.tasks.loop:_update", 2, "before"),
+    ("mid-step, after the weights", "lavis_mafa.tasks.loop:_update", 2, "after"),
     ("between store and checkpoint", "lavis_mafa.runners.checkpoint:save", 1, "before"),
     ("mid checkpoint", "lavis_mafa.runners.checkpoint:write", 1, "torn"),
     ("after a checkpoint, old ones not yet dropped", "lavis_mafa.runners.checkpoint:write", 2, "after"),
     ("mid-journal", "lavis_mafa.runners.journal:Journal.step", 1, "after"),
     ("mid-validation", "lavis_mafa.evaluation.retrieval:encode_gallery", 1, "after"),
     ("mid best weights", "lavis_mafa.runners.checkpoint:write", 1, "torn"),
-    ("between best weights and stores", "lavis_mafa.runners.evaluation:RunEvaluation.keep_best", 1, "after"),
+    ("between best weights and stores", "lavis_mafa.runners.evaluation:Evaluation.keep_best", 1, "after"),
     ("between store and plan", "lavis_mafa.core.embeddings:EmbeddingStore.gather", 1, "after"),
     ("mid plan of the next epoch", "lavis_mafa.core.plan:Plan.save", 1, "torn"),
     ("between plan and checkpoint", "lavis_mafa.core.plan:Plan.save", 1, "after"),
@@ -65,7 +65,7 @@ POINTS = [  # in the order of the run; calls are counted anew in every life
     ("between commit and checkpoint", "lavis_mafa.core.connections:ConnectionStore.commit", 1, "after"),
     ("at the start of an epoch", "lavis_mafa.core.embeddings:EmbeddingStore.begin_epoch", 1, "after"),
     ("between store and checkpoint again", "lavis_mafa.runners.checkpoint:save", 2, "before"),
-    ("mid final weights", "lavis_mafa.runners.evaluation:RunEvaluation._keep_final", 1, "torn"),
+    ("mid final weights", "lavis_mafa.runners.evaluation:Evaluation.keep_final", 1, "torn"),
     ("mid-evaluation", "lavis_mafa.evaluation.retrieval:match_scores", 1, "after"),
     ("mid report", "lavis_mafa.runners.report:draw_curves", 1, "after"),
 ]
@@ -235,7 +235,7 @@ def test_bad_images_found_before_a_kill_are_named_after_it(life: Life, tmp_path:
     (tmp_path / "train.json").write_text(json.dumps(lines))
     (config := tmp_path / "run.yaml").write_text(BAD_IMAGES.format(tmp_path))
     folder = tmp_path / "run"
-    kill = ["lavis_mafa.tasks.pretrain:_update", 3, "before"]
+    kill = ["lavis_mafa.tasks.loop:_update", 3, "before"]
     assert life(folder, kill=kill, config=config, small=[]) == -signal.SIGKILL, told(folder)
     whole(life, folder, config=config, small=[])
     assert rows(folder / "epochs.jsonl")[0]["bad_images"] == 12

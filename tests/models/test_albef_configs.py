@@ -130,10 +130,9 @@ def test_training_stops_before_the_end_of_the_schedule() -> None:
     """run.stop_epoch ends the loop; the schedule keeps run.max_epoch."""
     from unittest import mock
 
-    from lavis_mafa.runners.grit import GritRunner
+    from lavis_mafa.runners.resumable import ResumableRunner
 
-    runner = mock.MagicMock(evaluate_only=False, run_cfg=SimpleNamespace(get={"stop_epoch": 2}.get), max_epoch=5)
-    with mock.patch("lavis_mafa.runners.grit.RunState") as state, mock.patch("lavis_mafa.runners.grit.ConnectionMiner"):
-        state.return_value.resume.return_value = (1, 7)
-        GritRunner.train(runner)
+    runner = mock.MagicMock(run_cfg=SimpleNamespace(get={"stop_epoch": 2}.get), max_epoch=5)
+    runner.resume.return_value = (1, 7)
+    ResumableRunner._train(runner)
     assert runner._run_epoch.call_args_list == [mock.call(1, 7)]

@@ -244,7 +244,8 @@ def test_min_len_and_max_len_are_of_what_is_said(
     kind: str, beams: int, least: int, models: dict[str, Any], asked: dict[str, Any]
 ) -> None:
     """Whatever stands before it: the question, the prompt, a start token."""
-    from lavis_mafa.tasks.stage2 import MafaCaptionTask, MafaVqaTask
+    from lavis_mafa.tasks.captions import MafaCaptionTask
+    from lavis_mafa.tasks.vqa import MafaVqaTask
 
     run = {"num_beams": beams, "max_len": 6, "min_len": least, "length_penalty": 0}
     tasks = (
@@ -262,7 +263,7 @@ def test_min_len_and_max_len_are_of_what_is_said(
 
 def built_by_task(kind: str, folder: Path, **run: Any) -> Any:
     """The model as a command builds it: the task reads run.device."""
-    from lavis_mafa.tasks.stage2 import MafaVqaTask
+    from lavis_mafa.tasks.vqa import MafaVqaTask
 
     run = {"prompt": PROMPT, "num_beams": 2, "max_len": 4, "min_len": 1, "device": "cpu", **run}
     model = {**stage_2_config(kind, folder), "arch": f"mafa_blip2_{kind}", "llm_precision": run.pop("llm_precision")}
@@ -383,7 +384,7 @@ def test_published_stage_2_has_our_keys(kind: str, model_type: str, folders: dic
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_without_the_image_no_less_is_said_than_with_it(kind: str, models: dict[str, Any]) -> None:
-    from lavis_mafa.tasks.stage2 import MafaCaptionTask
+    from lavis_mafa.tasks.captions import MafaCaptionTask
 
     run = {"num_beams": 1, "max_len": 6, "min_len": 3, "length_penalty": 0, "prompt": "a big red"}
     llm = models[kind].language_model

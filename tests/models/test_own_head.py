@@ -109,19 +109,14 @@ def test_a_step_is_that_of_a_scorer_which_says_the_same(model: Any, batch: dict[
 
 
 def state_of(folder: Path, model: Any, scorer: Any) -> Any:
-    from lavis_mafa.runners.state import RunState
+    from lavis_mafa.runners.grit_state import GritState
+    from lavis_mafa.runners.run import Learner
 
     table = SimpleNamespace(fingerprint="data", image_id=np.arange(6))
-    run = OmegaConf.create({"batch_size_train": 2, "seed": 1, "sampling": "random"})
-    runner = SimpleNamespace(
-        run_cfg=run,
-        output_dir=folder,
-        splits={"train": SimpleNamespace(table=table)},
-        network=model,
-        resume_ckpt_path=None,
-    )
-    state = RunState(runner, scorer)
-    assert state.resume() == (0, 0)
+    settings = OmegaConf.create({"batch_size_train": 2, "seed": 1, "sampling": "random"})
+    run = SimpleNamespace(settings=settings, folder=folder, train_set=SimpleNamespace(table=table), network=model)
+    state = GritState(run, Learner(model, torch.optim.SGD(model.parameters()), None), scorer)
+    assert state.resume(None) == (0, 0)
     state.journal.close()
     return state
 

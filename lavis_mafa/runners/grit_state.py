@@ -1,0 +1,127 @@
+"""What GRIT and MAFA keep beside plans and checkpoints: every epoch's embeddings, every scored pair, the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
+from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.core.embeddings import EmbeddingStore
+from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.core.miner import PairScorer
+from lavis_mafa.core.plan import Plan
+from lavis_mafa.models.trained import load_trained, trained_state
+from lavis_mafa.runners.run import Learner, Run
+from lavis_mafa.runners.state import RunState
+
+
+class GritState(RunState):
+    """RunState with stores. A rank's embeddings are its own, the connections those of all ranks.
+
+    connections: open after `resume`; None without a scorer whose scores may be stored.
+    """
+
+    def __init__(self, run: Run, learner: Learner, scorer: PairScorer | None) -> None:
+        super().__init__(run, learner)
+        settings, planner, records = self.settings, self.planner, len(self.image_id_N)
+        self.grit = settings.get("sampling", "grit") == "grit"
+        self.expected["scorer"] = (scorer.fingerprint or "self") if scorer else "none"
+        self.connections: ConnectionStore | None = None
+        width = run.network.embed_dim if self.grit else 1
+        place = planner.fingerprint, get_rank(), get_world_size()
+        self.embeddings = EmbeddingStore(self.folder / "embeddings", records, width, *place)
+        self.grit_planner = GritPlanner(
+            batch_size=planner.batch_size,
+            world=planner.world,
+            search_space=settings.get("search_space", "all"),
+            seed=planner.seed,
+            sampling=settings.get("sampling", "grit"),
+            skip_nearest=int(settings.get("skip_nearest", 0)),
+            quantile=float(settings.get("quantile", 1.0)),
+            fingerprint=planner.fingerprint,
+        )
+
+    # ---- stores
+
+    def _open_connections(self, committed: Mapping[str, Any] | None) -> ConnectionStore | None:
+        if self.expected["scorer"] in ("none", "self"):  # scores of the model itself age, and are not kept
+            return None
+        prints = f"{self.expected['data']}:{self.expected['scorer']}"
+        return ConnectionStore(self.folder / "connections", prints, get_rank(), committed)
+
+    def open_stores(self, committed: list[Mapping[str, Any]]) -> None:
+        own = committed[get_rank()]["embeddings"]
+        if own is not None:
+            self.embeddings.check(own)
+        self.connections = self._open_connections(committed[0]["connections"])
+
+    def start_stores(self) -> None:
+        self.connections = self._open_connections(None)
+        if self.connections is not None:
+            state = self.connections.commit()
+            barrier()  # every rank has looked before the first one deletes
+            self.connections.rollback({**state, "generation": 0, "rows": {}})
+
+    def roll_back(self, committed: list[Mapping[str, Any]]) -> None:
+        own = committed[get_rank()]["embeddings"]
+        if own is not None:
+            self.embeddings.rollback(own)
+        if self.connections is not None:
+            self.connections.rollback(committed[0]["connections"])
+
+    def commit_stores(self, step: int) -> dict[str, Any]:
+        if self.connections is not None:
+            self.connections.flush()
+            barrier()  # so that every rank's state names the parts of all
+        return {
+            "embeddings": self.embeddings.commit() if self.grit and step else None,
+            "connections": self.connections.commit() if self.connections is not None else None,
+        }
+
+    # ---- epochs
+
+    def begin_epoch(self, epoch: int, step: int) -> Plan:
+        plan = super().begin_epoch(epoch, step)
+        if step == 0 and self.grit:
+            self.embeddings.begin_epoch(epoch, plan.steps * plan.batch_size)
+        return plan
+
+    def finish_epoch(self, epoch: int, plan: Plan) -> None:
+        """Plan the next epoch from the embeddings of this one, merge the ranks' connections, checkpoint."""
+        if self.grit:
+            self.embeddings.commit()
+            barrier()
+        if self.connections is not None:
+            self._merge_connections(self.connections)
+        super().finish_epoch(epoch, plan)
+
+    def plan(self, epoch: int, before: Plan | None) -> Plan:
+        grit = self.grit and before is not None and epoch >= int(self.settings.get("random_epochs", 1))
+        embeddings = self.embeddings.gather(epoch - 1) if grit else None
+        lead = None if before is None else before.untrained
+        return self.grit_planner.plan(epoch, embeddings, len(self.image_id_N), lead, self.image_id_N)
+
+    def _merge_connections(self, connections: ConnectionStore) -> None:
+        connections.flush()
+        barrier()
+        if is_main_process():
+            connections.merge()
+        barrier()
+        connections.reload()
+
+    # ---- checkpoints
+
+    def _teacher(self) -> Any:
+        return getattr(self.run.network, "teacher", None)
+
+    def learned(self) -> dict[str, Any]:
+        teacher = self._teacher()
+        return {**super().learned(), "teacher": trained_state(teacher.model) if teacher else None}
+
+    def take_back(self, content: Mapping[str, Any]) -> None:
+        super().take_back(content)
+        if teacher := self._teacher():
+            if content.get("teacher") is None:
+                raise ValueError("model.mafa.targets is momentum, but the checkpoint was trained without; start anew")
+            load_trained(teacher.model, content["teacher"])

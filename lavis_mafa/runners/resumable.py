@@ -1,0 +1,208 @@
+"""A LAVIS runner that trains and resumes exactly, on a CPU, one GPU or under torchrun. Knows nothing of mining.
+
+A subclass says how it evaluates (`build_evaluation`), and may keep more state (`build_state`) and more in a step's row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lavis.common.registry import registry
+from lavis.runners.runner_base import RunnerBase
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from lavis_mafa.common.ranks import barrier, get_rank, is_main_process
+from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.runners.bad_images import name_bad_images
+from lavis_mafa.runners.evaluation import Evaluation
+from lavis_mafa.runners.run import Learner, Run
+from lavis_mafa.runners.state import RunState
+from lavis_mafa.runners.step_metrics import epoch_row, loss_row
+from lavis_mafa.runners.token_cache import attach_tokens
+from lavis_mafa.tasks.loop import StepOutput
+
+SHOWN = (
+    "loss",
+    "loss_itc",
+    "loss_itm",
+    "loss_lm",
+    "loss_mlm",
+    "connections",
+    "false_negative_rate",
+    "data_share",
+)
+
+
+class ResumableRunner(RunnerBase):
+    """Trains a model by its task's loop, epoch by planned epoch; RunState keeps what a resume needs."""
+
+    samplings: tuple[str, ...] = ("random",)  # allowed values of run.sampling
+    state: RunState
+
+    def __init__(self, cfg: Any, task: Any, model: nn.Module, datasets: Mapping[str, Any], job_id: str = "") -> None:
+        super().__init__(cfg, task, model, datasets, job_id)
+        self.run_cfg = cfg.run_cfg
+        if (sampling := self.run_cfg.get("sampling", self.samplings[0])) not in self.samplings:
+            raise ValueError(f"run.sampling is {sampling!r}: {self.run_cfg.runner} takes {' or '.join(self.samplings)}")
+        (self.name, self.splits), *others = datasets.items()
+        if others:
+            raise ValueError(
+                f"datasets: {self.run_cfg.runner} trains on one record table; put several annotation files into one "
+                "image_text"
+            )
+        self.run = Run(
+            name=self.name,
+            folder=self.output_dir,
+            result_dir=self.result_dir,
+            config=cfg,
+            network=self._model,
+            splits=self.splits,
+            device=self.device,
+            evaluate_only=self.evaluate_only,
+            valid_splits=self.valid_splits,
+            test_splits=self.test_splits,
+        )
+        self.evaluation = self.build_evaluation()
+        if self.run_cfg.get("cache_tokens", False):
+            self._cache_tokens()
+
+    def build_evaluation(self) -> Evaluation:
+        raise NotImplementedError
+
+    def build_state(self) -> RunState:
+        """What the run commits and resumes from; called once, with the model on its device."""
+        return RunState(self.run, self.learner())
+
+    def step_row(self, samples: Mapping[str, Any], output: Any) -> dict[str, float | None]:
+        """What a step found, for steps.jsonl; by default its losses."""
+        return loss_row(output)
+
+    # ---- what LAVIS' runner cannot do on a CPU or without a process group
+
+    def setup_output_dir(self) -> None:
+        """run.output_dir as it stands, not below LAVIS' package and a job number: a resume must find it."""
+        self.output_dir = Path(self.config.run_cfg.output_dir).expanduser().resolve()
+        self.result_dir = self.output_dir / "result"
+        self.result_dir.mkdir(parents=True, exist_ok=True)
+        registry.mapping["paths"].update(output_dir=str(self.output_dir), result_dir=str(self.result_dir))
+
+    @property
+    def model(self) -> nn.Module:
+        """The model on its device, wrapped where there are several processes."""
+        if self._wrapped_model is None:
+            self._model.to(self.device)
+            gpus = [self.run_cfg.gpu] if self.cuda_enabled else None
+            self._wrapped_model = DistributedDataParallel(self._model, gpus) if self.use_distributed else self._model
+        return self._wrapped_model
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        if self._scaler is None and self.run_cfg.get("precision", "fp32") == "fp16":
+            self._scaler = torch.amp.GradScaler("cuda")
+        return self._scaler
+
+    def learner(self) -> Learner:
+        return Learner(self.run.network, self.optimizer, self.scaler, self.evaluation.best)
+
+    def _cache_tokens(self) -> None:
+        for split, dataset in self.splits.items():
+            if is_main_process():
+                self._attach(dataset)
+            barrier()
+            if not is_main_process():
+                self._attach(dataset)
+            logging.info("%s: tokens of %s are cached", self.name, split)
+
+    def _attach(self, dataset: Any) -> None:
+        folder = Path(self.run_cfg.get("token_folder") or self.output_dir / "tokens").expanduser()
+        attach_tokens(self._model, dataset, folder, self.device, int(self.run_cfg.num_workers))
+
+    # ---- a run
+
+    def train(self) -> dict[str, Any]:
+        """Train to run.max_epoch (or run.stop_epoch before it), evaluate, report; returns what results.json holds."""
+        _ = self.model  # on its device
+        if not self.evaluate_only:
+            self._train()
+        return self.evaluation.report()
+
+    def _train(self) -> None:
+        self.state = self.build_state()
+        first, step = self.resume()
+        for epoch in range(first, int(self.run_cfg.get("stop_epoch") or self.max_epoch)):
+            self._run_epoch(epoch, step)
+            step = 0
+        self.state.journal.close()
+
+    def resume(self) -> tuple[int, int]:
+        """(epoch, step) to go on from."""
+        return self.state.resume(self.resume_ckpt_path)
+
+    def _run_epoch(self, epoch: int, step: int) -> None:
+        data, plan = self.splits["train"], self.state.begin_epoch(epoch, step)
+        data.set_epoch(epoch)
+        loader = DataLoader(
+            data,
+            batch_sampler=PlannedBatchSampler(plan, get_rank(), step),
+            num_workers=int(self.run_cfg.num_workers),
+            pin_memory=self.cuda_enabled,
+            collate_fn=getattr(data, "collater", None),
+        )
+        self.model.train()
+        self.task.train_epoch(
+            epoch,
+            self.model,
+            loader,
+            self.optimizer,
+            self.lr_scheduler,
+            self.scaler,
+            self.cuda_enabled,
+            accum_grad_iters=self.accum_grad_iters,
+            start_step=step,
+            after_step=lambda step, *found: self._after_step(epoch, plan, step, *found),
+        )
+        self._finish_epoch(epoch, plan)
+
+    def _after_step(
+        self, epoch: int, plan: Plan, step: int, samples: Mapping[str, Any], output: Any, seconds: float, waited: float
+    ) -> dict[str, str]:
+        """Write down what the step found, checkpoint where due; returns what the progress bar shows."""
+        self.keep_step(samples, output)
+        row = {
+            "epoch": epoch,
+            "step": step,
+            **self.step_row(samples, output),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "s_it": seconds,
+            "data_share": waited / seconds,
+        }
+        if is_main_process():
+            self.state.journal.step(row, epoch * plan.steps + step)
+        every = int(self.run_cfg.get("save_every_steps", 0))
+        if every and (step + 1) % every == 0 and step + 1 < plan.steps and (step + 1) % self.accum_grad_iters == 0:
+            self._name_bad_images()
+            self.state.save(epoch, step + 1)
+        return {name: f"{row[name]:.3g}" for name in SHOWN if row.get(name) is not None}
+
+    def keep_step(self, samples: Mapping[str, Any], output: StepOutput) -> None:
+        """Store what later epochs need of the step; by default nothing."""
+
+    def _finish_epoch(self, epoch: int, plan: Plan) -> None:
+        """Validate, plan the next epoch, checkpoint."""
+        bad, figures = self._name_bad_images(), self.evaluation.validate()
+        if is_main_process():
+            journal = self.state.journal
+            row = epoch_row(journal.steps(epoch), {"sampling": plan.sampling, **plan.stats})
+            journal.epoch({**row, **({"bad_images": bad} if bad else {}), **figures})
+        self.evaluation.keep_best(epoch, figures)
+        self.state.finish_epoch(epoch, plan)
+
+    def _name_bad_images(self) -> int:
+        """At every commit: a resumed run does not read again what came before it."""
+        return name_bad_images(self.splits["train"], self.output_dir, get_rank())

@@ -1,0 +1,147 @@
+"""The training loop of every task: seeded steps that a resumed run repeats exactly. Knows nothing of mining."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lavis.datasets.data_utils import prepare_sample
+from lavis.tasks.base_task import BaseTask
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lavis_mafa.common.precision import precision
+from lavis_mafa.common.ranks import get_rank, is_main_process
+
+
+class StepOutput(Protocol):
+    """What a step gives back: the loss, and its parts by name."""
+
+    @property
+    def loss(self) -> Tensor: ...
+
+    @property
+    def losses(self) -> Mapping[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A model's own loss and its parts."""
+
+    loss: Tensor
+    losses: Mapping[str, Tensor]
+
+
+# (step, samples, output, seconds of the step, seconds it waited for data) → what the progress bar shows
+AfterStep = Callable[[int, Mapping[str, Any], Any, float, float], Mapping[str, str]]
+
+
+class LoopTask(BaseTask):
+    """A LAVIS task that trains by the loop below. A subclass says what the model's output means (`output_of`)."""
+
+    def __init__(self, run_cfg: Any) -> None:
+        super().__init__()
+        self.run_cfg = run_cfg
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> LoopTask:
+        return cls(cfg.run_cfg)
+
+    def build_model(self, cfg: Any) -> nn.Module:
+        model = super().build_model(cfg)
+        return model.float() if self.run_cfg.device == "cpu" else model  # LAVIS' fp16 towers do not run on a CPU
+
+    def output_of(self, output: Any) -> StepOutput:
+        """The losses in what the model returned for a batch."""
+        raise NotImplementedError
+
+    def train_epoch(
+        self,
+        epoch: int,
+        model: nn.Module,
+        data_loader: DataLoader[Any],
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        scaler: torch.amp.GradScaler | None = None,
+        cuda_enabled: bool = False,
+        accum_grad_iters: int = 1,
+        *,
+        start_step: int = 0,
+        after_step: AfterStep,
+    ) -> None:
+        """Train on the steps of an epoch from start_step on.
+
+        Args:
+            data_loader: the batches from start_step on.
+            after_step: stores what the step found and returns what the progress bar shows.
+
+        Raises:
+            FloatingPointError: the loss is not finite; names its parts and the records of the batch.
+        """
+        steps = start_step + len(data_loader)
+        bar = tqdm(total=steps, initial=start_step, desc=f"epoch {epoch}", unit="it", disable=not is_main_process())
+        for step, (samples, waited) in enumerate(_timed(data_loader), start_step):
+            began = time.perf_counter()
+            seed_step(int(self.run_cfg.seed), epoch, step)
+            samples = prepare_sample(samples, cuda_enabled=cuda_enabled)
+            samples.update(epoch=epoch, iters=step, num_iters_per_epoch=steps)
+            lr_scheduler.step(cur_epoch=epoch, cur_step=step)
+            output = self._forward(model, samples, cuda_enabled)
+            _refuse_nan(output, samples, epoch, step)
+            closes_group = (step + 1) % accum_grad_iters == 0 or step + 1 == steps
+            # DDP synchronises once a group
+            quiet = contextlib.nullcontext() if closes_group or not hasattr(model, "no_sync") else model.no_sync()
+            with quiet:
+                loss = output.loss / accum_grad_iters
+                (scaler.scale(loss) if scaler else loss).backward()
+            if closes_group:
+                _update(optimizer, scaler)
+            seconds = time.perf_counter() - began + waited
+            bar.set_postfix(after_step(step, samples, output, seconds, waited))
+            bar.update()
+        bar.close()
+
+    def _forward(self, model: nn.Module, samples: Mapping[str, Any], cuda_enabled: bool) -> StepOutput:
+        dtype = precision(self.run_cfg)
+        with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
+            return self.output_of(model(samples))
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """A step's randomness is f(seed, epoch, step, rank), so that a resumed run draws what an unbroken one draws."""
+    state = np.random.SeedSequence([seed, epoch, step, get_rank()]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]) >> 1)
+
+
+def _timed(loader: Iterable[Any]) -> Iterator[tuple[Any, float]]:
+    """Each batch with the seconds that it was waited for."""
+    began = time.perf_counter()
+    for samples in loader:
+        yield samples, time.perf_counter() - began
+        began = time.perf_counter()
+
+
+def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def _refuse_nan(output: StepOutput, samples: Mapping[str, Any], epoch: int, step: int) -> None:
+    if math.isfinite(output.loss.item()):
+        return
+    parts = ", ".join(f"{name} {value.item():g}" for name, value in output.losses.items())
+    raise FloatingPointError(
+        f"the loss of epoch {epoch}, step {step} is not finite ({parts}); records {samples['index'].tolist()}. "
+        "The last checkpoint is whole: lower run.init_lr, or take bf16 or fp32, and resume from it"
+    )

@@ -1,0 +1,90 @@
+"""`mafa_vqa`: LAVIS' vqa and gqa by a model of stage 2, and how any answer to a question is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lavis.common.registry import registry
+
+from lavis_mafa.data.questions import QuestionRow
+from lavis_mafa.evaluation.ground_truth import question_rows
+from lavis_mafa.evaluation.vqa_accuracy import LEMMAS_REMEDY, accuracies, hits, lemmatised, majority, verdicts
+from lavis_mafa.tasks.stage2 import MafaStage2Task
+
+
+class VqaAnswers:
+    """Answers to questions, judged: a part of every VQA task, however its model answers."""
+
+    run_cfg: Any
+    measure = "verdict"  # of a single answer
+
+    def items(self, dataset: Any) -> list[int]:
+        return [row.question_id for row in question_rows(dataset)]
+
+    @property
+    def _by_lemmas(self) -> bool:
+        return bool(self.run_cfg.get("lemmatise", False))
+
+    def verdicts(self, rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+        """(N,) in [0, 1], NaN where the ground truth is held back. run.match: `vqa`, or `any`, a hit on any answer."""
+        return (hits if self.run_cfg.get("match") == "any" else verdicts)(rows, said)
+
+    def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+        """Accuracy by types, of the answers as said (`raw`) and lemmatised, and of the one that suits most questions.
+
+        `headline` names which of them stand first (`all`): with run.lemmatise the lemmatised, given spaCy's model.
+        """
+        rows = question_rows(dataset)
+        answers = [said[row.question_id] for row in rows]
+        lemmas = lemmatised(answers)
+        raw = accuracies(rows, self.verdicts(rows, answers))
+        by_lemmas = None if lemmas is None else accuracies(rows, self.verdicts(rows, lemmas))
+        headline = "lemmatised" if self._by_lemmas and by_lemmas else "raw"
+        found = {**(by_lemmas if headline == "lemmatised" else raw), "raw": raw, "lemmatised": by_lemmas}
+        found["headline"] = headline
+        found["missing"] = {"lemmatised": LEMMAS_REMEDY} if lemmas is None else {}
+        if found["questions"]:
+            one = majority(rows)
+            found["majority"] = {"answer": one, **accuracies(rows, self.verdicts(rows, [one] * len(rows)))}
+        return found
+
+    def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
+        rows = question_rows(dataset)
+        answers = [said[row.question_id] for row in rows]
+        table = pd.DataFrame([vars(row) for row in rows]).rename(columns={"answers": "ground_truth"})
+        table["ground_truth"] = table["ground_truth"].map(list)
+        lemmas = lemmatised(answers)
+        judged = self.verdicts(rows, (self._by_lemmas and lemmas) or answers)
+        return table.assign(answer=answers, lemmatised=lemmas, verdict=np.where(np.isnan(judged), None, judged))
+
+    def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+        """VQA's form for a leaderboard, and GQA's."""
+        return {
+            "leaderboard": [{"question_id": item, "answer": text} for item, text in said.items()],
+            "leaderboard_gqa": [{"questionId": str(item), "prediction": text} for item, text in said.items()],
+        }
+
+
+@registry.register_task("mafa_vqa")
+class MafaVqaTask(VqaAnswers, MafaStage2Task):
+    """LAVIS' vqa and gqa with `predict_answers` (inference_method generate)."""
+
+    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+        # transformers counts the token that stands before an answer, too: T5's start, the question's last of OPT
+        return model.predict_answers(samples, min_len=int(self.run_cfg.min_len) + 1, **self._asking())
+
+    def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
+        rows = question_rows(dataset)
+        questions = [dataset.text_processor(rows[i].question) for i in numbers]
+        return model.answer_without_image(questions, min_len=int(self.run_cfg.min_len), **self._asking())
+
+    def _asking(self) -> dict[str, Any]:
+        return {
+            "prompt": self.run_cfg.prompt,
+            "num_beams": int(self.run_cfg.num_beams),
+            "max_len": int(self.run_cfg.max_len),
+            "length_penalty": self._penalty(-1.0),
+        }
