@@ -75,8 +75,22 @@ def arrows(root: Path = ROOT) -> dict[tuple[str, str], list[str]]:
         if name == "lavis_mafa" or name in COMMANDS:  # register() reaches everything, from inside a function
             continue
         room = name.split(".")[1]
-        for other in {other.split(".")[1] for other in imported(path, root)} & known - {room}:
+        for other in sorted({other.split(".")[1] for other in imported(path, root)} & known - {room}):
             found.setdefault((room, other), []).append(name)
+    return found
+
+
+def modules_imported(root: Path = ROOT) -> dict[tuple[str, str], list[str]]:
+    """{(module, module it imports): itself}, inside rooms and among them; a package's __init__ is its own module."""
+    paths = {module_name(path, root): path for path in sorted((root / "lavis_mafa").rglob("*.py"))}
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, path in paths.items():
+        if name == "lavis_mafa":
+            continue
+        for other in imported(path, root):
+            target = other if other in paths else other.rpartition(".")[0]  # a name in a module
+            if target in paths and target not in (name, "lavis_mafa"):
+                found[name, target] = [name]
     return found
 
 
@@ -98,7 +112,7 @@ def upward(found: Mapping[tuple[str, str], list[str]]) -> list[str]:
 
 
 def circles(found: Mapping[tuple[str, str], list[str]]) -> Iterator[list[str]]:
-    """Circles among rooms, one at a time: each is cut at its last arrow before the next is looked for."""
+    """Circles among rooms or modules, one at a time: each is cut at its last arrow before the next is looked for."""
     graph: dict[str, set[str]] = {}
     for room, other in found:
         graph.setdefault(room, set()).add(other)
@@ -117,7 +131,8 @@ def main(root: Path) -> None:
     packages = sum((root / "lavis_mafa" / room).is_dir() for room in known)
     print(f"at the top of lavis_mafa/: {len(known)} ({packages} packages, {len(known) - packages} modules)")
     print(f"imports among them: {len(found)}")
-    print("circles:", *(" -> ".join(circle) for circle in circles(found)), sep="\n  ")
+    print("circles among them:", *(" -> ".join(circle) for circle in circles(found)), sep="\n  ")
+    print("circles among modules:", *(" -> ".join(circle) for circle in circles(modules_imported(root))), sep="\n  ")
     if root == ROOT:
         print("imports that do not go down:", *upward(found), sep="\n  ")
 

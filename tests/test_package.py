@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.floors import FLOORS, arrows, circles, module_name, rooms, upward
+from tests.floors import FLOORS, arrows, circles, module_name, modules_imported, rooms, upward
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lavis_mafa"
@@ -62,6 +62,7 @@ def test_every_room_is_on_a_floor_and_every_floor_is_of_rooms() -> None:
 def test_no_import_goes_up_and_none_in_a_circle() -> None:
     assert not upward(arrows())
     assert not list(circles(arrows()))
+    assert not list(circles(modules_imported()))
 
 
 def test_what_breaks_the_rules_is_seen(tmp_path: Path) -> None:
@@ -81,6 +82,8 @@ def test_what_breaks_the_rules_is_seen(tmp_path: Path) -> None:
     found = {pair: modules for pair, modules in found.items() if "attic" not in pair}
     assert upward(found) == ["core -> models (lavis_mafa.core.pairs)", "core -> train (lavis_mafa.core.pairs)"]
     assert [set(circle) for circle in circles(found)] == [{"core", "models"}]
+    inside = [set(circle) for circle in circles(modules_imported(tmp_path))]
+    assert inside == [{"lavis_mafa.core.pairs", "lavis_mafa.models.base"}]
 
 
 def test_an_installation_holds_every_file_of_the_package(tmp_path: Path) -> None:
