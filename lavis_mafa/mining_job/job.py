@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
-from lavis_mafa.common.versions import installed_versions, source_hash
+from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.neighbors import choose
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
@@ -37,6 +37,8 @@ from lavis_mafa.mining.ray_engine import RayEngine
 
 TEXT_BATCH = 256
 ENGINES = ("local", "ray")
+# Raise it when our code makes other embeddings or scores of the same network and data: stored ones are then made anew.
+RESULTS = 1
 
 
 class RecordViews(RecordImages):
@@ -158,9 +160,9 @@ def _ray_engine(cfg: Any, models: Networks, corpus: Corpus) -> RayEngine:
 
 
 def _fingerprint(network: Any) -> str:
-    """Weights, preparation and code: what an embedding or a score depends on beside the data."""
+    """Weights, preparation, libraries and code: what an embedding or a score depends on beside the data."""
     prepared = (
-        source_hash(),
+        RESULTS,
         installed_versions(),
         repr(getattr(network.vis_processor, "transform", network.vis_processor)),
         type(network.text_processor).__name__,

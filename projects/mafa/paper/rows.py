@@ -26,7 +26,10 @@ from keys import MISSING, Key, leaves, missing_files
 
 from lavis_mafa.common.artifacts import atomic_write
 
-HEAVY = [f"lavis_mafa.{name}" for name in ("builders", "tasks", "runner", "stage2_runner", "models.albef_tasks")]
+HEAVY = [
+    f"lavis_mafa.{name}"
+    for name in ("datasets.pairs", "tasks.pretrain", "runners.grit", "runners.stage2", "models.albef.tasks")
+]
 WROTE = {"train": "results.json", "mine": "summary.json"}
 LEFT = {"train": "model.safetensors", "mine": "connections.parquet"}  # what later runs start from
 KEPT = (*WROTE.values(), *LEFT.values(), "epochs.jsonl", "steps.jsonl", "log.txt")
