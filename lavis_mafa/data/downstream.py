@@ -5,7 +5,6 @@ A sample's randomness is f(seed, epoch, row), as in data/dataset.py. Samples hol
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.data.dataset import PairDataset, seeded
 from lavis_mafa.data.questions import QuestionRow
 
@@ -42,10 +42,7 @@ class RowTable:
     def __init__(self, rows: Sequence[Any]) -> None:
         self.n_records = len(rows)
         self.image_id: NDArray[np.int64] = np.arange(len(rows))
-        digest = hashlib.blake2b(digest_size=16)
-        for row in rows:
-            digest.update(repr(row).encode())
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = digest_of(rows)
 
 
 class TrainingRows(Dataset[Sample]):

@@ -3,8 +3,7 @@
 Symbols: N records, C captions, R annotation rows.
 """
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.data.annotations import ROWS
 from lavis_mafa.data.identity import check_collisions, clean_path, image_id, normalised, text_id
 
@@ -101,14 +101,14 @@ class RecordTable:
     @cached_property
     def fingerprint(self) -> str:
         """Hex hash of the content: order, images, ids and captions to the letter."""
-        digest = hashlib.blake2b(b"records 1", digest_size=16)
-        for numbers in (self.image_id, self.offsets):
-            digest.update(numbers.tobytes())
+        return digest_of(self._parts())
+
+    def _parts(self) -> Iterator[object]:
+        yield from (self.image_id, self.offsets)
         for strings in (self.images, self.captions):
-            digest.update(pc.binary_length(strings).to_numpy().astype(np.int64).tobytes())
+            yield pc.binary_length(strings).to_numpy().astype(np.int64)
             for start in range(0, len(strings), 65_536):
-                digest.update("".join(strings.slice(start, 65_536).to_pylist()).encode())
-        return digest.hexdigest()
+                yield "".join(strings.slice(start, 65_536).to_pylist())
 
 
 def _columns(rows: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array]:

@@ -7,7 +7,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.common.files import local_file
+from lavis_mafa.common.hashing import digest
 from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.images import open_image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
@@ -104,7 +104,7 @@ def read_references(source: str) -> dict[int, list[str]]:
 
 def _fetched(url: str) -> Path:
     """The file at `url`, in LAVIS' cache. LAVIS' own download waits for every rank, but rank 0 alone judges."""
-    name = f"{blake2b(url.encode(), digest_size=8).hexdigest()}_{url.rsplit('/', 1)[-1]}"
+    name = f"{digest(url)}_{url.rsplit('/', 1)[-1]}"
     path = Path(registry.get_path("cache_root"), "references", name)
     if not path.exists():
         try:

@@ -5,7 +5,6 @@ Plain callables embed and score; everything between is here, streams, and goes o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.pairs import judge
 from lavis_mafa.core.settings import MafaSettings
@@ -142,4 +142,4 @@ def _float16(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def _hash(*parts: object) -> str:
-    return hashlib.blake2b(repr((CODE, *parts)).encode(), digest_size=12).hexdigest()
+    return digest(CODE, *parts)

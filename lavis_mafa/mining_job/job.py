@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import sys
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
+from lavis_mafa.common.hashing import digest, digest_of
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.neighbors import choose
 from lavis_mafa.core.settings import MafaSettings
@@ -68,12 +68,17 @@ class Source:
     @property
     def stamp(self) -> str:
         """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
-        digest, root = hashlib.blake2b(digest_size=12), getattr(self.data.open_image, "root", None)
-        for path in self.data.table.images.to_pylist() if root else ():
-            file = Path(root, path)
-            stat = file.stat() if file.is_file() else None  # what is missing is told when it is opened
-            digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-        return digest.hexdigest()
+        root = getattr(self.data.open_image, "root", None)
+        paths = self.data.table.images.to_pylist() if root else ()
+        return digest_of((path, _size_and_time(Path(root, path))) for path in paths)
+
+
+def _size_and_time(file: Path) -> tuple[int, int] | None:
+    """None for what is missing: opening it says so."""
+    if not file.is_file():
+        return None
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def load_source(cfg: Any) -> Source:
@@ -170,7 +175,7 @@ def _fingerprint(network: Any) -> str:
         network.model.max_txt_len,
         sorted(network.model.tokenizer.get_vocab().items()),
     )
-    return f"{network.fingerprint}:{hashlib.blake2b(repr(prepared).encode(), digest_size=12).hexdigest()}"
+    return f"{network.fingerprint}:{digest(*prepared)}"
 
 
 def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from transformers import BatchEncoding, BertTokenizer, PreTrainedTokenizerBase, 
 from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
 from lavis_mafa.common.files import local_file
+from lavis_mafa.common.hashing import digest
 
 KEPT_CAPTIONS = 1 << 18  # some 100 MB of token ids
 
@@ -110,5 +109,4 @@ class TokenizedOnce:
 
 def vocabulary(tokenizer: Any) -> str:
     """Number of words, and a hash of which word has which number."""
-    words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
-    return f"{len(tokenizer)} words, {hashlib.blake2b(words, digest_size=8).hexdigest()}"
+    return f"{len(tokenizer)} words, {digest(sorted(tokenizer.get_vocab().items()))}"

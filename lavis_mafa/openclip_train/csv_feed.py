@@ -6,14 +6,12 @@ handed out last, so that the loss can ask. Tested in tests/openclip/test_train.p
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -156,11 +154,3 @@ class Feed:
     def _barrier(self) -> None:
         if self.planner.world > 1:
             dist.barrier()
-
-
-def fingerprint(*parts: object) -> str:
-    """A short hash of plain values and arrays, for the headers of plans and embeddings."""
-    digest = hashlib.blake2b(digest_size=12)
-    for part in parts:
-        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return digest.hexdigest()

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.artifacts import save_rows
+from lavis_mafa.common.hashing import digest
 from lavis_mafa.openclip.guide import OpenClipEncoder
-from lavis_mafa.openclip_train.csv_feed import fingerprint
 from lavis_mafa.openclip_train.images import Images
 
 BATCH = 64
@@ -47,7 +47,7 @@ def guide_table(
     model: str, pretrained: str, dataset: Any, folder: Path, rank: int, world: int, device: Any
 ) -> GuideTable:
     """The table in `folder`, computed by rank 0 where it is not there yet; dataset: open_clip_train's CsvDataset."""
-    name = fingerprint(model, pretrained, dataset.images, dataset.captions)
+    name = digest(model, pretrained, dataset.images, dataset.captions)
     image_file, text_file = folder / f"guide_image_{name}.npy", folder / f"guide_text_{name}.npy"
     if rank == 0 and not text_file.exists():
         logging.info("Guide features of %d pairs by %s (%s)", len(dataset), model, pretrained)

@@ -20,12 +20,13 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
+from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.guide import BiEncoderGuide
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip_train.arguments import check, parser
-from lavis_mafa.openclip_train.csv_feed import Feed, fingerprint, pair_ids
+from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
 from lavis_mafa.openclip_train.guide_features import guide_table
 from lavis_mafa.openclip_train.judges import EncoderJudge, ItmJudge
 from lavis_mafa.openclip_train.loss_adapter import HandedLoss
@@ -162,7 +163,7 @@ class Training:
             seed=args.seed,
             sampling=options.mafa_sampling,
             siblings=options.mafa_siblings,
-            fingerprint=fingerprint(*run),
+            fingerprint=digest(*run),
         )
 
     def _connections(self, args: Any) -> torch.Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.artifacts import save_rows
-from lavis_mafa.openclip_train.csv_feed import fingerprint
+from lavis_mafa.common.hashing import digest
 from lavis_mafa.openclip_train.guide_features import BATCH
 from lavis_mafa.openclip_train.images import Images
 
@@ -49,7 +49,7 @@ def token_table(scorer: Any, paths: list[str], folder: Path, rank: int, world: i
     """
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))
     view = repr(getattr(scorer.vis_processor, "transform", scorer.vis_processor))
-    file = folder / f"con_d_tokens_{fingerprint(scorer.fingerprint, view, images.tolist())}.npy"
+    file = folder / f"con_d_tokens_{digest(scorer.fingerprint, view, images.tolist())}.npy"
     if rank == 0 and not file.exists():
         logging.info("Con-D's tower tokens of %d images", len(images))
         loader = DataLoader(Images(images.tolist(), scorer.vis_processor), batch_size=BATCH)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
+from lavis_mafa.common.hashing import digest, digest_of
 from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
 from lavis_mafa.evaluation.predictions import Predictions, merged
 from lavis_mafa.models.trained import trained_state, weights_hash
@@ -39,7 +39,7 @@ class AnswerEvaluation(Evaluation):
         run.network.eval()
         self.weights = weights_hash(run.network)
         data = OmegaConf.to_container(run.config.datasets_cfg, resolve=True)
-        self.about = {"weights": self.weights, "frozen": frozen_hash(run.network), "datasets": _hash_of(data)}
+        self.about = {"weights": self.weights, "frozen": frozen_hash(run.network), "datasets": digest(data)}
         found = {split: self._of_split(split) for split in run.test_splits}
         results = report_answers(run, self.task, self.weights, found) if is_main_process() else {}
         barrier()
@@ -53,7 +53,7 @@ class AnswerEvaluation(Evaluation):
             passes["without_image"] = lambda numbers: self._blind(dataset, numbers)
         items, found = task.items(dataset), {}
         for name, batches in passes.items():
-            about = {**task.settings(), **self.about, "pass": name, "items": _hash_of(items)}
+            about = {**task.settings(), **self.about, "pass": name, "items": digest(items)}
             folder = self.run.result_dir / self.weights
             folder.mkdir(parents=True, exist_ok=True)
             store = Predictions(folder, f"{split}_{name}", get_rank(), about)
@@ -90,12 +90,6 @@ def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 def frozen_hash(network: torch.nn.Module) -> str:
     """Of the other parts, a language model of gigabytes among them: names, shapes and first numbers tell them apart."""
-    digest, own = hashlib.blake2b(digest_size=8), trained_state(network)
-    for key, value in sorted(network.state_dict().items()):
-        if key not in own:
-            digest.update(f"{key} {tuple(value.shape)} {value.flatten()[:SAMPLE].tolist()}".encode())
-    return digest.hexdigest()
-
-
-def _hash_of(value: Any) -> str:
-    return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
+    own = trained_state(network)
+    given = {key: value for key, value in sorted(network.state_dict().items()) if key not in own}
+    return digest_of((key, tuple(value.shape), value.flatten()[:SAMPLE].tolist()) for key, value in given.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import save_rows
+from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.models.trained import tensor_parts
 
 
 def attach_tokens(
@@ -48,9 +49,5 @@ def _compute(model: Any, dataset: Any, path: Path, device: torch.device, workers
 
 def _key(tower: nn.Module, dataset: Any) -> str:
     """Weights, view and images: what the tokens depend on."""
-    digest = hashlib.blake2b(digest_size=12)
-    for key, value in tower.state_dict().items():
-        digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
-    digest.update(repr(getattr(dataset.vis_processor, "transform", dataset.vis_processor)).encode())
-    digest.update(dataset.table.fingerprint.encode())
-    return digest.hexdigest()
+    view = repr(getattr(dataset.vis_processor, "transform", dataset.vis_processor))
+    return digest_of([*tensor_parts(tower.state_dict()), view, dataset.table.fingerprint])

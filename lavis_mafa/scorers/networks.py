@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,14 @@ from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefTask
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
 from lavis_mafa.models.openclip import MafaOpenClip
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.towers.openclip import TowerName
+from lavis_mafa.models.trained import tensor_parts
 from lavis_mafa.scorers.strict import build_strictly
 
 EXTRACTORS = ("albef_feature_extractor", "blip_feature_extractor")  # they read `pretrained` alone
@@ -80,15 +81,13 @@ def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
 
 def fingerprint(model: nn.Module) -> str:
     """Hash of weights and sizes (heads, eps, …): a stored score is only as good as the network that gave it."""
-    digest = hashlib.blake2b(digest_size=16)
+    return digest_of(_parts(model))
+
+
+def _parts(model: nn.Module) -> Iterator[object]:
     for name, module in model.named_modules():
-        digest.update(repr((name, type(module).__name__, _plain_attributes(module))).encode())
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(
-            value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.dim() else str(value.item()).encode()
-        )
-    return digest.hexdigest()
+        yield name, type(module).__name__, _plain_attributes(module)
+    yield from tensor_parts(model.state_dict())
 
 
 def _plain_attributes(module: nn.Module) -> list[tuple[str, object]]:

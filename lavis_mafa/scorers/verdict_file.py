@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from lavis_mafa.common.hashing import digest
 
 COLUMNS = ("image_id", "text_id", "p", "verdict")
 
@@ -66,8 +67,7 @@ class FileScorer:
         key_E = np.searchsorted(image_U, image_E) * len(text_U) + np.searchsorted(text_U, text_E)
         order_E = np.argsort(key_E)
         columns = image_U, text_U, key_E[order_E], p_E[order_E]
-        digest = hashlib.blake2b(b"".join(column.tobytes() for column in columns), digest_size=16)
-        return cls(f"file:{digest.hexdigest()}", *columns)
+        return cls(f"file:{digest(*columns)}", *columns)
 
     def covers(self, image_id_N: Ints) -> bool:
         """Whether any image of a data set is in the file."""

@@ -5,7 +5,6 @@ VQA and NLVR2 run under `stage2_runner`, which trains by a model's own loss and 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from lavis.datasets.datasets.nlvr_datasets import NLVRDataset
 from lavis.datasets.datasets.vqa_datasets import VQADataset
 from lavis.tasks.base_task import BaseTask
 
+from lavis_mafa.common.hashing import digest
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
 from lavis_mafa.data.images import ImageFiles
@@ -80,8 +80,7 @@ class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
         return [answer for answer, _ in sorted(given.items(), key=lambda one: (-one[1], one[0]))]
 
     def settings(self) -> dict[str, Any]:
-        digest = hashlib.blake2b("\n".join(self.answer_list).encode(), digest_size=8).hexdigest()
-        return {"answers": digest, "num_ans_candidates": self.run_cfg.num_ans_candidates}
+        return {"answers": digest(self.answer_list), "num_ans_candidates": self.run_cfg.num_ans_candidates}
 
     def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         return model.predict_answers(dict(samples), self.answer_list, int(self.run_cfg.num_ans_candidates))
