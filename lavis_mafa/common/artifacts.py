@@ -1,18 +1,23 @@
-"""Files that are whole or absent: atomic writing, and the check that a file belongs to this run."""
+"""Files that are whole or absent: atomic writing, reading that names a torn file, and the check whose file it is."""
 
+import json
 import os
 import re
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 HOST = socket.gethostname()
+# What NumPy, JSON, zip, Parquet, torch and safetensors raise of a file that is cut off, damaged or of another kind.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, BadZipFile, SafetensorError)
 
 
 @contextmanager
@@ -113,6 +118,37 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def reading(path: Path, what: str, remedy: str = "") -> Iterator[None]:
+    """The block that reads `path`, which should be a `what`.
+
+    Raises:
+        ValueError: the file is missing, torn or of another kind, with the remedy.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing. {remedy}".rstrip())
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is torn or no readable {what} ({error}). {remedy}".rstrip()) from error
+
+
+def mapped(path: Path, remedy: str, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:
+    """A .npy file, memory-mapped. Raises ValueError as `reading` does: its header tells a file that is cut off."""
+    with reading(path, "array", remedy):
+        array: NDArray[Any] = np.load(path, mmap_mode=mode)
+        return array
+
+
+def json_lines(path: Path) -> list[Any]:
+    """The rows of a JSONL file that grows, less the line that a killed process left unfinished; no file, no rows."""
+    rows = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def check_header(path: Path, found: Mapping[str, object], expected: Mapping[str, object], remedy: str) -> None:

@@ -23,13 +23,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from lavis_mafa.common.artifacts import atomic_write, check_header
+from lavis_mafa.common.artifacts import atomic_write, check_header, reading
 from lavis_mafa.core.runs import Floats, Ints, Run, merged, united
 
 FORMAT = 1
 KEY = ("record", "text_row")  # of a pair
 BUFFERED_PAIRS = 1 << 16  # before a part is written: 0.8 MB on disk
-RESUME = "resume from the newest checkpoint, or start anew with another folder"
+RESUME = "Resume from the newest checkpoint, or start anew with another folder."
 
 
 class ConnectionStore:
@@ -133,7 +133,7 @@ class ConnectionStore:
         for name, rows in state["rows"].items():
             found = len(self._read(name))
             if found != rows:
-                raise ValueError(f"{self._where(name)} holds {found} pairs, the checkpoint says {rows}: {RESUME}")
+                raise ValueError(f"{self._where(name)} holds {found} pairs, the checkpoint says {rows}. {RESUME}")
 
     def rollback(self, state: Mapping[str, Any]) -> None:
         """Return to a committed state; everything written after it is dropped (by rank 0; then a barrier).
@@ -202,13 +202,11 @@ class ConnectionStore:
 
     def _read(self, name: str) -> Run:
         if name not in self._names():
-            raise ValueError(f"{self._where(name)} is gone: {RESUME}")
+            raise ValueError(f"{self._where(name)} is gone. {RESUME}")
         if self._folder is None:
             return self._memory[name]
-        try:
+        with reading(self._folder / name, "run of scores", f"Delete it, or: {RESUME}"):
             return Run.load(self._folder / name)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{self._where(name)} is damaged ({error}): delete it, or {RESUME}") from None
 
     def _write(self, name: str, run: Run) -> Run:
         if self._folder is None:
@@ -220,13 +218,11 @@ class ConnectionStore:
     def _check_folder(self, path: Path) -> None:
         if not path.exists():
             if self._names():
-                raise ValueError(f"{path} is missing beside the runs of a store: restore it, or {RESUME}")
+                raise ValueError(f"{path} is missing beside the runs of a store: restore it, or: {RESUME}")
             with atomic_write(path) as file:
                 file.write(json.dumps(self._header()).encode())
-        try:
+        with reading(path, "header of a store", RESUME):
             header = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): {RESUME}") from None
         self._check(path, header)
 
     def _header(self) -> dict[str, Any]:

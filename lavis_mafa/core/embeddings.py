@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lavis_mafa.common.artifacts import atomic_write, check_header, sync
+from lavis_mafa.common.artifacts import atomic_write, check_header, reading, sync
 from lavis_mafa.core.neighbors import IntArray
 
 FORMAT = "lavis_mafa embeddings 1"
@@ -147,13 +147,8 @@ class EmbeddingStore:
         return (path.stat().st_size - HEADER_BYTES) // self._row.itemsize
 
     def _check(self, path: Path, epoch: int, rank: int) -> None:
-        if not path.exists():
-            raise ValueError(f"{path} is missing. {REMEDY}")
-        try:
-            with open(path, "rb") as file:
-                found = json.loads(file.read(HEADER_BYTES))
-        except ValueError:
-            raise ValueError(f"{path} is torn or no embedding file. {REMEDY}") from None
+        with reading(path, "embedding file", REMEDY), open(path, "rb") as file:
+            found = json.loads(file.read(HEADER_BYTES))
         check_header(path, found, {**self._about, "rank": rank, "epoch": epoch}, REMEDY)
 
     def _map(self, epoch: int, rank: int) -> NDArray[np.void]:

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from lavis_mafa.common.artifacts import atomic_write, check_header
+from lavis_mafa.common.artifacts import atomic_write, check_header, reading
 from lavis_mafa.core.neighbors import IntArray
 from lavis_mafa.core.siblings import distinct_images
 
@@ -78,11 +77,8 @@ class Plan:
             ValueError: the file is missing, torn, or not what is expected, with what differs.
         """
         path, remedy = Path(path), "Resume with the settings it was made with, or start in an empty folder."
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                order_N, about = file["order"], json.loads(str(file["about"]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path} is missing, torn or no plan ({error}). Resume from another checkpoint.") from None
+        with reading(path, "plan", "Resume from another checkpoint."), np.load(path, allow_pickle=False) as file:
+            order_N, about = file["order"], json.loads(str(file["about"]))
         check_header(path, about, {"format": FORMAT, "n_records": len(order_N), **expected}, remedy)
         del about["format"], about["n_records"]
         return cls(order_N=order_N, **about)

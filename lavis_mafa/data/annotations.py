@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lavis_mafa.common.artifacts import reading
 from lavis_mafa.data.identity import key_string
 
 ROWS = pa.schema(
@@ -217,11 +218,9 @@ def _delimited(delimiter: str) -> Callable[[Path], Numbered]:
 
 
 def _parquet(file: Path) -> Numbered:
-    try:
+    with reading(file, "Parquet file"):
         batches: Iterable[pa.RecordBatch] = pq.ParquetFile(file).iter_batches(batch_size=CHUNK)
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} is no readable Parquet file: {error}") from error
 
 
 READERS: Mapping[str, tuple[Callable[[Path], Numbered], str]] = {

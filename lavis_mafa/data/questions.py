@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lavis_mafa.common.artifacts import reading
+
 
 @dataclass(frozen=True)
 class QuestionRow:
@@ -56,10 +58,9 @@ def read_questions(path: str | Path) -> list[QuestionRow]:
     Raises:
         ValueError: a missing or foreign file, or a row without its keys, by its number.
     """
-    try:
-        rows = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no JSON file of questions: {error}") from error
+    path = Path(path).expanduser()
+    with reading(path, "JSON file of questions"):
+        rows = json.loads(path.read_text(encoding="utf-8"))
     return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows)]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, reading
 
 ROWS = tuple[str, dict[str, float | None]]
 
@@ -30,10 +30,9 @@ def compared(folders: Iterable[Path], untrained: Iterable[Path] = ()) -> pd.Data
 
 
 def _read(folder: Path) -> Any:
-    try:
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no results.json of a finished evaluation ({error})") from error
+    path = folder / "results.json"
+    with reading(path, "results of a finished evaluation"):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _rows(results: Mapping[str, Any]) -> Iterable[ROWS]:

@@ -6,7 +6,6 @@ COCO's annotation lacks. Both name captions by COCO's annotation ids, which LAVI
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lavis_mafa.data.identity import normalised
+from lavis_mafa.evaluation.ground_truth import read_coco
 
 MOST_POSITIVES = 48  # of a query: so many places R-precision looks at
 TOP = 100  # places that are ranked
@@ -38,10 +38,7 @@ def coco_ids(dataset: Any, captions_file: str) -> CocoIds:
     Raises:
         ValueError: a file that cannot be read, or a caption that it does not hold.
     """
-    try:
-        annotations = json.loads(Path(captions_file).expanduser().read_text(encoding="utf-8"))["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"run.coco_captions: {captions_file} is no COCO captions file ({error})") from error
+    annotations = read_coco(Path(captions_file).expanduser(), "run.coco_captions")
     known: dict[tuple[int, str], list[int]] = defaultdict(list)
     for one in annotations:
         known[int(one["image_id"]), normalised(one["caption"])].append(int(one["id"]))

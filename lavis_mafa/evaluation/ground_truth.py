@@ -15,7 +15,7 @@ from urllib.request import urlopen
 from lavis.common.registry import registry
 from PIL import Image
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.data.dataset import RetrievalDataset
@@ -95,11 +95,17 @@ def _image_id(annotation: Mapping[str, Any]) -> int:
 def read_references(source: str) -> dict[int, list[str]]:
     """The captions of a COCO file, local or by URL, by image."""
     path = _fetched(source) if source.startswith(("http://", "https://")) else local_file(source)
-    content = json.loads(path.read_text(encoding="utf-8"))
     found: dict[int, list[str]] = defaultdict(list)
-    for one in content["annotations"]:
+    for one in read_coco(path, "run.references"):
         found[int(one["image_id"])].append(str(one["caption"]))
     return dict(found)
+
+
+def read_coco(path: Path, setting: str) -> list[dict[str, Any]]:
+    """The annotations of a COCO captions file, which `setting` names."""
+    with reading(path, "COCO captions file", f"Set {setting} to a file of that kind, e.g. captions_val2014.json."):
+        annotations: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+    return annotations
 
 
 def _fetched(url: str) -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lavis_mafa.common.artifacts import check_header, json_lines
 
 
 class Predictions:
@@ -35,32 +38,17 @@ def merged(folder: Path, split: str, about: Mapping[str, Any]) -> dict[int, str]
     """All ranks' predictions, every item once; the line that a killed run tore is left out."""
     found: dict[int, str] = {}
     for path in sorted(folder.glob(f"{split}_rank*.jsonl")):
-        header, *lines = [_parsed(line) for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")]
-        if header is None:
-            continue
-        if header != about:
-            differing = sorted(key for key in {**header, **about} if header.get(key) != about.get(key))
-            raise ValueError(
-                f"{path} holds predictions of another run (they differ in {', '.join(differing)}); "
-                "remove them, or choose another run.output_dir"
-            )
-        found.update((int(line[0]), str(line[1])) for line in lines if line is not None)
+        rows = json_lines(path)
+        if rows:
+            every = {**dict.fromkeys(rows[0]), **about}  # a key that this run lacks differs too
+            check_header(path, rows[0], every, "Remove it, or choose another run.output_dir.")
+            found.update((int(item), str(text)) for item, text in rows[1:])
     return found
 
 
 def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    if not whole:
-        path.unlink()
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+    whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    if whole:
+        os.truncate(path, whole)
+    else:
+        path.unlink(missing_ok=True)

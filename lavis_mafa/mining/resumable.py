@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, mapped
 
 Rows = NDArray[Any]
+REMEDY = "Delete it, and it is computed anew."
 
 
 def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Iterator[Rows]], what: str) -> Rows:
@@ -45,17 +46,10 @@ def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Itera
                 bar.update(len(rows))
         os.replace(partial, path)
         progress.unlink(missing_ok=True)
-    return _mapped(path, "r")
+    return mapped(path, REMEDY)
 
 
 def _reopened(partial: Path, progress: Path) -> tuple[Rows | None, int]:
     if not (partial.exists() and progress.exists()):
         return None, 0
-    return _mapped(partial, "r+"), int(progress.read_text())
-
-
-def _mapped(path: Path, mode: Any) -> Rows:
-    try:
-        return np.load(path, mmap_mode=mode)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and it is computed anew") from None
+    return mapped(partial, REMEDY, "r+"), int(progress.read_text())

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.core.neighbors import NeighborIndex, float32
 
 SHARD = 1 << 18  # vectors indexed at a time: 268 MB of 256 dimensions, up to twice that while FAISS builds
@@ -177,7 +177,7 @@ def _merge(best: Nearest, rows: Ints, item_an: Ints, similarity_an: Floats) -> N
 def _reopened(path: Path, n_anchors: int, k: int) -> tuple[Nearest, int]:
     if not path.exists():
         return _nothing(n_anchors, k), 0
-    with np.load(path) as saved:
+    with reading(path, "search state", "Delete it, and the search begins anew."), np.load(path) as saved:
         return Nearest(saved["item"], saved["similarity"]), int(saved["done"])
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from lavis_mafa.common.artifacts import reading
 
 VOCABULARY_KEYS = (
     "Qformer.bert.embeddings.word_embeddings.weight",
@@ -44,27 +46,22 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ValueError: a missing, torn or foreign file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
-        try:
+        with reading(path, "safetensors file"):
             return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is torn or not a safetensors file: {error}") from error
     return _tensors(read_torch(path), path)
 
 
 def read_torch(path: str | Path) -> object:
     """torch.load with weights_only=True, and its errors told as a user can act on them."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with reading(Path(path), "torch checkpoint"):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds Python objects beside tensors, which could run code; re-save its state_dict, "
             f"best as .safetensors, in an environment that you trust ({str(error).splitlines()[0]})"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is torn or not a torch checkpoint: {error}") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

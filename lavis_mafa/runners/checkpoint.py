@@ -11,7 +11,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.models.weights import read_torch
 
 FORMAT = 2
@@ -111,12 +111,9 @@ def _fitting(path: Path, expected: Mapping[str, Any], check_files: Check) -> dic
 
 def _check_sums(path: Path) -> None:
     """torch itself does not look at the checksums of the archive that its file is."""
-    try:
-        damaged = ZipFile(path).testzip()
-    except BadZipFile as error:
-        raise ValueError(f"{path} is torn: {error}") from error
-    if damaged:
-        raise ValueError(f"{path} is torn: {damaged} in it is damaged")
+    with reading(path, "torch checkpoint"), ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise BadZipFile(f"{damaged} in it is damaged")
 
 
 def _whole_instead(path: Path, expected: Mapping[str, Any], check_files: Check) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lavis_mafa.common.artifacts import atomic_write, sync
+from lavis_mafa.common.artifacts import atomic_write, json_lines, sync
 
 
 class Journal:
@@ -58,18 +58,9 @@ class Journal:
 
 
 def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [row for line in lines if (row := _parsed(line)) is not None and wanted(row)]
+    rows = [row for row in json_lines(path) if wanted(row)]
     with atomic_write(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """None for the half line that a killed run may leave."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
 
 COLUMNS = ("image_id", "text_id", "p", "verdict")
@@ -48,17 +49,11 @@ class FileScorer:
         if low <= 0 or high >= 1:
             raise ValueError(f"low is {low} and high {high}: a file of verdicts needs 0 < low and high < 1")
         path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"no file of verdicts at {path}: `python -m lavis_mafa.mine` writes connections.parquet")
-        try:
-            lacking = sorted(set(COLUMNS) - set(pq.read_schema(path).names))
-            if lacking:
-                raise ValueError(
-                    f"{path} lacks the columns {', '.join(lacking)}: take connections.parquet as mining wrote it"
-                )
-            rows = pq.read_table(path, columns=[*COLUMNS])
-        except pa.ArrowException as error:
-            raise ValueError(f"{path} is no readable Parquet file: {error}") from error
+        with reading(path, "Parquet file", "`python -m lavis_mafa.mine` writes connections.parquet."):
+            names = pq.read_schema(path).names
+            rows = pq.read_table(path, columns=[name for name in COLUMNS if name in names])
+        if lacking := sorted({*COLUMNS} - {*names}):
+            raise ValueError(f"{path} lacks the columns {', '.join(lacking)}: take the file as mining wrote it")
         _check_rows(rows, path)
         rows = rows.filter(pc.not_equal(rows["verdict"], "negative"))
         image_E, text_E, p_E = (rows[name].to_numpy() for name in COLUMNS[:3])

@@ -20,6 +20,7 @@ from lavis.datasets.datasets.nlvr_datasets import NLVRDataset
 from lavis.datasets.datasets.vqa_datasets import VQADataset
 from lavis.tasks.base_task import BaseTask
 
+from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
@@ -94,13 +95,10 @@ def _answered(dataset: VQADataset, seed: int) -> AnsweredQuestions:
 
 def _read_answers(path: str) -> list[str]:
     """A JSON list of answers, or a text file with one a line."""
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+    file = Path(path).expanduser()
+    with reading(file, "list of answers", "Set run.answer_list to a JSON list or a text file."):
+        text = file.read_text(encoding="utf-8")
         answers = json.loads(text) if path.endswith(".json") else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"run.answer_list: {path} cannot be read ({error}); give a JSON list or a text file"
-        ) from error
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"run.answer_list: {path} is no list of answers")
     return list(dict.fromkeys(answer for answer in answers if answer.strip()))

@@ -1,14 +1,19 @@
 """Files that are whole or absent."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from lavis_mafa.common.artifacts import HOST, atomic_folder, atomic_write, save_rows, sweep
+from lavis_mafa.common.artifacts import HOST, atomic_folder, atomic_write, json_lines, mapped, reading, save_rows, sweep
 
 KILLED = """
 import os, signal, sys
@@ -77,3 +82,58 @@ def test_too_few_rows_are_no_file(tmp_path):
     with pytest.raises(AssertionError, match="2 rows came for 3"):
         save_rows(tmp_path / "rows.npy", 3, iter([np.zeros((2, 1), np.float32)]), "")
     assert not list(tmp_path.iterdir())
+
+
+def write_npz(path):
+    np.savez(path, a=np.arange(1000))
+
+
+def read_npz(path):
+    with np.load(path) as file:
+        return file["a"]
+
+
+FORMATS = {
+    "a.npz": (write_npz, read_npz),
+    "a.json": (lambda path: path.write_text('{"a": "ä"}'), lambda path: json.loads(path.read_bytes())["a"]),
+    "a.parquet": (lambda path: pq.write_table(pa.table({"a": range(1000)}), path), pq.read_table),
+    "a.pth": (lambda path: torch.save({"a": torch.ones(9)}, path), lambda path: torch.load(path, weights_only=True)),
+    "a.safetensors": (lambda path: save_file({"a": torch.ones(9)}, path), load_file),
+    "a.npy": (lambda path: np.save(path, np.arange(9)), lambda path: np.load(path, mmap_mode="r")),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_torn_file_of_any_format_is_named_with_the_remedy(tmp_path, name):
+    path, (write, read) = tmp_path / name, FORMATS[name]
+    with pytest.raises(ValueError, match=f"{name} is missing. Copy it."), reading(path, "table", "Copy it."):
+        read(path)
+    write(path)
+    with reading(path, "table"):
+        read(path)
+    whole = path.read_bytes()
+    for torn in (b"", whole[:7], whole[: len(whole) // 2], whole[:-1], b"some text"):
+        path.write_bytes(torn)
+        told = pytest.raises(ValueError, match=rf"{name} is torn or no readable table \(.*\)\. Copy it\.$")
+        with told, reading(path, "table", "Copy it."):
+            read(path)
+
+
+def test_a_bug_while_reading_is_no_torn_file(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(NameError), reading(tmp_path / "a", "table"):
+        undefined  # noqa: B018, F821
+
+
+def test_an_array_is_mapped_and_can_be_written_to(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3))
+    mapped(tmp_path / "a.npy", "", "r+")[1] = 7
+    assert mapped(tmp_path / "a.npy", "").tolist() == [0, 7, 2]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"a": 3', b'{"a": 3}', b"\0" * 9, "\u00e4".encode()[:1], b"\n\n"])
+def test_rows_of_lines_end_with_the_last_whole_one(tmp_path, torn):
+    path = tmp_path / "rows.jsonl"
+    assert json_lines(path) == []
+    path.write_bytes('{"a": 1}\n["\u2028 one line"]\n'.encode() + torn)
+    assert json_lines(path) == [{"a": 1}, ["\u2028 one line"]]

@@ -201,7 +201,7 @@ def test_another_fingerprint_or_format_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"store.json.*format is 0, expected 1"):
         ConnectionStore(tmp_path, "weights A")
     (tmp_path / "store.json").write_text('{"form')
-    with pytest.raises(ValueError, match="store.json is damaged"):
+    with pytest.raises(ValueError, match="store.json is torn"):
         ConnectionStore(tmp_path, "weights A")
 
 
@@ -221,7 +221,7 @@ def test_a_torn_file_is_told(tmp_path, kept):
     store.commit()
     part = tmp_path / "part_0_r0_0.npy"
     part.write_bytes(part.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="part_0_r0_0.npy is damaged"):
+    with pytest.raises(ValueError, match="part_0_r0_0.npy is torn"):
         ConnectionStore(tmp_path, "f")
 
 

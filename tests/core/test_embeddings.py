@@ -147,7 +147,7 @@ def test_missing_and_torn_files_are_told(tmp_path):
     with pytest.raises(ValueError, match="cut off"):
         one.gather(0)
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match="torn or no embedding file"):
+    with pytest.raises(ValueError, match="torn or no readable embedding file"):
         one.gather(0)
 
 

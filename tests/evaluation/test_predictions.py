@@ -29,7 +29,7 @@ def test_a_separator_of_lines_in_an_answer_ends_no_line(tmp_path: Path, separato
     assert Predictions(tmp_path, "test", 0, ABOUT).done == merged(tmp_path, "test", ABOUT) == said
 
 
-@pytest.mark.parametrize("torn", ['[2, "blu', "[2", "\n", ""])
+@pytest.mark.parametrize("torn", ['[2, "blu', "[2", '[2, "blue"]', "\n", ""])
 def test_a_killed_run_goes_on_from_the_last_whole_line(tmp_path: Path, torn: str) -> None:
     Predictions(tmp_path, "test", 0, ABOUT).append({1: "red"})
     with open(tmp_path / "test_rank0.jsonl", "a") as file:
@@ -49,7 +49,7 @@ def test_a_torn_header_is_a_fresh_start(tmp_path: Path) -> None:
 
 def test_predictions_about_something_else_are_told(tmp_path: Path) -> None:
     Predictions(tmp_path, "test", 0, ABOUT).append({1: "red"})
-    with pytest.raises(ValueError, match=r"differ in prompt\); remove them"):
+    with pytest.raises(ValueError, match=r"prompt is 'Question: {} Answer:', expected '{}'\. Remove it"):
         Predictions(tmp_path, "test", 0, {**ABOUT, "prompt": "{}"})
 
 

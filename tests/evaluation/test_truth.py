@@ -148,8 +148,9 @@ def test_questions_are_read_from_albefs_json(tmp_path: Path) -> None:
     assert answers_of([{"answer": "x"}, "y"]) == ("x", "y") and answers_of(None) == ()
     with pytest.raises(ValueError, match=r"row 0: a question needs question_id"):
         read_questions(write(tmp_path / "bad.json", [{"image": "a"}]))
-    with pytest.raises(ValueError, match="is no JSON file of questions"):
-        read_questions(tmp_path / "gone.json")
+    (tmp_path / "torn.json").write_text('[{"question_id"')
+    with pytest.raises(ValueError, match="no readable JSON file of questions"):
+        read_questions(tmp_path / "torn.json")
 
 
 def test_one_table_of_several_evaluations(tmp_path: Path) -> None:
@@ -169,5 +170,5 @@ def test_one_table_of_several_evaluations(tmp_path: Path) -> None:
     expected = {"this checkpoint": 50.0, "without the image": 10.0, "one answer to all": 20.0, "paper": 44.2}
     assert table.loc["gqa, val: accuracy"].to_dict() == {**expected, "untrained Q-Former": 5.0}
     assert isinstance(table, pd.DataFrame)
-    with pytest.raises(ValueError, match="holds no results.json"):
+    with pytest.raises(ValueError, match=r"results\.json is missing"):
         compared([tmp_path / "gone"])
