@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
@@ -77,32 +77,6 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         return True
     return process != os.getpid()  # a number comes again: what bears ours was not written by us, who just begin
-
-
-def save_rows(path: Path, n_rows: int, parts: Iterable[NDArray[Any]], remedy: str) -> None:
-    """Writes parts (n, …) of one trailing shape as one .npy of n_rows rows in float16; a part is in memory at a time.
-
-    Raises ValueError, with the remedy, where a value leaves float16's range.
-    """
-    kept, row = None, 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
-    try:
-        for part in parts:
-            rounded = part.astype(np.float16)
-            if not np.isfinite(rounded).all():
-                raise ValueError(f"rows {row} to {row + len(part)} of {path.name} leave float16's range; {remedy}")
-            if kept is None:
-                kept = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                    temporary, "w+", np.float16, (n_rows, *part.shape[1:])
-                )
-            kept[row : row + len(part)] = rounded
-            row += len(part)
-        assert kept is not None and row == n_rows, f"{row} rows came for {n_rows}"
-        kept.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sync(file: IO[Any]) -> None:

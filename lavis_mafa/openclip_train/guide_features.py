@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lavis_mafa.common.artifacts import save_rows
-from lavis_mafa.common.hashing import digest
+from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.openclip.guide import OpenClipEncoder
 from lavis_mafa.openclip_train.images import Images
 
@@ -31,8 +29,8 @@ class GuideTable:
 
     vis_processor = None  # it has seen the images
 
-    def __init__(self, image_file: Path, text_file: Path) -> None:
-        self.image_NG, self.text_NG = np.load(image_file, mmap_mode="r"), np.load(text_file, mmap_mode="r")
+    def __init__(self, image_NG: NDArray[Any], text_NG: NDArray[Any]) -> None:
+        self.image_NG, self.text_NG = image_NG, text_NG
 
     def __call__(
         self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
@@ -43,23 +41,27 @@ class GuideTable:
         return {name: torch.from_numpy(table[row_n.numpy()]).float().to(device) for name, table in tables.items()}
 
 
-def guide_table(
-    model: str, pretrained: str, dataset: Any, folder: Path, rank: int, world: int, device: Any
-) -> GuideTable:
-    """The table in `folder`, computed by rank 0 where it is not there yet; dataset: open_clip_train's CsvDataset."""
-    name = digest(model, pretrained, dataset.images, dataset.captions)
-    image_file, text_file = folder / f"guide_image_{name}.npy", folder / f"guide_text_{name}.npy"
-    if rank == 0 and not text_file.exists():
-        logging.info("Guide features of %d pairs by %s (%s)", len(dataset), model, pretrained)
+def guide_table(model: str, pretrained: str, dataset: Any, folder: Path, device: Any) -> GuideTable:
+    """The table in `folder`, computed where it is not there yet; dataset: open_clip_train's CsvDataset."""
+    content, n = (model, pretrained, dataset.images, dataset.captions), len(dataset)
+
+    @cache
+    def network() -> tuple[OpenClipEncoder, Any]:
         net, _, preprocess = open_clip.create_model_and_transforms(model, pretrained, device=device)
-        encode, tokenizer = OpenClipEncoder(net), open_clip.get_tokenizer(model)
-        images = DataLoader(Images(dataset.images, preprocess), batch_size=BATCH)
-        image_parts = (encode.image(batch.to(device)).half().cpu().numpy() for batch in images)
-        save_rows(image_file, len(dataset), image_parts, "take another --mafa-guide")
-        captions = [str(caption) for caption in dataset.captions]
-        batches = (tokenizer(captions[low : low + BATCH]) for low in range(0, len(captions), BATCH))
-        text_parts = (encode.text(batch.to(device)).half().cpu().numpy() for batch in batches)
-        save_rows(text_file, len(dataset), text_parts, "take another --mafa-guide")
-    if world > 1:
-        dist.barrier()
-    return GuideTable(image_file, text_file)
+        return OpenClipEncoder(net), preprocess
+
+    def images() -> Iterator[Tensor]:
+        encode, preprocess = network()
+        for batch in DataLoader(Images(dataset.images, preprocess), batch_size=BATCH):
+            yield encode.image(batch.to(device))
+
+    def texts() -> Iterator[Tensor]:
+        encode, tokenizer = network()[0], open_clip.get_tokenizer(model)
+        for low in range(0, n, BATCH):
+            yield encode.text(tokenizer([str(caption) for caption in dataset.captions[low : low + BATCH]]).to(device))
+
+    remedy = "take another --mafa-guide"
+    return GuideTable(
+        cached_rows(folder, "guide_image", content, n, images, remedy),
+        cached_rows(folder, "guide_text", content, n, texts, remedy),
+    )

@@ -109,15 +109,15 @@ class Training:
                 raise ValueError(
                     "--mafa-con-d-cache-tokens keeps what is said of files: shards have none; leave it out"
                 )
-            ranks = self._folder(args), args.rank, args.world_size, args.device
-            tokens = token_table(scorer, [str(path) for path in dataset.images], *ranks) if kept else None
+            paths = [str(path) for path in dataset.images] if kept else []
+            tokens = token_table(scorer, paths, self._folder(args), args.device) if kept else None
             return ItmJudge(scorer, MafaSettings(action=options.mafa_con_d_action), tokens)
         if not options.mafa_guide:
             return None
         guide = options.mafa_guide, options.mafa_guide_pretrained
         if dataset is None:
             return EncoderJudge(*guide, args.device)
-        return guide_table(*guide, dataset, self._folder(args), args.rank, args.world_size, args.device)
+        return guide_table(*guide, dataset, self._folder(args), args.device)
 
     @property
     def _view(self) -> Any:

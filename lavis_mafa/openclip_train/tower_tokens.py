@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lavis_mafa.common.artifacts import save_rows
-from lavis_mafa.common.hashing import digest
+from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.openclip_train.guide_features import BATCH
 from lavis_mafa.openclip_train.images import Images
 
@@ -22,8 +21,8 @@ from lavis_mafa.openclip_train.images import Images
 class TokenTable:
     """What a frozen tower says of each image, computed once: (N, L, V) float16 on disk, memory-mapped."""
 
-    def __init__(self, file: Path, image_of_row: Any) -> None:
-        self.tokens_NLV, self.image_of_row = np.load(file, mmap_mode="r"), image_of_row
+    def __init__(self, tokens_NLV: NDArray[Any], image_of_row: Any) -> None:
+        self.tokens_NLV, self.image_of_row = tokens_NLV, image_of_row
 
     def of(self, row_n: Tensor, device: torch.device) -> RowTokens:
         return RowTokens(self, row_n, device)
@@ -41,22 +40,19 @@ class RowTokens:
         return torch.from_numpy(self.table.tokens_NLV[rows]).to(self.device).float()
 
 
-def token_table(scorer: Any, paths: list[str], folder: Path, rank: int, world: int, device: Any) -> TokenTable:
-    """The table in `folder`, computed by rank 0 where it is not there yet.
+def token_table(scorer: Any, paths: list[str], folder: Path, device: Any) -> TokenTable:
+    """The table in `folder`, computed where it is not there yet.
 
     scorer: an ItmScorer whose `model` has a frozen `visual_encoder`. paths: the image of every row, kept once however
     many rows have it.
     """
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))
     view = repr(getattr(scorer.vis_processor, "transform", scorer.vis_processor))
-    file = folder / f"con_d_tokens_{digest(scorer.fingerprint, view, images.tolist())}.npy"
-    if rank == 0 and not file.exists():
-        logging.info("Con-D's tower tokens of %d images", len(images))
-        loader = DataLoader(Images(images.tolist(), scorer.vis_processor), batch_size=BATCH)
-        with torch.no_grad():
-            tower = scorer.model.visual_encoder
-            tokens = (tower(batch.to(device)).half().cpu().numpy() for batch in loader)
-            save_rows(file, len(images), tokens, "leave out --mafa-con-d-cache-tokens")
-    if world > 1:
-        dist.barrier()
-    return TokenTable(file, image_of_row)
+    content = scorer.fingerprint, view, images.tolist()
+
+    def tokens() -> Iterator[Tensor]:
+        for batch in DataLoader(Images(images.tolist(), scorer.vis_processor), batch_size=BATCH):
+            yield scorer.model.visual_encoder(batch.to(device))
+
+    remedy = "leave out --mafa-con-d-cache-tokens"
+    return TokenTable(cached_rows(folder, "con_d_tokens", content, len(images), tokens, remedy), image_of_row)

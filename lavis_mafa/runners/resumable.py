@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from lavis_mafa.common.ranks import barrier, get_rank, is_main_process
+from lavis_mafa.common.ranks import get_rank, is_main_process
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.runners.bad_images import name_bad_images
 from lavis_mafa.runners.evaluation import Evaluation
@@ -111,17 +111,10 @@ class ResumableRunner(RunnerBase):
         return Learner(self.run.network, self.optimizer, self.scaler, self.evaluation.best)
 
     def _cache_tokens(self) -> None:
-        for split, dataset in self.splits.items():
-            if is_main_process():
-                self._attach(dataset)
-            barrier()
-            if not is_main_process():
-                self._attach(dataset)
-            logging.info("%s: tokens of %s are cached", self.name, split)
-
-    def _attach(self, dataset: Any) -> None:
         folder = Path(self.run_cfg.get("token_folder") or self.output_dir / "tokens").expanduser()
-        attach_tokens(self._model, dataset, folder, self.device, int(self.run_cfg.num_workers))
+        for split, dataset in self.splits.items():
+            attach_tokens(self._model, dataset, folder, self.device, int(self.run_cfg.num_workers))
+            logging.info("%s: tokens of %s are cached", self.name, split)
 
     # ---- a run
 

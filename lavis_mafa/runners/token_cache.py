@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from lavis_mafa.common.artifacts import save_rows
-from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.models.trained import tensor_parts
 
 
@@ -31,23 +29,12 @@ def attach_tokens(
         raise ValueError(
             "run.cache_tokens keeps one view of an image; take an eval processor for training or set it to false"
         )
-    path = folder / f"tokens_{_key(model.visual_encoder, dataset)}.npy"
-    if not path.exists():
-        _compute(model, dataset, path, device, workers, batch_size)
-    dataset.tokens = np.load(path, mmap_mode="r")
-
-
-def _compute(model: Any, dataset: Any, path: Path, device: torch.device, workers: int, batch_size: int) -> None:
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
-    model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
-    batches = tqdm(loader, desc="tower tokens", unit="batch")
-    with torch.no_grad():
-        tokens = (model.vision_tokens({"image": batch["image"].to(device)}).half().cpu().numpy() for batch in batches)
-        save_rows(path, len(dataset), tokens, "set run.cache_tokens: false")
-    logging.info("tower tokens of %d images in %s (%.0f MB)", len(dataset), path, path.stat().st_size / 1e6)
-
-
-def _key(tower: nn.Module, dataset: Any) -> str:
-    """Weights, view and images: what the tokens depend on."""
+    tower = model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
     view = repr(getattr(dataset.vis_processor, "transform", dataset.vis_processor))
-    return digest_of([*tensor_parts(tower.state_dict()), view, dataset.table.fingerprint])
+    content = chain(tensor_parts(tower.state_dict()), (view, dataset.table.fingerprint))
+
+    def tokens() -> Iterator[Tensor]:
+        for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers):
+            yield model.vision_tokens({"image": batch["image"].to(device)})
+
+    dataset.tokens = cached_rows(folder, "tokens", content, len(dataset), tokens, "set run.cache_tokens: false")
