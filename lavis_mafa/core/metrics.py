@@ -1,15 +1,13 @@
 """Retrieval and classification metrics in NumPy. Tested in tests/core/test_metrics.py.
 
-sim_IT: rows are the I images, columns the T texts, larger is more similar. A positive is a column that matches its
-row: positives is the bool mask (I, T), or for each image the list of its texts. Images are the queries of text
-retrieval (keys `txt_…`, TR in papers), texts those of image retrieval (`img_…`, IR), as LAVIS names them.
-A query without positives is left out. Ties count against the positive, so that a collapsed model scores 0, not 100.
-Work goes by blocks of rows: sim may be a np.memmap, and only a block's ranking is held in memory.
+sim_QC: rows are the Q queries, columns the C candidates, larger is more similar; positive_QC says which match. With
+images as queries that is text retrieval (TR in papers), with texts image retrieval (IR). A query without positives is
+left out. Ties count against the positive, so that a collapsed model scores 0, not 100.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,41 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
-Positives = Bools | Sequence[Sequence[int]]
-
-
-def recall_at_k(
-    sim_IT: Floats, positives: Positives, ks: Sequence[int] = (1, 5, 10), block: int = 1024
-) -> dict[str, float]:
-    """Percent of queries with a positive among the k most similar: `txt_r{k}`, `img_r{k}`."""
-    recalls: dict[str, float] = {}
-    for name, sim_QC, positive_QC in _directions(sim_IT, positives):
-        blocks = _blocks(sim_QC, positive_QC, block)
-        rank_Q = np.concatenate([_first_rank(sim_bC, positive_bC) for sim_bC, positive_bC in blocks])
-        recalls |= {f"{name}_r{k}": 100 * float((rank_Q < k).mean()) for k in ks}
-    return recalls
-
-
-def precision_at_r(sim_IT: Floats, positives: Positives, block: int = 1024) -> dict[str, float]:
-    """R-precision and mAP@R in percent: `txt_r_precision`, `txt_map_at_r`, and `img_…`.
-
-    R is the query's number of positives. R-precision is the share of positives among the first R; mAP@R the mean over
-    these R places of the precision so far where a positive stands, else 0 (Musgrave et al., arXiv 2003.08505, section
-    4.1; used by ECCV Caption, arXiv 2204.03359).
-    """
-    precisions: dict[str, float] = {}
-    for name, sim_QC, positive_QC in _directions(sim_IT, positives):
-        blocks = _blocks(sim_QC, positive_QC, block)
-        found = [_at_r(*pair, pair[1].sum(axis=1)) for pair in blocks]
-        r_precision, map_at_r = np.concatenate(found, axis=1).mean(axis=1)
-        precisions |= {f"{name}_r_precision": 100 * float(r_precision), f"{name}_map_at_r": 100 * float(map_at_r)}
-    return precisions
 
 
 def query_figures(sim_QC: Floats, positive_QC: Bools) -> Floats:
     """(4, Q'): place of the first positive, from 0; R-precision; mAP@R; R, of every query with a positive.
 
-    For matrices that come block by block; `summary` of the blocks side by side gives the figures.
+    For matrices that come block by block; `summary` of the blocks side by side gives the figures. R is the query's
+    number of positives. R-precision is the share of positives among the first R; mAP@R the mean over these R places of
+    the precision so far where a positive stands, else 0 (Musgrave et al., arXiv 2003.08505, section 4.1; used by ECCV
+    Caption, arXiv 2204.03359).
+
+    Example:
+        >>> recall, at_r = summary(query_figures(sim_IT.T, positive_IT.T))  # of image retrieval
     """
     known_Q = positive_QC.any(axis=1)
     sim_QC, positive_QC = sim_QC[known_Q], positive_QC[known_Q]
@@ -120,35 +95,6 @@ def _labelled(label_K: ArrayLike, score_K: ArrayLike) -> tuple[Bools, NDArray[np
     if positive_K.all() or not positive_K.any():
         raise ValueError("AUC and average precision need a positive and a negative at least")
     return positive_K, score_K
-
-
-def _directions(sim_IT: Floats, positives: Positives) -> Iterator[tuple[str, Floats, Bools]]:
-    positive_IT = _mask(positives, sim_IT.shape)
-    if not positive_IT.any():
-        raise ValueError("no image has a matching text: look at the positives")
-    yield "txt", sim_IT, positive_IT
-    yield "img", sim_IT.T, positive_IT.T
-
-
-def _mask(positives: Positives, shape: tuple[int, ...]) -> Bools:
-    if isinstance(positives, np.ndarray):
-        mask_IT = positives
-    else:
-        mask_IT = np.zeros((len(positives), shape[1]), dtype=np.bool_)
-        for image, texts in enumerate(positives):
-            mask_IT[image, list(texts)] = True
-    assert mask_IT.shape == shape and mask_IT.dtype == np.bool_, f"positives {mask_IT.shape} for similarities {shape}"
-    return mask_IT
-
-
-def _blocks(sim_QC: Floats, positive_QC: Bools, block: int) -> Iterator[tuple[Floats, Bools]]:
-    """Rows with a positive, `block` at a time."""
-    query_Q = np.flatnonzero(positive_QC.any(axis=1))
-    for start in range(0, len(query_Q), block):
-        query_b = query_Q[start : start + block]
-        sim_bC = np.asarray(sim_QC[query_b])
-        assert not np.isnan(sim_bC).any(), "a similarity is NaN"
-        yield sim_bC, positive_QC[query_b]
 
 
 def _first_rank(sim_QC: Floats, positive_QC: Bools) -> NDArray[np.int64]:

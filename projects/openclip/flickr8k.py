@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import lavis_mafa.openclip  # noqa: F401  open_clip knows mafa-small from now on
-from lavis_mafa.core.metrics import recall_at_k
+from lavis_mafa.core.metrics import query_figures, summary
 from lavis_mafa.reports.table import write_json
 
 MODEL, SIZE = "mafa-small", 64
@@ -96,8 +96,9 @@ def recall(checkpoint: Path, test: pd.DataFrame) -> dict[str, float]:
     text_CD = torch.cat([model.encode_text(part, normalize=True) for part in tokens.split(256)])
     sim_NC = (image_ND @ text_CD.T).numpy()
     positive_NC = np.array(files)[:, None] == test.filepath.to_numpy()[None, :]
-    found = recall_at_k(sim_NC, positive_NC)
-    return {name: float(value) for name, value in found.items() if name.split("_")[0] in ("img", "txt")}
+    ways = {"txt": (sim_NC, positive_NC), "img": (sim_NC.T, positive_NC.T)}
+    found = {way: summary(query_figures(*queries))[0] for way, queries in ways.items()}
+    return {f"{way}_{name}": value for way, recalls in found.items() for name, value in recalls.items()}
 
 
 def main() -> None:
