@@ -2,19 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lavis_mafa.common.artifacts import atomic_write
 
 RANKINGS = {"itc": "by ITC", "itm": "re-ranked by ITM"}
-RECALLS = [(way, f"r{k}") for way in ("image", "text") for k in (1, 5, 10)]
-RECALL_HEADER = ["image R@1", "R@5", "R@10", "  text R@1", "R@5", "R@10"]
-AT_R = [(way, name) for way in ("image", "text") for name in ("r_precision", "map_at_r")]
-AT_R_HEADER = ["image R-P", "mAP@R", "  text R-P", "mAP@R"]
+RECALLS = {"r1": "R@1", "r5": "R@5", "r10": "R@10"}
+AT_R = {"r_precision": "R-P", "map_at_r": "mAP@R"}
 SCORERS = {"itc": "ITC", "itm": "ITM", "con_d": "Con-D"}
 JUDGED = {
     "all": "false from hard true negatives",
@@ -27,6 +26,7 @@ PLAN = {
     "false_negatives_per_batch": ("false negatives per batch", 1, ""),
     "itm_false_negative_rate": ("false negatives among ITM negatives", 100, " %"),
 }
+Row = tuple[str, list[str]]  # a name and its figures
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -39,10 +39,11 @@ def results_table(results: Mapping[str, Any]) -> str:
         `connections` {pairs_scored, connections: counts; precision, recall, coverage: shares},
         `plan` {sampling; distinct_images_per_batch, false_negatives_per_batch; itm_false_negative_rate: share}.
     """
+    retrieval = results.get("retrieval") or {}
     parts = (
-        _retrieval(results.get("retrieval") or {}),
-        _at_r((results.get("retrieval") or {}).get("at_r") or {}),
-        _eccv((results.get("retrieval") or {}).get("eccv") or {}),
+        _against("Retrieval, in %", retrieval, RECALLS),
+        _against("Several matches, in %", retrieval.get("at_r") or {}, AT_R),
+        _eccv(retrieval.get("eccv") or {}),
         _zero_shot(results.get("zero_shot") or {}),
         _judgments(results.get("judgments") or {}),
         _connections(results.get("connections") or {}),
@@ -58,87 +59,81 @@ def write_json(path: str | Path, obj: object) -> None:
         file.write(f"{text}\n".encode())
 
 
-def _retrieval(retrieval: Mapping[str, Any]) -> str:
+def _against(title: str, found: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """A row a relevance and ranking; the figures of image queries and of text queries."""
     rows = [
-        [f"against the {relevance}, {label}", *(_figure(scores.get(way, {}).get(k)) for way, k in RECALLS)]
+        (
+            f"against the {relevance}, {label}",
+            [_figure(scores.get(way, {}).get(name)) for way in ("image", "text") for name in figures],
+        )
         for relevance in ("annotation", "truth")
         for ranking, label in RANKINGS.items()
-        if (scores := retrieval.get(ranking, {}).get(relevance))
+        if (scores := found.get(ranking, {}).get(relevance))
     ]
-    return _aligned("Retrieval, in %", RECALL_HEADER, rows) if rows else ""
-
-
-def _at_r(at_r: Mapping[str, Any]) -> str:
-    """Where a query has several matches: image and text queries apart."""
-    rows = [
-        [f"against the {relevance}, {label}", *(_figure(found.get(way, {}).get(name)) for way, name in AT_R)]
-        for relevance in ("annotation", "truth")
-        for ranking, label in RANKINGS.items()
-        if (found := at_r.get(ranking, {}).get(relevance))
-    ]
-    return _aligned("Several matches, in %", AT_R_HEADER, rows) if rows else ""
+    first, *others = figures.values()
+    return _table(title, [f"image {first}", *others, f"  text {first}", *others], rows)
 
 
 def _eccv(eccv: Mapping[str, Any]) -> str:
     rows = [
-        [f"{name}, {label}", *(_figure(found[name].get(way)) for way in ("image", "text"))]
+        (f"{name}, {label}", [_figure(found[name].get(way)) for way in ("image", "text")])
         for ranking, label in RANKINGS.items()
         if (found := eccv.get(ranking))
         for name in sorted(found)
     ]
-    return _aligned("ECCV Caption and CxC, in %", ["image", "text"], rows) if rows else ""
+    return _table("ECCV Caption and CxC, in %", ["image", "text"], rows)
 
 
 def _zero_shot(found: Mapping[str, Any]) -> str:
-    if not found:
-        return ""
-    counts = [_figure(found.get(name), digits=0) for name in ("images", "classes")]
-    row = [f"over {counts[0]} images", counts[1], *(_figure(found.get(name)) for name in ("top1", "top5"))]
-    return _aligned("Zero-shot classification, in %", ["classes", "top 1", "top 5"], [row])
+    images, classes = (_figure(found.get(name), digits=0) for name in ("images", "classes"))
+    row = [classes, *(_figure(found.get(name)) for name in ("top1", "top5"))]
+    title, header = "Zero-shot classification, in %", ["classes", "top 1", "top 5"]
+    return _table(title, header, [(f"over {images} images", row)] if found else [])
 
 
 def _judgments(judgments: Mapping[str, Any]) -> str:
     """A row a choice of pairs; AUC and average precision (AP) of every scorer that some row has."""
     shown = {name: label for name, label in SCORERS.items() if any(name in found for found in judgments.values())}
-    rows = []
-    for name, label in JUDGED.items():
-        if found := judgments.get(name):
-            pairs = next(iter(found.values())).get("pairs")
-            figures = [found.get(scorer, {}).get(figure) for scorer in shown for figure in ("auc", "ap")]
-            rows.append([label, _figure(pairs, digits=0), *(_figure(value, digits=3) for value in figures)])
+    rows = [
+        (label, [_figure(next(iter(found.values())).get("pairs"), digits=0), *_of_scorers(found, shown)])
+        for name, label in JUDGED.items()
+        if (found := judgments.get(name))
+    ]
     header = ["pairs", *(title for label in shown.values() for title in (f"  {label} AUC", "AP"))]
-    return _aligned("Told apart, as people judge", header, rows) if rows else ""
+    return _table("Told apart, as people judge", header, rows)
+
+
+def _of_scorers(found: Mapping[str, Any], scorers: Iterable[str]) -> list[str]:
+    return [_figure(found.get(scorer, {}).get(name), digits=3) for scorer in scorers for name in ("auc", "ap")]
 
 
 def _connections(connections: Mapping[str, Any]) -> str:
-    if not connections:
-        return ""
-    shares = ("precision", "recall", "coverage")
-    row = [
-        _figure(connections.get("connections"), digits=0),
-        *(_figure(connections.get(name), 100, " %") for name in shares),
-    ]
-    scored = _figure(connections.get("pairs_scored"), digits=0)
-    return _aligned("Connections", ["found", *shares], [[f"over the {scored} pairs put to Con-D", *row]])
+    scored, found = (_figure(connections.get(name), digits=0) for name in ("pairs_scored", "connections"))
+    shares = ["precision", "recall", "coverage"]
+    row = [found, *(_figure(connections.get(name), 100, " %") for name in shares)]
+    label = f"over the {scored} pairs put to Con-D"
+    return _table("Connections", ["found", *shares], [(label, row)] if connections else [])
 
 
 def _plan(plan: Mapping[str, Any]) -> str:
-    rows = [[label, _figure(plan[name], scale, unit)] for name, (label, scale, unit) in PLAN.items() if name in plan]
-    return _aligned("Batches", [str(plan.get("sampling") or "")], rows) if rows else ""
+    rows = [(label, [_figure(plan[name], scale, unit)]) for name, (label, scale, unit) in PLAN.items() if name in plan]
+    return _table("Batches", [str(plan.get("sampling") or "")], rows)
 
 
-def _aligned(title: str, header: list[str], rows: Iterable[list[str]]) -> str:
-    """Names to the left, figures to the right, a rule below the header."""
-    lines = [[title, *header], *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-    rule = "-" * (sum(widths) + 2 * len(header))
-    return "\n".join([text[0], rule, *text[1:]])
+def _table(title: str, header: Sequence[str], rows: Sequence[Row]) -> str:
+    """Names to the left, figures to the right, a rule below the header; no rows, no table."""
+    if not rows:
+        return ""
+    labels, cells = zip(*rows, strict=True)
+    frame = pd.DataFrame(cells, labels, pd.Index(header, name=title))
+    first, *lines = frame.to_string(col_space=[len(name) + 1 for name in header]).splitlines()
+    return "\n".join(line.rstrip() for line in (first, "-" * len(first), *lines))
 
 
 def _figure(value: float | None, scale: int = 1, unit: str = "", digits: int = 1) -> str:
-    known = value is not None and math.isfinite(value)
-    return f"{value * scale:,.{digits}f}{unit}" if known and value is not None else "-"
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value * scale:,.{digits}f}{unit}"
 
 
 def _plain(value: Any) -> Any:
