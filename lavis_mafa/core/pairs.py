@@ -8,11 +8,16 @@ come first, as in LAVIS' ITM batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 CONNECTION, AMBIGUOUS, NEGATIVE = 1, 0, -1  # verdicts
+VERDICTS = {CONNECTION: "connection", AMBIGUOUS: "ambiguous", NEGATIVE: "negative"}  # as files name them
+
+Numbers = TypeVar("Numbers", Tensor, NDArray[Any])
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,9 @@ def sampled_pairs(
     return _candidates(image_B, spare_image_B, text_B, spare_text_B)
 
 
-def judge(p_C: Tensor, low: float, high: float) -> Tensor:
+def judge(p_C: Numbers, low: float, high: float) -> Numbers:
     """Verdict of each P(match): CONNECTION above high, NEGATIVE below low, else AMBIGUOUS (a bound itself too)."""
-    return (p_C > high).long() - (p_C < low).long()
+    return (p_C > high) * CONNECTION + (p_C < low) * NEGATIVE
 
 
 def replaced(candidates: Candidates, verdict_C: Tensor, action: str) -> Tensor:

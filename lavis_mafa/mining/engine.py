@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lavis_mafa.common.hashing import digest
@@ -104,7 +103,7 @@ def mine(
     store = ConnectionStore(cache / f"scores_{scores}", scores)
     pairs = found.candidates
     p_K, own_p_P = _scores(corpus, pairs, store, engine)
-    verdict_K = judge(torch.from_numpy(p_K), rule.low, rule.high).numpy().astype(np.int8)
+    verdict_K = judge(p_K, rule.low, rule.high).astype(np.int8)
     return Mined(pairs, p_K, verdict_K, found.own_similarity_P, own_p_P, found.recall, store)
 
 

@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lavis_mafa.common.artifacts import atomic_write
-from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
+from lavis_mafa.core.pairs import CONNECTION, NEGATIVE, VERDICTS, judge
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import TruthFunction
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.review import Labelled, precision_recall
 
-WORDS = {CONNECTION: "connection", AMBIGUOUS: "ambiguous", NEGATIVE: "negative"}
 RECALL = 0.8  # at which the precision of the surest candidates is told
 CHUNK = 65_536  # rows that are strings at a time
 
@@ -36,7 +35,7 @@ def candidate_rows(corpus: Corpus, mined: Mined, at_L: Ints) -> pa.Table:
         rank_of_text=_rank(pairs.rank_of_text_K[at_L]),
         rank_of_image=_rank(pairs.rank_of_image_K[at_L]),
         p=mined.p_K[at_L],
-        verdict=pa.array([WORDS[verdict] for verdict in mined.verdict_K[at_L].tolist()], pa.string()),
+        verdict=pa.array([VERDICTS[verdict] for verdict in mined.verdict_K[at_L].tolist()], pa.string()),
         record=pairs.record_K[at_L].astype(np.int64),  # with text_row the pair's key in the ConnectionStore
         text_row=corpus.text_row_T[text_L],
     )
@@ -57,7 +56,7 @@ def write_connections(path: Path, corpus: Corpus, mined: Mined, fingerprint: str
 
 def suspects(mined: Mined, rule: MafaSettings) -> Ints:
     """Places of the own pairs that Con-D takes for negatives, the least likely first: suspected false positives."""
-    at_S = np.flatnonzero(mined.own_p_P < rule.low)
+    at_S = np.flatnonzero(judge(mined.own_p_P, rule.low, rule.high) == NEGATIVE)
     return at_S[np.argsort(mined.own_p_P[at_S], kind="stable")]
 
 
@@ -70,7 +69,7 @@ def write_suspects(path: Path, corpus: Corpus, mined: Mined, at_S: Ints) -> None
 
 def totals(corpus: Corpus, mined: Mined, rule: MafaSettings) -> dict[str, Any]:
     """Counts that reconcile: candidates = connections + ambiguous + negatives."""
-    count = {word: int((mined.verdict_K == verdict).sum()) for verdict, word in WORDS.items()}
+    count = {word: int((mined.verdict_K == verdict).sum()) for verdict, word in VERDICTS.items()}
     connected = mined.verdict_K == CONNECTION
     return {
         "images": corpus.n_images,

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from lavis_mafa.core.connections import KEY
-from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE
+from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.evaluation.judgments import JudgedPairs, read_judged_pairs
 from lavis_mafa.mining import results, review
@@ -134,7 +134,7 @@ def _gallery_rows(job: Job, at_S: np.ndarray, size: int) -> Iterator[GalleryRow]
             mined.candidates.similarity_K[at],
             mined.p_K[at],
         )
-        yield from _rows(job, truth, results.WORDS[verdict], *pairs)
+        yield from _rows(job, truth, VERDICTS[verdict], *pairs)
     own = at_S[: size // 4]
     pairs = (job.corpus.own_record_P[own], job.corpus.own_text_P[own], mined.own_similarity_P[own], mined.own_p_P[own])
     yield from _rows(job, truth, "suspect", *pairs)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.core.pairs import CONNECTION, judge
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.trained import weights_hash
@@ -53,10 +54,9 @@ def report_run(
         draw_curves(steps, epochs, folder / "curves.png")
         written.append("curves.png")
     if miner is not None and miner.store is not None:
-        found = miner.store.to_frame()
-        write_gallery(
-            folder / "gallery", _examples(run, found[found["score"] > miner.settings.high]), run.train_set.open_image
-        )
+        rule, found = miner.settings, miner.store.to_frame()
+        connections = found[judge(found["score"].to_numpy(), rule.low, rule.high) == CONNECTION]
+        write_gallery(folder / "gallery", _examples(run, connections), run.train_set.open_image)
         written.append("gallery/index.html")
     results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(run.config.config, resolve=True))
     results["checkpoint"] = evaluated_checkpoint(run, weights_hash(run.network))

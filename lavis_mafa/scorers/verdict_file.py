@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
+from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS, judge
 
 COLUMNS = ("image_id", "text_id", "p", "verdict")
 
@@ -55,7 +56,7 @@ class FileScorer:
         if lacking := sorted({*COLUMNS} - {*names}):
             raise ValueError(f"{path} lacks the columns {', '.join(lacking)}: take the file as mining wrote it")
         _check_rows(rows, path)
-        rows = rows.filter(pc.not_equal(rows["verdict"], "negative"))
+        rows = rows.filter(pc.not_equal(rows["verdict"], VERDICTS[NEGATIVE]))
         image_E, text_E, p_E = (rows[name].to_numpy() for name in COLUMNS[:3])
         p_E = _as_judged(p_E.astype(np.float32), rows["verdict"].to_numpy(), np.float32(low), np.float32(high))
         image_U, text_U = np.unique(image_E), np.unique(text_E)
@@ -88,7 +89,7 @@ def _find(sorted_U: Ints, wanted_K: Ints) -> tuple[Ints, NDArray[np.bool_]]:
 
 
 def _check_rows(rows: pa.Table, path: Path) -> None:
-    unknown = set(rows["verdict"].unique().to_pylist()) - {"connection", "ambiguous", "negative"}
+    unknown = set(rows["verdict"].unique().to_pylist()) - set(VERDICTS.values())
     if unknown:
         raise ValueError(f"{path}: verdict is {unknown.pop()!r}; allowed are connection, ambiguous and negative")
     for name in ("image_id", "text_id"):
@@ -100,7 +101,8 @@ def _check_rows(rows: pa.Table, path: Path) -> None:
 
 
 def _as_judged(p_E: Floats, verdict_E: NDArray[Any], low: np.float32, high: np.float32) -> Floats:
-    """P(match), moved as little as makes the verdict: connection p > high, ambiguous low <= p <= high."""
-    above = np.maximum(p_E, np.nextafter(high, np.float32(1)))
-    found: Floats = np.where(verdict_E == "connection", above, p_E.clip(low, high)).astype(np.float32)
-    return found
+    """P(match), moved as little as makes the bounds judge it as the file does: a connection, or ambiguous."""
+    connection_E = verdict_E == VERDICTS[CONNECTION]
+    agree_E = judge(p_E, low, high) == np.where(connection_E, CONNECTION, AMBIGUOUS)
+    nearest_E = np.where(connection_E, np.nextafter(high, np.float32(1)), p_E.clip(low, high))
+    return np.where(agree_E, p_E, nearest_E).astype(np.float32)

@@ -176,7 +176,7 @@ def test_own_positives_stand_at_the_ranks_columns():
 def test_a_bound_itself_is_ambiguous():
     p = torch.tensor([0.0, 0.49, 0.5, 0.65, 0.8, 0.81, 1.0])
     expected = [NEGATIVE, NEGATIVE, AMBIGUOUS, AMBIGUOUS, AMBIGUOUS, CONNECTION, CONNECTION]
-    assert judge(p, 0.5, 0.8).tolist() == expected
+    assert judge(p, 0.5, 0.8).tolist() == judge(p.numpy(), 0.5, 0.8).tolist() == expected
 
 
 # one row of each verdict, an ambiguous one without spare, all anchored at texts
