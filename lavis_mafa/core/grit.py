@@ -11,7 +11,7 @@ from lavis_mafa.core.plan import Plan, refuse_few
 from lavis_mafa.core.siblings import distinct_images, keep_apart
 
 SAMPLINGS = ("grit", "random")
-SIBLINGS = ("records", "apart", "free")
+SIBLINGS = ("apart", "free")
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class GritPlanner:
     Attributes:
         batch_size: B, the batch of a rank; every rank's batch is a GRIT batch of its own.
         search_space: M, the records that a chain may choose from, or `all`.
-        siblings: `records`: records are planned, so there are none. Where rows of captions are planned, `apart` puts at
-            most one row of an image into a batch, wherever that is possible; `free` does not care (official).
+        siblings: what becomes of the records of one image, where each caption is a record: `free`: nothing special
+            (official); `apart`: a batch holds at most one of them, wherever that is possible.
         skip_nearest, quantile: the chain goes to others than the nearest (Chainer.place), for M up to DENSE_LIMIT.
         backend, threads: of NeighborIndex, used where M is beyond chain.DENSE_LIMIT; `ivf` stands for coarse cells.
         fingerprint: written into every plan.
@@ -36,7 +36,7 @@ class GritPlanner:
     search_space: int | str = "all"
     seed: int = 0
     sampling: str = "grit"
-    siblings: str = "records"
+    siblings: str = "free"
     skip_nearest: int = 0
     quantile: float = 1.0
     backend: str = "auto"

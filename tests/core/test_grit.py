@@ -156,7 +156,7 @@ def embed(folder, plan, n, epoch, seed=0):
     world=st.integers(1, 3),
     more=st.integers(0, 60),
     search_space=st.one_of(st.integers(1, 80), st.just("all")),
-    siblings=st.sampled_from(["records", "apart"]),
+    siblings=st.sampled_from(["free", "apart"]),
     sampling=st.sampled_from(["grit", "random"]),
 )
 def test_every_record_is_planned_once_and_trained_on_every_second_epoch(
@@ -172,7 +172,7 @@ def test_every_record_is_planned_once_and_trained_on_every_second_epoch(
         assert sorted(plan.order_N) == list(range(n))
         assert len(plan.untrained) == n % (batch_size * world)
         assert not untrained & set(plan.untrained)
-        if lead is not None and siblings == "records":
+        if lead is not None and siblings == "free":
             assert set(plan.order_N[: len(lead)]) == set(lead)
         embeddings, untrained = embed(folder, plan, n, epoch), set(plan.untrained)
         assert set(embeddings.missing) == untrained
@@ -263,7 +263,7 @@ def test_a_large_search_space_goes_through_faiss(tmp_path, monkeypatch):
         ({"search_space": 0}, "search_space is 0"),
         ({"search_space": "everything"}, "search_space is 'everything'; it must be a number from 1 on, or all"),
         ({"sampling": "grid"}, "allowed: grit, random"),
-        ({"siblings": "none"}, "allowed: records, apart, free"),
+        ({"siblings": "none"}, "allowed: apart, free"),
         ({"backend": "hnsw"}, "allowed: auto, flat, ivf, torch"),
     ],
 )
