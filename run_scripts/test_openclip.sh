@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the tests that need no LAVIS in an environment without it, .venv-openclip: today's open_clip, timm and NumPy 2.
 #   bash run_scripts/test_openclip.sh
-#   bash run_scripts/test_openclip.sh tests/openclip -k guide
+#   bash run_scripts/test_openclip.sh tests/openclip -k bi_encoder
 #
 # It is built beside .venv. Where .venv has the same torch, its files are linked: torch with CUDA is a download of 3 GB.
 set -euo pipefail

@@ -46,8 +46,8 @@ class ClipTokenizer:
 
 @registry.register_model("mafa_openclip")
 class MafaOpenClip(MafaForward, BaseModel):
-    """A dual encoder of open_clip with MAFA's ITC: S-ITC, known positives, and what Con-D or a guide says of the
-    hardest pairs, connected or (`action: drop`) left out.
+    """A dual encoder of open_clip with MAFA's ITC: S-ITC, known positives, and what a judge says of the hardest
+    pairs, connected or (`action: drop`) left out.
 
     `vit_model` names the whole model, as open_clip_image_* processors do: `open_clip:NAME`, `open_clip:NAME/TAG`,
     `open_clip:NAME/FILE`. `image_size` interpolates its positions, `load_pretrained` loads a checkpoint of ours.

@@ -13,7 +13,7 @@ from open_clip import loss as open_clip_loss
 from torch import Tensor, nn
 
 from lavis_mafa.core.losses import itc_targets, leave_out, smooth_own_columns, soft_cross_entropy
-from lavis_mafa.openclip.guide import BiEncoderGuide, unit_length
+from lavis_mafa.openclip.judges import BiEncoderJudge, unit_length
 from lavis_mafa.openclip.masks import PairMasks
 from lavis_mafa.openclip.step import Step, gather_rows
 
@@ -29,7 +29,7 @@ class _Managed(nn.Module):
         *args: Any,
         alpha: float = 0.0,
         connections: Tensor | None = None,
-        guide: BiEncoderGuide | None = None,
+        judge: BiEncoderJudge | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -39,7 +39,7 @@ class _Managed(nn.Module):
             raise ValueError(f"connections has shape {tuple(connections.shape)}: give (P, 2) ids, image and text a row")
         if getattr(self, "use_horovod", False):
             raise ValueError(f"{type(self).__name__} gathers by torch.distributed: leave out use_horovod")
-        self.alpha, self.connections, self.guide = alpha, connections, guide
+        self.alpha, self.connections, self.judge = alpha, connections, judge
 
     def forward(
         self,
@@ -52,19 +52,19 @@ class _Managed(nn.Module):
         image_id: Tensor | None = None,
         text_id: Tensor | None = None,
         pairs: PairMasks | None = None,
-        guide_image_features: Tensor | None = None,
-        guide_text_features: Tensor | None = None,
+        judge_image_features: Tensor | None = None,
+        judge_text_features: Tensor | None = None,
     ) -> Any:
         """The loss, a scalar, or with output_dict {"contrastive_loss": loss}.
 
         image_features, text_features: (B, D) of unit length. image_id, text_id: (B,) int64; pairs of one image or one
-        caption are positives. pairs: what a guide or a miner said of this rank's batch. guide_image_features,
-        guide_text_features: (B, G), read by the guide. All keywords may travel in the model's output dictionary.
+        caption are positives. pairs: what a PairJudge or a miner said of this rank's batch. judge_image_features,
+        judge_text_features: (B, G), read by the judge. All keywords may travel in the model's output dictionary.
 
-        Raises ValueError where ids or guide features are missing that a setting needs.
+        Raises ValueError where ids or the judge's features are missing that a setting needs.
         """
         model_out = image_features, text_features, logit_scale, logit_bias
-        step = self._step(image_features, image_id, text_id, pairs, guide_image_features, guide_text_features)
+        step = self._step(image_features, image_id, text_id, pairs, judge_image_features, judge_text_features)
         if step is None:
             return super().forward(*model_out, output_dict=output_dict)
         loss = self._managed(step, *model_out)
@@ -82,29 +82,29 @@ class _Managed(nn.Module):
         image_id: Tensor | None,
         text_id: Tensor | None,
         pairs: PairMasks | None,
-        guide_image_features: Tensor | None,
-        guide_text_features: Tensor | None,
+        judge_image_features: Tensor | None,
+        judge_text_features: Tensor | None,
     ) -> Step | None:
         """None where there is nothing to manage."""
         if (image_id is None) != (text_id is None):
             raise ValueError("image_id and text_id come together: hand in both, or neither")
-        if (guide_image_features is None) != (guide_text_features is None):
-            raise ValueError("guide_image_features and guide_text_features come together: hand in both, or neither")
+        if (judge_image_features is None) != (judge_text_features is None):
+            raise ValueError("judge_image_features and judge_text_features come together: hand in both, or neither")
         if self.connections is not None and image_id is None:
             raise ValueError("connections are found by id: hand in image_id and text_id with the features")
-        if self.guide is not None and guide_image_features is None:
-            raise ValueError("the guide needs guide_image_features and guide_text_features of the batch")
+        if self.judge is not None and judge_image_features is None:
+            raise ValueError("the judge needs judge_image_features and judge_text_features of the batch")
         ids = features = None
         if image_id is not None and text_id is not None:
             ids = image_id.to(features_BD.device), text_id.to(features_BD.device)
-        if self.guide is not None and guide_image_features is not None and guide_text_features is not None:
-            features = unit_length(guide_image_features), unit_length(guide_text_features)
+        if self.judge is not None and judge_image_features is not None and judge_text_features is not None:
+            features = unit_length(judge_image_features), unit_length(judge_text_features)
         if not (self.alpha or ids or pairs or features):
             return None
         if self.connections is not None:
             self.connections = self.connections.to(features_BD.device)  # moved once
         where = len(features_BD), self.rank, self.world_size, features_BD.device
-        return Step(*where, ids, self.connections, pairs, self.guide, features)
+        return Step(*where, ids, self.connections, pairs, self.judge, features)
 
 
 class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
@@ -113,7 +113,7 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
     Beyond ClipLoss' own arguments (all of them, in their order):
         alpha: S-ITC smoothing over the rank's own columns; set the attribute between epochs (MAFA: 0, then 0.5).
         connections: (P, 2) int64, image_id and text_id of pairs that are known to match.
-        guide: finds false negatives by the similarities of another pair of encoders.
+        judge: finds false negatives by the similarities of another pair of encoders.
 
     Raises ValueError for an alpha outside [0, 1], connections of another shape, or Horovod.
     """

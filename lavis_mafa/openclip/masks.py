@@ -1,4 +1,4 @@
-"""Which pairs of a step are positives and which are left out. Tested in tests/openclip/test_loss.py and test_guide.py.
+"""Which pairs of a step are positives, which are left out. Tested in tests/openclip/test_loss.py, test_bi_encoder.py.
 
 B: rows of this rank, W: rows of all ranks, laid end to end. Index 0 of a first axis of 2 is image→text (anchors are
 images, columns texts), index 1 text→image.

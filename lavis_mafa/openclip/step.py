@@ -17,7 +17,7 @@ from lavis_mafa.core.pairs import known_positives, own_positives
 from lavis_mafa.openclip.masks import PairMasks
 
 if TYPE_CHECKING:
-    from lavis_mafa.openclip.guide import BiEncoderGuide
+    from lavis_mafa.openclip.judges import BiEncoderJudge
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Step:
     ids: tuple[Tensor, Tensor] | None = None  # image_id (B,), text_id (B,)
     listed_P2: Tensor | None = None  # (image_id, text_id) of pairs that are known to match
     pairs: PairMasks | None = None
-    guide: BiEncoderGuide | None = None
-    guide_features: tuple[Tensor, Tensor] | None = None  # image (B, G), text (B, G)
+    judge: BiEncoderJudge | None = None
+    judge_features: tuple[Tensor, Tensor] | None = None  # image (B, G), text (B, G)
 
     @property
     def first_col(self) -> int:
@@ -50,11 +50,11 @@ class Step:
             (image_B, text_B), (image_W, text_W) = self.ids, self._gathered(self.ids)
             positive_2BW[0] |= listed_pairs(image_B, text_W, self.listed_P2)
             positive_2BW[1] |= listed_pairs(image_W, text_B, self.listed_P2).T
-        if self.guide and self.guide_features:
-            (image_B, text_B), (image_W, text_W) = self.guide_features, self._gathered(self.guide_features)
+        if self.judge and self.judge_features:
+            (image_B, text_B), (image_W, text_W) = self.judge_features, self._gathered(self.judge_features)
             own_B = (image_B * text_B).sum(dim=1)
-            found = self.guide.exceeds(image_B, text_W, own_B), self.guide.exceeds(text_B, image_W, own_B)
-            (positive_2BW if self.guide.action == "connect" else dropped_2BW).logical_or_(torch.stack(found))
+            found = self.judge.exceeds(image_B, text_W, own_B), self.judge.exceeds(text_B, image_W, own_B)
+            (positive_2BW if self.judge.action == "connect" else dropped_2BW).logical_or_(torch.stack(found))
         if self.pairs:
             own = slice(self.first_col, self.first_col + self.B)
             positive_2BW[:, :, own] |= self.pairs.connected_2BB
@@ -67,11 +67,11 @@ class Step:
         dropped_BW = torch.zeros_like(positive_BW)
         if self.ids and self.listed_P2 is not None:
             positive_BW |= listed_pairs(self.ids[0], self._gathered(self.ids)[1], self.listed_P2)
-        if self.guide and self.guide_features:
-            (image_B, text_B), (image_W, text_W) = self.guide_features, self._gathered(self.guide_features)
-            found_BW = self.guide.exceeds(image_B, text_W, (image_B * text_B).sum(dim=1))
-            found_BW |= self.guide.exceeds(text_W, image_B, (image_W * text_W).sum(dim=1)).T
-            (positive_BW if self.guide.action == "connect" else dropped_BW).logical_or_(found_BW)
+        if self.judge and self.judge_features:
+            (image_B, text_B), (image_W, text_W) = self.judge_features, self._gathered(self.judge_features)
+            found_BW = self.judge.exceeds(image_B, text_W, (image_B * text_B).sum(dim=1))
+            found_BW |= self.judge.exceeds(text_W, image_B, (image_W * text_W).sum(dim=1)).T
+            (positive_BW if self.judge.action == "connect" else dropped_BW).logical_or_(found_BW)
         if self.pairs:
             own = slice(self.first_col, self.first_col + self.B)
             for mask_BW, mask_2BB in ((positive_BW, self.pairs.connected_2BB), (dropped_BW, self.pairs.dropped_2BB)):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from lavis_mafa.openclip.guide import ACTIONS
+from lavis_mafa.openclip.judges import ACTIONS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,21 +19,27 @@ def parser() -> argparse.ArgumentParser:
     add("--mafa-siblings", choices=("apart", "free"), default="apart", help="may a batch hold two rows of one image?")
     add("--mafa-known-positives", choices=("on", "off"), default="on", help="equal images and captions are positives")
     add("--mafa-connections", help="file like --train-data with further pairs that match")
-    add("--mafa-guide", help="open_clip model whose features tell false negatives")
-    add("--mafa-guide-pretrained", help="its pretrained tag or local file")
-    add("--mafa-guide-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
-    add("--mafa-guide-action", choices=ACTIONS, default="drop", help="what becomes of such a pair")
+    add("--mafa-bi-encoder", help="open_clip model whose features tell false negatives")
+    add("--mafa-bi-encoder-pretrained", help="its pretrained tag or local file")
+    add("--mafa-bi-encoder-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
+    add("--mafa-bi-encoder-action", choices=ACTIONS, default="drop", help="what becomes of such a pair")
     add("--mafa-con-d", nargs="+", metavar="KEY=VALUE", help="matching network that judges the hardest pairs, by LAVIS")
     add("--mafa-con-d-cache-tokens", action="store_true", help="keep its tower's tokens of every image on disk")
     add("--mafa-con-d-action", choices=ACTIONS, default="connect", help="what becomes of a pair that it finds to match")
     return ours
 
 
+def refuse_old_names(arguments: Sequence[str]) -> None:
+    """Raises ValueError: an argument of lavis_mafa 0.1, under its present name."""
+    for name in (each for each in arguments if each.startswith("--mafa-guide")):
+        raise ValueError(f"{name} is now called {name.replace('guide', 'bi-encoder')}")
+
+
 def check(options: argparse.Namespace) -> None:
     """Raises ValueError: arguments that do not go together."""
-    if options.mafa_con_d and options.mafa_guide:
-        raise ValueError("--mafa-con-d and --mafa-guide both judge pairs: give one of them")
+    if options.mafa_con_d and options.mafa_bi_encoder:
+        raise ValueError("--mafa-con-d and --mafa-bi-encoder both judge pairs: give one of them")
     if options.mafa_con_d_cache_tokens and not options.mafa_con_d:
         raise ValueError("--mafa-con-d-cache-tokens keeps tokens for --mafa-con-d: give that, too, or leave it out")
-    if options.mafa_guide and not options.mafa_guide_pretrained:
-        raise ValueError("--mafa-guide needs --mafa-guide-pretrained: a guide without weights tells nothing")
+    if options.mafa_bi_encoder and not options.mafa_bi_encoder_pretrained:
+        raise ValueError("--mafa-bi-encoder needs --mafa-bi-encoder-pretrained: without weights it tells nothing")

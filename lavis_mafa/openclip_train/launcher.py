@@ -23,12 +23,12 @@ from omegaconf import OmegaConf
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.openclip.guide import BiEncoderGuide
+from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
-from lavis_mafa.openclip_train.arguments import check, parser
+from lavis_mafa.openclip_train.answers import EncoderAnswers, ScorerAnswers
+from lavis_mafa.openclip_train.arguments import check, parser, refuse_old_names
 from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
-from lavis_mafa.openclip_train.guide_features import guide_table
-from lavis_mafa.openclip_train.judges import EncoderJudge, ItmJudge
+from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.loss_adapter import HandedLoss
 from lavis_mafa.openclip_train.shard_feed import ShardFeed, encoder, identified, without_eof
 from lavis_mafa.openclip_train.tower_tokens import token_table
@@ -44,10 +44,10 @@ class Training:
         self.options = options
         self.model: Any = None
         self.feed: Feed | ShardFeed | None = None
-        self.judge: Any = None
-        self.guide = None
-        if options.mafa_guide:
-            self.guide = BiEncoderGuide(options.mafa_guide_margin, options.mafa_guide_action)
+        self.answers: Any = None
+        self.judge = None
+        if options.mafa_bi_encoder:
+            self.judge = BiEncoderJudge(options.mafa_bi_encoder_margin, options.mafa_bi_encoder_action)
 
     def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
         """open_clip's; the first model is the one that is trained."""
@@ -64,7 +64,7 @@ class Training:
         def get_wds_dataset(args: Any, preprocess: Any, is_train: bool, **more: Any) -> Any:
             if not is_train:
                 return plain(args, preprocess, is_train, **more)
-            self.judge = self._judge(args)
+            self.answers = self._answers(args)
             with replaced(open_clip_data.wds, **identified(open_clip_data.wds, self._view)):
                 return plain(args, preprocess, is_train, **more)
 
@@ -85,7 +85,7 @@ class Training:
 
     def _rows(self, args: Any, dataset: Any) -> Feed:
         """CSV data: epochs are planned, and what a judge says of a row may be kept."""
-        self.judge, folder = self._judge(args, dataset), self._folder(args)
+        self.answers, folder = self._answers(args, dataset), self._folder(args)
         ids_N2 = pair_ids(dataset.images, dataset.captions)
         ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
         return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks, self._view)
@@ -99,8 +99,8 @@ class Training:
         ranks = args.seed, args.rank, options.mafa_siblings, args.accum_freq
         return ShardFeed(info, encoder(self.model, args), buffer, *ranks)
 
-    def _judge(self, args: Any, dataset: Any = None) -> Any:
-        """Con-D or the guide that the arguments name; of rows that come back a guide's features are kept."""
+    def _answers(self, args: Any, dataset: Any = None) -> Any:
+        """The judge that the arguments name; of rows that come back a bi-encoder's features are kept."""
         options = self.options
         if options.mafa_con_d:
             scorer = _con_d(options.mafa_con_d, torch.device(args.device))
@@ -111,18 +111,18 @@ class Training:
                 )
             paths = [str(path) for path in dataset.images] if kept else []
             tokens = token_table(scorer, paths, self._folder(args), args.device) if kept else None
-            return ItmJudge(scorer, MafaSettings(action=options.mafa_con_d_action), tokens)
-        if not options.mafa_guide:
+            return ScorerAnswers(scorer, MafaSettings(action=options.mafa_con_d_action), tokens)
+        if not options.mafa_bi_encoder:
             return None
-        guide = options.mafa_guide, options.mafa_guide_pretrained
+        named = options.mafa_bi_encoder, options.mafa_bi_encoder_pretrained
         if dataset is None:
-            return EncoderJudge(*guide, args.device)
-        return guide_table(*guide, dataset, self._folder(args), args.device)
+            return EncoderAnswers(*named, args.device)
+        return feature_table(*named, dataset, self._folder(args), args.device)
 
     @property
     def _view(self) -> Any:
         """How the judge sees an image; None where it needs no look."""
-        return self.judge and self.judge.vis_processor
+        return self.answers and self.answers.vis_processor
 
     @staticmethod
     def _folder(args: Any) -> Path:
@@ -139,10 +139,10 @@ class Training:
             logging.warning(
                 "S-ITC without hard batches hurts (MAFA, Table 5): give --mafa-alpha 0 with random sampling"
             )
-        ours: dict[str, Any] = {"connections": self._connections(args), "guide": self.guide}
+        ours: dict[str, Any] = {"connections": self._connections(args), "judge": self.judge}
         if args.siglip:
             ranks = {"rank": args.rank, "world_size": args.world_size, "dist_impl": args.loss_dist_impl}
-            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.options, self.judge)
+            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.options, self.answers)
         loss = MafaClipLoss(
             local_loss=args.local_loss,
             gather_with_grad=args.gather_with_grad,
@@ -151,7 +151,7 @@ class Training:
             world_size=args.world_size,
             **ours,
         )
-        return HandedLoss(loss, self.feed, self.options, self.judge)
+        return HandedLoss(loss, self.feed, self.options, self.answers)
 
     def _planner(self, args: Any, ids_N2: torch.Tensor) -> GritPlanner:
         space, options = self.options.mafa_search_space, self.options
@@ -201,6 +201,7 @@ def main(argv: Sequence[str]) -> Any:
     if "--help" in argv or "-h" in argv:
         parser().print_help()
     options, theirs = parser().parse_known_args(argv)
+    refuse_old_names(theirs)
     training = Training(options)
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
     with replaced(open_clip_main, **ours), replaced(open_clip_data, **without_eof(open_clip_data)):

@@ -7,22 +7,22 @@ from typing import Any
 
 import torch
 
+from lavis_mafa.openclip_train.answers import Answers
 from lavis_mafa.openclip_train.csv_feed import Feed
-from lavis_mafa.openclip_train.judges import Judge
 from lavis_mafa.openclip_train.shard_feed import ShardFeed
 
 
 class HandedLoss:
-    """Calls a managed loss with what open_clip's loop does not know: ids, verdicts, guide features, the epoch's α."""
+    """Calls a managed loss with what open_clip's loop does not know: ids, a judge's answers, the epoch's α."""
 
-    def __init__(self, loss: Any, feed: Feed | ShardFeed, options: argparse.Namespace, judge: Judge | None) -> None:
-        self.loss, self.feed, self.options, self.judge = loss, feed, options, judge
+    def __init__(self, loss: Any, feed: Feed | ShardFeed, options: argparse.Namespace, answers: Answers | None) -> None:
+        self.loss, self.feed, self.options, self.answers = loss, feed, options, answers
         self._told: dict[str, Any] = {}
 
     def __call__(self, image_features: torch.Tensor, text_features: torch.Tensor, **rest: Any) -> Any:
         n, features = len(image_features), (image_features, text_features)
-        if self.judge is not None and self.feed.fresh:  # accumulation calls again with the same pairs
-            self._told = self.judge(self.feed.samples(n, image_features.device), *features)
+        if self.answers is not None and self.feed.fresh:  # accumulation calls again with the same pairs
+            self._told = self.answers(self.feed.samples(n, image_features.device), *features)
         self.feed.keep(*features)
         on = self.feed.epoch >= self.options.mafa_alpha_from_epoch
         self.loss.alpha = self.options.mafa_alpha if on else 0.0

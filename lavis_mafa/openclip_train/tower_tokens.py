@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
-from lavis_mafa.openclip_train.guide_features import BATCH
+from lavis_mafa.openclip_train.feature_table import BATCH
 from lavis_mafa.openclip_train.images import Images
 
 

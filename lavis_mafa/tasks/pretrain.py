@@ -12,8 +12,8 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.datasets.lavis_captions import gathered
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.models.teacher import Teacher
+from lavis_mafa.scorers.bi_encoder import build_bi_encoder
 from lavis_mafa.scorers.con_d import build_con_d, share_tower
-from lavis_mafa.scorers.guide import build_guide
 from lavis_mafa.scorers.own_head import OwnHead
 from lavis_mafa.scorers.verdict_file import FileScorer
 from lavis_mafa.tasks.loop import LoopTask
@@ -50,7 +50,7 @@ class MafaPretrainTask(LoopTask):
                 raise ValueError("run.con_d.arch is self, but the model has no matching head: name a matching network")
             return OwnHead(student)
         is_guide = self.run_cfg.con_d.get("arch") == "open_clip"
-        scorer = (build_guide if is_guide else build_con_d)(self.run_cfg.con_d, device)
+        scorer = (build_bi_encoder if is_guide else build_con_d)(self.run_cfg.con_d, device)
         same_view = repr(scorer.vis_processor.transform) == repr(train_set.vis_processor.transform)
         if same_view:
             share_tower(scorer, student)

@@ -1,4 +1,4 @@
-"""An OpenCLIP model through the commands of LAVIS' registry: pre-training with Con-D or a guide, evaluation, mining."""
+"""An OpenCLIP model through LAVIS' registry: pre-training with Con-D or a bi-encoder, evaluation, mining."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def test_pretraining_evaluation_and_zero_shot(tmp_path: Path) -> None:
 
 
 def test_a_bi_encoder_takes_con_ds_place(tmp_path: Path) -> None:
-    guide = f"run.con_d={{arch: open_clip, vit_model: 'open_clip:mafa-scenes/{weights(tmp_path)}'}}"
+    judge = f"run.con_d={{arch: open_clip, vit_model: 'open_clip:mafa-scenes/{weights(tmp_path)}'}}"
     run(
-        *train(CONFIG, *SHORT, "run.max_epoch=1", guide, "model.mafa.action=drop", f"run.output_dir={tmp_path / 'out'}")
+        *train(CONFIG, *SHORT, "run.max_epoch=1", judge, "model.mafa.action=drop", f"run.output_dir={tmp_path / 'out'}")
     )
     steps = rows(tmp_path / "out" / "steps.jsonl")
     assert all(row["scored"] + row["from_store"] > 0 for row in steps)

@@ -12,8 +12,8 @@ from PIL import Image
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.answers import ScorerAnswers
 from lavis_mafa.openclip_train.images import RowViews
-from lavis_mafa.openclip_train.judges import ItmJudge
 
 from . import launch
 from .tiny import register_tiny
@@ -67,7 +67,7 @@ def test_rows_are_judged_by_their_files(data):
     samples = {"con_d_image": views, "caption": asked.title.tolist(), "image_id": rows, "text_id": rows}
     # 40's image is nearest to the text "80"; 80's to "200"; 200's to "80"
     image = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.6, 0.5], [0.0, 0.8, 0.6]])
-    masks = ItmJudge(scorer, MafaSettings())(samples, image, torch.eye(3))["pairs"]
+    masks = ScorerAnswers(scorer, MafaSettings())(samples, image, torch.eye(3))["pairs"]
     assert masks.connected_2BB[0].nonzero().tolist() == [[0, 1]]  # 40's image with "80": 40 apart
     # 80's image comes first for "40"; 40's and 200's are as near to "80", and the first is asked about
     assert masks.connected_2BB[1].nonzero().tolist() == [[0, 1], [1, 0]]
@@ -136,4 +136,4 @@ def test_tokens_of_shards_are_told(monkeypatch):
     monkeypatch.setattr(train, "_con_d", lambda words, device: ByGrey())
     options = train.parser().parse_args(["--mafa-con-d", "arch=any", "--mafa-con-d-cache-tokens"])
     with pytest.raises(ValueError, match="shards have none"):
-        train.Training(options)._judge(SimpleNamespace(device="cpu"))
+        train.Training(options)._answers(SimpleNamespace(device="cpu"))

@@ -4,7 +4,7 @@ import torch
 from open_clip.loss import SigLipLoss
 
 from lavis_mafa.core.pairs import SettledPairs
-from lavis_mafa.openclip import BiEncoderGuide, MafaClipLoss, MafaSigLipLoss, PairMasks
+from lavis_mafa.openclip import BiEncoderJudge, MafaClipLoss, MafaSigLipLoss, PairMasks
 
 from .batches import SCALE, features, itc_by_hand, siglip_by_hand
 
@@ -102,7 +102,7 @@ def test_a_listed_connection_is_a_positive_of_both_its_ends():
     assert torch.allclose(ours, expected, rtol=1e-5)
 
 
-def guide_features():
+def judge_features():
     """Image 0 finds text 1 closer than its own, 2 finds 4, 3 finds 2; text 2 finds image 3, text 3 finds image 1."""
     image = torch.zeros(B, B)
     text = torch.eye(B)
@@ -115,11 +115,11 @@ def guide_features():
 
 
 @pytest.mark.parametrize("action", ["drop", "connect"])
-def test_what_a_guide_finds_is_dropped_or_connected(action):
+def test_what_a_judge_finds_is_dropped_or_connected(action):
     image, text = features(B)
-    guide_image, guide_text = guide_features()
-    loss = MafaClipLoss(guide=BiEncoderGuide(action=action))
-    ours = loss(image, text, SCALE, guide_image_features=3 * guide_image, guide_text_features=guide_text)
+    judge_image, judge_text = judge_features()
+    loss = MafaClipLoss(judge=BiEncoderJudge(action=action))
+    ours = loss(image, text, SCALE, judge_image_features=3 * judge_image, judge_text_features=judge_text)
     found_i2t, found_t2i = [{1}, set(), {4}, {2}, set()], [set(), set(), {3}, {1}, set()]
     logits, parts = SCALE * image @ text.T, []
     for found, side in ((found_i2t, logits), (found_t2i, logits.T)):
@@ -132,9 +132,9 @@ def test_what_a_guide_finds_is_dropped_or_connected(action):
 
 def test_smoothing_gives_nothing_to_a_dropped_pair():
     image, text = features(B)
-    guide_image, guide_text = guide_features()
-    loss = MafaClipLoss(guide=BiEncoderGuide(), alpha=0.5)
-    ours = loss(image, text, SCALE, guide_image_features=guide_image, guide_text_features=guide_text)
+    judge_image, judge_text = judge_features()
+    loss = MafaClipLoss(judge=BiEncoderJudge(), alpha=0.5)
+    ours = loss(image, text, SCALE, judge_image_features=judge_image, judge_text_features=judge_text)
     smooth = [{-1: 0.5, **dict.fromkeys(range(B), 0.5 / B)} for _ in range(B)]
     logits = SCALE * image @ text.T
     i2t = itc_by_hand(logits, OWN, [{1}, set(), {4}, {2}, set()], smooth)
@@ -185,12 +185,12 @@ def test_wrong_settings_are_told(keywords):
         MafaClipLoss(**keywords)
 
 
-def test_missing_ids_and_guide_features_are_told():
+def test_missing_ids_and_judge_features_are_told():
     image, text = features(B)
     with pytest.raises(ValueError, match="hand in image_id"):
         MafaClipLoss(connections=torch.zeros(1, 2, dtype=torch.int64))(image, text, SCALE)
-    with pytest.raises(ValueError, match="guide_image_features"):
-        MafaClipLoss(guide=BiEncoderGuide())(image, text, SCALE)
+    with pytest.raises(ValueError, match="judge_image_features"):
+        MafaClipLoss(judge=BiEncoderJudge())(image, text, SCALE)
     with pytest.raises(ValueError, match="come together"):
         MafaSigLipLoss()(image, text, SCALE, None, image_id=ids(*range(B)))
 
@@ -224,10 +224,10 @@ def test_siglip_takes_connections_as_plus_one_whichever_end_is_the_anchor():
 
 def test_siglip_mixes_alpha_into_every_pair_and_masks_dropped_ones():
     image, text = features(B)
-    guide_image, guide_text = guide_features()
-    loss = MafaSigLipLoss(alpha=0.2, guide=BiEncoderGuide())
+    judge_image, judge_text = judge_features()
+    loss = MafaSigLipLoss(alpha=0.2, judge=BiEncoderJudge())
     bias = torch.tensor(-3.0)
-    seen = {"guide_image_features": guide_image, "guide_text_features": guide_text}
+    seen = {"judge_image_features": judge_image, "judge_text_features": judge_text}
     ours = loss(image, text, SCALE, bias, **seen, output_dict=True)
     targets = {(i, t): 0.8 * (i == t) + 0.2 / B for i in range(B) for t in range(B)}
     expected = siglip_by_hand(SCALE * image @ text.T - 3, targets, {(0, 1), (2, 4), (3, 2), (1, 3)})

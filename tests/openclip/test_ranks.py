@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.plan import Plan
-from lavis_mafa.openclip import BiEncoderGuide, MafaClipLoss, MafaSigLipLoss, PairMasks
+from lavis_mafa.openclip import BiEncoderJudge, MafaClipLoss, MafaSigLipLoss, PairMasks
 from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
 from tests.ranks import as_torchrun, on_ranks
 
@@ -23,17 +23,17 @@ from .tiny import register_tiny
 B = 3
 MODES = [(False, False), (False, True), (True, False), (True, True)]  # local_loss, gather_with_grad
 SIGLIP_MODES = ["bidir", "shift", "reduce", "gather"]
-MANAGED = ["ids", "listed", "guide_drop", "guide_connect", "pairs"]
+MANAGED = ["ids", "listed", "judge_drop", "judge_connect", "pairs"]
 
 
 def whole_batch(world):
-    """Ids with siblings on other ranks, and guide features of the whole batch."""
+    """Ids with siblings on other ranks, and a judge's features of the whole batch."""
     W = B * world
     generator = torch.Generator().manual_seed(5)
     return {
         "image_id": torch.arange(W) // 2,  # pairs of rows share an image, some of them across ranks
         "text_id": torch.arange(W) % (W - 1),
-        "guide": torch.randn(2, W, 4, generator=generator),
+        "judge": torch.randn(2, W, 4, generator=generator),
     }
 
 
@@ -41,7 +41,7 @@ def keywords(case, rows, world):
     """Of a call on these rows of the whole batch, and of the constructor."""
     batch = whole_batch(world)
     ids = {name: batch[name][rows] for name in ("image_id", "text_id")}
-    guide = dict(zip(("guide_image_features", "guide_text_features"), batch["guide"][:, rows], strict=True))
+    features = dict(zip(("judge_image_features", "judge_text_features"), batch["judge"][:, rows], strict=True))
     if case == "ids":
         return ids, {}
     if case == "listed":
@@ -52,7 +52,7 @@ def keywords(case, rows, world):
         found = [(low + 2, low + 0, 1, 1) for low in shifts] + ([(0, 1, 1, 0)] if rows[0] == 0 else [])
         image, text, label, from_text = torch.tensor(found).T
         return {"pairs": PairMasks.of_settled(SettledPairs(image, text, label, from_text.bool()), len(rows))}, {}
-    return guide, {"guide": BiEncoderGuide(margin=0.1, action=case.removeprefix("guide_"))}
+    return features, {"judge": BiEncoderJudge(margin=0.1, action=case.removeprefix("judge_"))}
 
 
 def own_rows(rank, world):

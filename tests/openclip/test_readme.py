@@ -18,7 +18,7 @@ def test_there_are_three_ways_of_five_lines():
     assert [len(block.splitlines()) for block in BLOCKS] == [5, 5, 5]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["ids", "guide", "itm"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["ids", "bi_encoder", "itm"])
 def test_it_can_be_pasted(block):
     model = tiny_clip()
     names = {
@@ -27,7 +27,7 @@ def test_it_can_be_pasted(block):
         "texts": torch.randint(1, 40, (4, 77)),
         "image_id": torch.tensor([3, 3, 4, 5]),
         "text_id": torch.tensor([1, 2, 3, 4]),
-        "guide_model": tiny_clip(width=48),
+        "judge_model": tiny_clip(width=48),
         "batch": {},
         "scorer": lambda batch, image_K, text_K: torch.full((len(image_K),), 0.9),
     }

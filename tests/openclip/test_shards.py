@@ -177,12 +177,12 @@ def test_con_d_judges_pairs_of_shards_by_what_is_stored(monkeypatch, shards, tmp
         assert all(one["pairs"] is two["pairs"] for one, two in zip(calls[::2], calls[1::2], strict=True))
 
 
-def test_a_guide_sees_the_pairs_of_shards_unaugmented(monkeypatch, shards, tmp_path):
+def test_a_bi_encoder_sees_the_pairs_of_shards_unaugmented(monkeypatch, shards, tmp_path):
     torch.manual_seed(3)
-    torch.save(open_clip.create_model("tiny-train").state_dict(), tmp_path / "guide.pt")
-    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", tmp_path / "guide.pt"]
-    calls = launch.run(monkeypatch, arguments(shards, tmp_path, *guide, "--mafa-search-space", PAIRS))
-    net, _, preprocess = open_clip.create_model_and_transforms("tiny-train", str(tmp_path / "guide.pt"))
+    torch.save(open_clip.create_model("tiny-train").state_dict(), tmp_path / "judge.pt")
+    judge = ["--mafa-bi-encoder", "tiny-train", "--mafa-bi-encoder-pretrained", tmp_path / "judge.pt"]
+    calls = launch.run(monkeypatch, arguments(shards, tmp_path, *judge, "--mafa-search-space", PAIRS))
+    net, _, preprocess = open_clip.create_model_and_transforms("tiny-train", str(tmp_path / "judge.pt"))
     encode, files = OpenClipEncoder(net), images(shards)
     for call in calls:
         numbers = numbers_of(call["image_id"])

@@ -41,7 +41,7 @@ def data(tmp_path_factory):
         rows += [(str(path), f"image number {number}"), (str(path), second)]
     pd.DataFrame(rows, columns=["filepath", "title"]).to_csv(folder / "train.csv", sep="\t", index=False)
     torch.manual_seed(3)
-    torch.save(open_clip.create_model("tiny-train").state_dict(), folder / "guide.pt")
+    torch.save(open_clip.create_model("tiny-train").state_dict(), folder / "judge.pt")
     return folder
 
 
@@ -127,15 +127,15 @@ def test_an_accumulated_batch_is_learned_from_as_one(monkeypatch, data, tmp_path
             torch.testing.assert_close(learned[name], weight, rtol=1e-3, atol=1e-5)
 
 
-def test_guide_and_connections_reach_the_loss(monkeypatch, data, tmp_path):
-    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", data / "guide.pt"]
+def test_a_bi_encoder_and_connections_reach_the_loss(monkeypatch, data, tmp_path):
+    judge = ["--mafa-bi-encoder", "tiny-train", "--mafa-bi-encoder-pretrained", data / "judge.pt"]
     listed = pd.read_csv(data / "train.csv", sep="\t").head(3)
     listed.to_csv(tmp_path / "matches.csv", sep="\t", index=False)
-    calls = run(monkeypatch, data, tmp_path, *guide, "--mafa-connections", tmp_path / "matches.csv")
-    (file,) = (tmp_path / "run" / "mafa").glob("guide_image_*.npy")
+    calls = run(monkeypatch, data, tmp_path, *judge, "--mafa-connections", tmp_path / "matches.csv")
+    (file,) = (tmp_path / "run" / "mafa").glob("bi_encoder_image_*.npy")
     table = np.load(file)
     rows = plans(tmp_path)[1].batches(0)[0]
-    assert np.allclose(calls[6]["guide_image_features"].numpy(), table[rows], atol=1e-3)
+    assert np.allclose(calls[6]["judge_image_features"].numpy(), table[rows], atol=1e-3)
     assert calls[0]["loss"].connections.equal(pair_ids(listed.filepath.tolist(), listed.title.tolist()))
 
 
@@ -171,13 +171,15 @@ def test_siglip_trains_too(monkeypatch, data, tmp_path):
 def test_what_is_not_there_is_told(data, tmp_path):
     with pytest.raises(ValueError, match="csv or webdataset"):
         train.main([*arguments(data, tmp_path / "a", "--train-num-samples", 8), "--dataset-type", "synthetic"])
-    with pytest.raises(ValueError, match="guide-pretrained"):
-        train.main(arguments(data, tmp_path / "b", "--mafa-guide", "tiny-train"))
-    guide = ["--mafa-guide", "tiny-train", "--mafa-guide-pretrained", data / "guide.pt"]
+    with pytest.raises(ValueError, match="bi-encoder-pretrained"):
+        train.main(arguments(data, tmp_path / "b", "--mafa-bi-encoder", "tiny-train"))
+    with pytest.raises(ValueError, match="--mafa-guide-margin is now called --mafa-bi-encoder-margin"):
+        train.main(arguments(data, tmp_path / "b", "--mafa-guide-margin", "0.1"))
+    judge = ["--mafa-bi-encoder", "tiny-train", "--mafa-bi-encoder-pretrained", data / "judge.pt"]
     with pytest.raises(ValueError, match="no create_task"), train.replaced(train, create_task=None):
         pass
     with pytest.raises(ValueError, match="give one of them"):
-        train.main(arguments(data, tmp_path / "c", *guide, "--mafa-con-d", "arch=mafa_blip2"))
+        train.main(arguments(data, tmp_path / "c", *judge, "--mafa-con-d", "arch=mafa_blip2"))
 
 
 def test_bf16_trains_too(monkeypatch, data, tmp_path):

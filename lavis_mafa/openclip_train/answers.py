@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.openclip.guide import ItmGuide, OpenClipEncoder
+from lavis_mafa.openclip.judges import OpenClipEncoder, PairJudge
 from lavis_mafa.openclip_train.tower_tokens import TokenTable
 
-BATCH = 64  # of a guide, which may see an accumulated batch at once
+BATCH = 64  # of an encoder, which may see an accumulated batch at once
 
-Judge = Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Any]]
+Answers = Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Any]]
 
 
-class ItmJudge:
+class ScorerAnswers:
     """Asks a matching network about the hardest pairs of a batch.
 
     scorer: a PairScorer with `vis_processor`, its own view of a PIL image, as lavis_mafa.scorers.con_d's have one.
@@ -30,7 +30,7 @@ class ItmJudge:
     """
 
     def __init__(self, scorer: Any, settings: MafaSettings, tokens: TokenTable | None = None) -> None:
-        self.guide, self.tokens = ItmGuide(scorer, settings), tokens
+        self.judge, self.tokens = PairJudge(scorer, settings), tokens
         self.vis_processor = scorer.vis_processor if tokens is None else None
         if tokens is not None:
             scorer.shares_tower = True  # it reads image_tokens
@@ -41,10 +41,10 @@ class ItmJudge:
         """{"pairs": PairMasks}; samples: con_d_image, or row where there are tokens, caption, image_id, text_id."""
         if self.tokens is not None:
             samples = {**samples, "image_tokens": self.tokens.of(samples["row"], image_features_nD.device)}
-        return {"pairs": self.guide(samples, image_features_nD.detach(), text_features_nD.detach())}
+        return {"pairs": self.judge(samples, image_features_nD.detach(), text_features_nD.detach())}
 
 
-class EncoderJudge:
+class EncoderAnswers:
     """Features of a frozen open_clip model for batches as they come, in its own preprocessing and tokens."""
 
     def __init__(self, model: str, pretrained: str, device: Any) -> None:
@@ -54,7 +54,7 @@ class EncoderJudge:
     def __call__(
         self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
     ) -> dict[str, Any]:
-        """{"guide_image_features", "guide_text_features"}: (n, G) of unit length; samples: con_d_image, caption."""
+        """{"judge_image_features", "judge_text_features"}: (n, G) of unit length; samples: con_d_image, caption."""
         token_nT = self.tokenizer(samples["caption"]).to(image_features_nD.device)
         with torch.autocast(image_features_nD.device.type, enabled=False):
             parts = zip(samples["con_d_image"].split(BATCH), token_nT.split(BATCH), strict=True)

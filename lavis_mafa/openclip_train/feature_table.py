@@ -1,4 +1,4 @@
-"""Guide features of every row of CSV data, computed once before training. Tested in tests/openclip/test_train.py."""
+"""A bi-encoder's features of every row of CSV data, computed once. Tested in tests/openclip/test_train.py."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
-from lavis_mafa.openclip.guide import OpenClipEncoder
+from lavis_mafa.openclip.judges import OpenClipEncoder
 from lavis_mafa.openclip_train.images import Images
 
 BATCH = 64
 
 
-class GuideTable:
+class FeatureTable:
     """The features of a frozen open_clip model for each image and each caption, float16 on disk, memory-mapped.
 
-    The guide sees every image unaugmented, in its own preprocessing, and tokens of its own tokenizer; so training pays
-    nothing for it. As a judge it gives what a loss with a BiEncoderGuide asks for.
+    The model sees every image unaugmented, in its own preprocessing, and tokens of its own tokenizer; so training pays
+    nothing for it. As a judge it gives what a loss with a BiEncoderJudge asks for.
     """
 
     vis_processor = None  # it has seen the images
@@ -35,13 +35,13 @@ class GuideTable:
     def __call__(
         self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
     ) -> dict[str, Any]:
-        """{"guide_image_features", "guide_text_features"}: (n, G) float32; samples: `row`, (n,)."""
-        tables, row_n = {"guide_image_features": self.image_NG, "guide_text_features": self.text_NG}, samples["row"]
+        """{"judge_image_features", "judge_text_features"}: (n, G) float32; samples: `row`, (n,)."""
+        tables, row_n = {"judge_image_features": self.image_NG, "judge_text_features": self.text_NG}, samples["row"]
         device = image_features_nD.device
         return {name: torch.from_numpy(table[row_n.numpy()]).float().to(device) for name, table in tables.items()}
 
 
-def guide_table(model: str, pretrained: str, dataset: Any, folder: Path, device: Any) -> GuideTable:
+def feature_table(model: str, pretrained: str, dataset: Any, folder: Path, device: Any) -> FeatureTable:
     """The table in `folder`, computed where it is not there yet; dataset: open_clip_train's CsvDataset."""
     content, n = (model, pretrained, dataset.images, dataset.captions), len(dataset)
 
@@ -60,8 +60,8 @@ def guide_table(model: str, pretrained: str, dataset: Any, folder: Path, device:
         for low in range(0, n, BATCH):
             yield encode.text(tokenizer([str(caption) for caption in dataset.captions[low : low + BATCH]]).to(device))
 
-    remedy = "take another --mafa-guide"
-    return GuideTable(
-        cached_rows(folder, "guide_image", content, n, images, remedy),
-        cached_rows(folder, "guide_text", content, n, texts, remedy),
+    remedy = "take another --mafa-bi-encoder"
+    return FeatureTable(
+        cached_rows(folder, "bi_encoder_image", content, n, images, remedy),
+        cached_rows(folder, "bi_encoder_text", content, n, texts, remedy),
     )

@@ -1,4 +1,4 @@
-"""Guides tell false negatives from negatives for a dual encoder. Tested in tests/openclip/test_guide.py."""
+"""Judges tell false negatives from negatives for a dual encoder. Tested in tests/openclip/test_bi_encoder.py."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ACTIONS = ("drop", "connect")
 
 
 @dataclass(frozen=True)
-class BiEncoderGuide:
+class BiEncoderJudge:
     """Another pair of encoders as judge (GISTEmbed, arXiv 2402.16829, section 3).
 
-    A pair whose guide similarity exceeds that of its anchor's own pair by `margin` (cosine; below 0 for a stricter
-    guide) is no negative: it is dropped, or connected as a positive.
+    A pair whose similarity by them exceeds that of its anchor's own pair by `margin` (cosine; below 0 for a stricter
+    judge) is no negative: it is dropped, or connected as a positive.
 
     Raises ValueError for an unknown action or a margin outside [-2, 2].
     """
@@ -39,13 +39,13 @@ class BiEncoderGuide:
             raise ValueError(f"margin is {self.margin!r}: allowed is a difference of cosines, in [-2, 2]")
 
     def exceeds(self, anchor_RG: Tensor, partner_WG: Tensor, own_R: Tensor) -> Tensor:
-        """(R, W) bool: the guide finds partner w closer to anchor r, by the margin, than r's own partner (own_R)."""
+        """(R, W) bool: the encoders find partner w closer to anchor r, by the margin, than r's own partner (own_R)."""
         with torch.autocast(anchor_RG.device.type, enabled=False):  # a half-precision cosine is off by a margin
             return anchor_RG @ partner_WG.T > own_R[:, None] + self.margin
 
-    def masks(self, guide_image_features_BG: Tensor, guide_text_features_BG: Tensor) -> PairMasks:
-        """The verdicts on a rank's own batch, from guide features (B, G) of any length."""
-        image_BG, text_BG = unit_length(guide_image_features_BG), unit_length(guide_text_features_BG)
+    def masks(self, judge_image_features_BG: Tensor, judge_text_features_BG: Tensor) -> PairMasks:
+        """The verdicts on a rank's own batch, from their features (B, G) of any length."""
+        image_BG, text_BG = unit_length(judge_image_features_BG), unit_length(judge_text_features_BG)
         own_B = (image_BG * text_BG).sum(dim=1)
         found = self.exceeds(image_BG, text_BG, own_B), self.exceeds(text_BG, image_BG, own_B)
         found_2BB = torch.stack(found) & ~own_positives(len(own_B), len(own_B), device=own_B.device)
@@ -59,7 +59,7 @@ def unit_length(features_BG: Tensor) -> Tensor:
 
 
 class OpenClipEncoder:
-    """A frozen open_clip model whose features a BiEncoderGuide reads.
+    """A frozen open_clip model whose features a BiEncoderJudge reads.
 
     model: what open_clip.create_model gives, with its pretrained weights. It sees the batch as it is handed in: images
     in its own preprocessing, texts from its own tokenizer.
@@ -69,8 +69,8 @@ class OpenClipEncoder:
         self.model: Any = model.eval().requires_grad_(False)
 
     def __call__(self, images_B3HW: Tensor, texts_BT: Tensor) -> dict[str, Tensor]:
-        """{"guide_image_features", "guide_text_features"}: (B, G) of unit length, keywords of the losses."""
-        return {"guide_image_features": self.image(images_B3HW), "guide_text_features": self.text(texts_BT)}
+        """{"judge_image_features", "judge_text_features"}: (B, G) of unit length, keywords of the losses."""
+        return {"judge_image_features": self.image(images_B3HW), "judge_text_features": self.text(texts_BT)}
 
     @torch.no_grad()
     def image(self, images_B3HW: Tensor) -> Tensor:
@@ -85,15 +85,15 @@ class OpenClipEncoder:
         return features
 
 
-class GuideScorer:
+class BiEncoderScorer:
     """A frozen open_clip model as PairScorer: P that it prefers this image for the text to the text's own image.
 
-    P = σ((sim(image, text) - sim(own image, text)) / temperature), a softmax over the two: above 0.5 the guide finds
+    P = σ((sim(image, text) - sim(own image, text)) / temperature), a softmax over the two: above 0.5 it finds
     the pair closer than the text's own (GISTEmbed's rule, read from the text); the bounds of MafaSettings say how sure.
     The own image of the text at position t of a batch is the image at t.
 
     model, preprocess: of open_clip.create_model_and_transforms (the one for validation); tokenizer: the model's.
-    vis_processor: PIL image → tensor, the guide's own view of a record; text_processor: nothing is done to a caption.
+    vis_processor: PIL image → tensor, its own view of a record; text_processor: nothing is done to a caption.
     """
 
     text_processor = str
@@ -123,7 +123,7 @@ class _FunctionScorer:
     fingerprint: str = "function"
 
 
-class ItmGuide:
+class PairJudge:
     """MAFA's connection mining for a dual encoder: a frozen ITM network scores the hardest pairs of a batch.
 
     scorer: a PairScorer (any Con-D), or a function (batch, image_K, text_K) → P(match) (K,).
@@ -141,7 +141,7 @@ class ItmGuide:
         asked: Any = scorer if hasattr(scorer, "score") else _FunctionScorer(scorer)
         self.settings = settings or MafaSettings()
         if self.settings.negatives != "hardest":
-            raise ValueError(f"negatives is {self.settings.negatives!r}: an ITM guide looks at the hardest pairs alone")
+            raise ValueError(f"negatives is {self.settings.negatives!r}: a PairJudge looks at the hardest pairs alone")
         self.miner = ConnectionMiner(self.settings, asked, store)
 
     @torch.no_grad()
