@@ -18,6 +18,7 @@ from lavis_mafa.models.meta import build_on_meta
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.models.trained import trained_state
+from lavis_mafa.scorers.registry import judge_of
 
 PAIR_BYTES = 16  # at most, of a scored pair (core/connections.py)
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -80,8 +81,8 @@ def _model(model: Any, cfg: Any) -> Iterator[str]:
     yield "memory a process, without activations: " + ", ".join(
         f"{name} {_size(size)}" for name, size in memory.items()
     )
-    if cfg.run_cfg.get("con_d") and cfg.run_cfg.con_d.get("arch") != "self":
-        yield f"  Con-D ({cfg.run_cfg.con_d.get('arch')}) comes on top: weights in 32 bits, passes without gradient"
+    if (con_d := cfg.run_cfg.get("con_d")) and (costs := judge_of(con_d).costs):
+        yield f"  the judge ({con_d.arch}) comes on top: {costs}"
     activations = activation_bytes(model, cfg)
     if activations:
         yield f"  activations, roughly: {_size(activations)} (with run.batch_size_train, not accum_grad_iters)"
@@ -151,7 +152,7 @@ def disk_bytes(model: Any, records: int, cfg: Any) -> dict[str, int]:
     run = cfg.run_cfg
     epochs, steps = int(run.max_epoch), records // int(run.batch_size_train)
     trained, state = memory_bytes(model)["gradients"], _bytes(trained_state(model).values())
-    keeps = run.get("con_d") and run.con_d.get("arch") != "self"  # a model's own scores are not kept
+    keeps = run.get("con_d") and judge_of(run.con_d).is_stored
     kept = int(run.get("keep_checkpoints", 2)) + 1  # the old one goes when the new one stands
     found = {
         # with moments and teacher; the best and the last without

@@ -20,7 +20,7 @@ from transformers import BertConfig
 from lavis_mafa.common.config_file import SECTIONS
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
-from lavis_mafa.scorers.registry import SCORER_KEYS
+from lavis_mafa.scorers.registry import judge_of
 
 SPLIT_KEYS = ("train", "eval")
 # What models/ read beyond the YAMLs of their types. Tested in tests/jobs/test_config.py against their source.
@@ -42,7 +42,6 @@ MODEL_KEYS = (
     *("queue_size", "momentum", "alpha", "num_classes"),  # of LAVIS' ALBEF models (models/albef_tasks.py)
 )
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
-CON_D_KEYS = ("preprocess",)
 PROCESSOR_KEYS = ("name", "vit_model", "image_size")
 ZERO_SHOT_KEYS = ("images", "templates", "names")
 
@@ -102,7 +101,7 @@ def check_names(given: Any, run_defaults: Mapping[str, Any]) -> None:
     check_keys(given.run, run_defaults, "run", strict)
     _check_model(given.model, "model", ())
     if run.get("con_d"):
-        _check_con_d(run.con_d)
+        _check_judge(run.con_d, "run.con_d")
     if run.get("zero_shot"):
         check_keys(run.zero_shot, ZERO_SHOT_KEYS, "run.zero_shot")
     for name, dataset in given.datasets.items():
@@ -129,11 +128,12 @@ def _check_model(model: Any, where: str, more: tuple[str, ...]) -> None:
         _check_processors(model.preprocess, defaults, f"{where}.preprocess")
 
 
-def _check_con_d(con_d: Any) -> None:
-    if con_d.get("arch") in SCORER_KEYS:
-        check_keys(con_d, SCORER_KEYS[con_d.arch], "run.con_d")
+def _check_judge(section: Any, where: str) -> None:
+    judge = judge_of(section, where)
+    if judge.is_model:
+        _check_model(section, where, judge.keys)
     else:
-        _check_model(con_d, "run.con_d", CON_D_KEYS)
+        check_keys(section, ("arch", *judge.keys), where)
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

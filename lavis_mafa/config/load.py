@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.common.config_file import omegaconf_told, read_config_file
 from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import PATIENCE
 from lavis_mafa.config.keys import check_names, is_lavis_task
 from lavis_mafa.config.smoke import shorten
@@ -56,6 +57,8 @@ def load_config(arguments: argparse.Namespace, defaults_file: str = "run.yaml") 
     given = read_config_file(Path(arguments.cfg_path), arguments.options)
     defaults = OmegaConf.load(CONFIGS / defaults_file)
     with omegaconf_told(arguments.cfg_path):
+        if OmegaConf.is_dict(given.get("run")):  # else check_names says so
+            load_plugins(given.run.get("plugins", []))
         check_names(given, defaults.run)
         if "runner" not in given.run and is_lavis_task(given.run.get("task")):
             given.run.runner = "runner_base"  # LAVIS' own default, for its own tasks

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from lavis.common.registry import registry
-from omegaconf import OmegaConf
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.precision import precision
 from lavis_mafa.config.keys import is_ours, registered
 from lavis_mafa.core.grit import SAMPLINGS
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.models.pretrained import checkpoint_key
+from lavis_mafa.models.pretrained import local_files
+from lavis_mafa.scorers.registry import judge_of
 
 AT_LEAST = {
     **dict.fromkeys(("max_epoch", "batch_size_train", "batch_size_eval", "accum_grad_iters"), 1),
@@ -160,30 +160,10 @@ def missing_files(cfg: Any) -> list[str]:
 def _weights(cfg: Any) -> Iterator[tuple[str, str]]:
     if not is_ours(registry.get_model_class(cfg.model.arch)):
         return
-    yield from _files_of(cfg.model, "model")
-    con_d = cfg.run.get("con_d")
-    mafa = MafaSettings.from_dict(cfg.model.get("mafa") or {})
-    if not con_d or cfg.run.evaluate or not mafa.asks_scorer:
-        return
-    if con_d.get("arch") == "file":
-        yield "run.con_d.path", str(con_d.get("path"))
-        return
-    if con_d.get("arch") in ("open_clip", "self"):  # TowerName says what is wrong with the one key of the first
-        return
-    model_cls = registry.get_model_class(con_d.arch)
-    if is_ours(model_cls):
-        packaged = OmegaConf.load(model_cls.default_config_path(con_d.model_type)).model
-        yield from _files_of(OmegaConf.merge(packaged, con_d), "run.con_d")
-
-
-def _files_of(model: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
-    """The local files of a model: its tower, its words, and the one checkpoint that is loaded (pretrained.py)."""
-    loaded = checkpoint_key(model)
-    for key in ["vit_weights", "vocab"] + [loaded] * bool(loaded):
-        path = str(model.get(key) or "")
-        by_name = key == "vocab" and "/" not in path  # a tokenizer of the hub
-        if path and not by_name and not path.startswith(("http://", "https://")):
-            yield f"{where}.{key}", path
+    yield from ((f"model.{key}", path) for key, path in local_files(cfg.model))
+    con_d, mafa = cfg.run.get("con_d"), MafaSettings.from_dict(cfg.model.get("mafa") or {})
+    if con_d and not cfg.run.evaluate and mafa.asks_scorer:
+        yield from ((f"run.con_d.{key}", path) for key, path in judge_of(con_d).files(con_d))
 
 
 def _lacks(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,20 +24,8 @@ from lavis_mafa.core.pairs import (
     sampling_weights,
     settle,
 )
+from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.core.settings import MafaSettings
-
-
-class PairScorer(Protocol):
-    """Gives P(match) of pairs of a batch: a frozen Con-D, the model's own head, a guide, a file of verdicts."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """What its scores hang on; None where that changes as the model trains, so that no store may keep them."""
-        ...
-
-    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
-        """(K,) P(match) in [0, 1] of image image_K[k] with text text_K[k], positions in the collated batch."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -171,11 +159,11 @@ class ConnectionMiner:
 
     def _score(self, batch: Mapping[str, Any], image_M: Tensor, text_M: Tensor) -> Tensor:
         assert self.scorer is not None
-        p_M = self.scorer.score(batch, image_M, text_M).float()
+        p_M = self.scorer.score(_seen(batch), image_M, text_M).float()
         assert p_M.shape == image_M.shape, f"scorer gave shape {tuple(p_M.shape)} for {len(image_M)} pairs"
         if not bool(((p_M >= 0) & (p_M <= 1)).all()):  # NaN fails too
             raise ValueError(
-                f"scorer {self.scorer.fingerprint or 'self'} gave scores that are no probabilities "
+                f"{type(self.scorer).__name__} ({self.scorer.fingerprint}) gave scores that are no probabilities "
                 "(NaN, or outside [0, 1]): "
                 "check its weights, and run it in float32 or bfloat16 if float16 overflows"
             )
@@ -183,6 +171,11 @@ class ConnectionMiner:
             record_M, text_row_M = _keys(batch, image_M, text_M)
             self.store.add(record_M.numpy(), text_row_M.numpy(), p_M.cpu().numpy())
         return p_M.to(image_M.device)
+
+
+def _seen(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The batch with judge_image, where the scorer sees images as the model in training does."""
+    return batch if "judge_image" in batch or "image" not in batch else {**batch, "judge_image": batch["image"]}
 
 
 def _keys(batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,8 +55,8 @@ def _shared_zeros(size: int, dtype: torch.dtype) -> Tensor:
 class RecordImages(Dataset[dict[str, Any]]):
     """What training and retrieval share: a record's image, or its cached tokens, as part of a sample.
 
-    `open_image` gives a record's image. Attributes to attach: `tokens`, `con_d_processor` (a clean view for a scorer:
-    sample["con_d_image"]), `truth` (which pairs really match; None where unknown).
+    `open_image` gives a record's image. Attributes to attach: `tokens`, `judge_view` (a clean view for a scorer:
+    sample["judge_image"]), `truth` (which pairs really match; None where unknown).
     """
 
     augmented = False
@@ -65,7 +65,7 @@ class RecordImages(Dataset[dict[str, Any]]):
         self.table = table
         self.open_image = open_image
         self.vis_processor = vis_processor
-        self.con_d_processor: VisProcessor | None = None
+        self.judge_view: VisProcessor | None = None
         self.truth: TruthFunction | None = None
         self._tokens: NDArray[np.float16] | None = None
 
@@ -86,16 +86,16 @@ class RecordImages(Dataset[dict[str, Any]]):
         self._tokens = tokens_NLV
 
     def _views(self, record: int) -> dict[str, Any]:
-        """image or image_tokens, and con_d_image where asked for; the file is opened only for a view that needs it."""
+        """image or image_tokens, and judge_image where asked for; the file is opened only for a view that needs it."""
         views: dict[str, Any] = {}
-        if self._tokens is None or self.con_d_processor is not None:
+        if self._tokens is None or self.judge_view is not None:
             image = self.open_image(record)
         if self._tokens is None:
             views["image"] = self.vis_processor(image)
         else:
             views["image_tokens"] = torch.from_numpy(self._tokens[record].astype(np.float32))
-        if self.con_d_processor is not None:
-            views["con_d_image"] = self.con_d_processor(image)
+        if self.judge_view is not None:
+            views["judge_image"] = self.judge_view(image)
         return views
 
 

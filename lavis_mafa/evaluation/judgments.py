@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 
 from lavis_mafa.core.metrics import average_precision, roc_auc
+from lavis_mafa.core.scorer import PairScorer, reads_tokens, same_view, view_of
 from lavis_mafa.data.annotations import READERS
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.evaluation.retrieval import Gallery, encode_gallery, match_scores, rows_of_all_ranks
-from lavis_mafa.scorers.con_d import ItmScorer, build_con_d, share_tower
-from lavis_mafa.scorers.registry import SCORER_KEYS
+from lavis_mafa.scorers.registry import ScorerRequest, build_scorer, judge_of
 
 KINDS = ("false_negative", "hard_true_negative")
 DESCRIBES = 3  # an expert's grade from which the caption fits; 1: it is unrelated, 4: it describes the image
@@ -117,7 +117,7 @@ def evaluate_judgments(
     model: Any,
     dataset: Any,
     judged: JudgedPairs,
-    con_d: ItmScorer | None,
+    con_d: PairScorer | None,
     *,
     batch_size: int,
     workers: int,
@@ -156,33 +156,40 @@ def _figures(label_P: NDArray[np.bool_], score_P: NDArray[np.floating[Any]]) -> 
 
 
 def con_d_scores(
-    con_d: ItmScorer, dataset: Any, judged: JudgedPairs, gallery: Gallery, device: torch.device
+    con_d: PairScorer, dataset: Any, judged: JudgedPairs, gallery: Gallery, device: torch.device
 ) -> NDArray[np.float32]:
-    """P(match) (P,) by Con-D: from the gallery's tokens where tower and view are shared, else from its own view."""
+    """P(match) (P,) by a judge: from the gallery's tokens where tower and view are shared, else from its own view."""
     image_P, text_P = (judged.pairs[name].to_numpy() for name in ("image", "text"))
-    shared = con_d.shares_tower and repr(con_d.vis_processor.transform) == repr(dataset.vis_processor.transform)
+    view = view_of(con_d)
+    shared = view is not None and reads_tokens(con_d) and same_view(view, dataset.vis_processor)
     p_P = np.empty(len(image_P), dtype=np.float32)
     own = gallery.own
     for start in range(0, len(own), IMAGE_BLOCK):
         block = own[start : start + IMAGE_BLOCK]
         if shared:
-            view = {"image_tokens": gallery.tokens[np.arange(start, start + len(block))].float()}
+            seen = {"image_tokens": gallery.tokens[np.arange(start, start + len(block))].float()}
         else:
-            views = [con_d.vis_processor(dataset.open_image(record)) for record in judged.record_I[block].tolist()]
-            view = {"con_d_image": torch.stack(views)}
-        batch = {name: images.to(device) for name, images in view.items()} | {"caption": judged.captions}
+            records = judged.record_I[block].tolist()
+            seen = (
+                {"judge_image": torch.stack([view(dataset.open_image(record)) for record in records])} if view else {}
+            )
+        batch = {name: images.to(device) for name, images in seen.items()} | {"caption": judged.captions}
         rows = gallery.rows_of(block, image_P)
         image_K, text_K = (torch.from_numpy(at).to(device) for at in (image_P[rows] - block.start, text_P[rows]))
         p_P[rows] = con_d.score(batch, image_K, text_K).cpu().numpy()
     return rows_of_all_ranks(gallery.rows_of(own, image_P), p_P)
 
 
-def configured_con_d(model: Any, con_d: Mapping[str, Any] | None, device: torch.device) -> ItmScorer | None:
-    """The Con-D that mined in this run, else the one `run.con_d` names; None for verdicts that no network gives."""
-    if isinstance(model.miner.scorer, ItmScorer):
-        return model.miner.scorer
-    if not con_d or con_d.get("arch") in SCORER_KEYS:
+def configured_judge(
+    model: Any, section: Mapping[str, Any] | None, dataset: Any, device: torch.device
+) -> PairScorer | None:
+    """The judge of `run.con_d` for the records of `dataset`; None for one that serves in training alone.
+
+    A network judges whatever it is shown, so the one that mined in this run serves again.
+    """
+    if not section or judge_of(section).training_only:
         return None
-    scorer = build_con_d(con_d, device)
-    share_tower(scorer, model)
-    return scorer
+    mined: PairScorer | None = model.miner.scorer
+    if judge_of(section).is_model and mined is not None:
+        return mined
+    return build_scorer(ScorerRequest(section, "run.con_d", device, model.mafa, dataset, model))

@@ -24,10 +24,13 @@ from torch.utils.data import DataLoader, Subset
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
 from lavis_mafa.common.hashing import digest, digest_of
+from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.neighbors import choose
+from lavis_mafa.core.scorer import View, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.data.records import RecordTable
 from lavis_mafa.datasets.lavis_captions import as_records
 from lavis_mafa.evaluation.judgments import read_judged_pairs
 from lavis_mafa.mining.candidates import SearchSettings
@@ -42,10 +45,11 @@ RESULTS = 1
 
 
 class RecordViews(RecordImages):
-    """One view a record, as a network wants it."""
+    """One view a record, as a network wants it; none where its `view` is None."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._views(int(index)) | {"index": int(index)}
+        image = {} if self.vis_processor is None else self._views(int(index))
+        return image | {"index": int(index), "image_id": int(self.table.image_id[index])}
 
 
 @dataclass
@@ -102,25 +106,30 @@ def load_source(cfg: Any) -> Source:
 
 
 def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
-    """The embedding model (`model`) and Con-D (`run.con_d`, or the same model) as plain callables."""
-    from lavis_mafa.scorers.con_d import ItmScorer, build_con_d, build_embedder
+    """The embedding model (`model`) and the judge (`run.con_d`, or the same model) as plain callables."""
+    from lavis_mafa.scorers.con_d import ItmScorer, build_embedder
     from lavis_mafa.scorers.embedders import embed_images, embed_texts
+    from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
 
     run = cfg.run_cfg
     embedder = build_embedder(cfg.model_cfg, device, "model")
-    if not run.get("con_d") and not isinstance(embedder, ItmScorer):
+    if run.get("con_d"):
+        records = RecordImages(data.table, data.open_image, embedder.vis_processor)
+        judge = build_scorer(ScorerRequest(run.con_d, "run.con_d", device, _rule(run), records))
+    elif isinstance(embedder, ItmScorer):
+        judge = embedder
+    else:
         raise ValueError(f"run.con_d is not set, and {cfg.model_cfg.arch} has no matching head to judge with: name one")
-    con_d = build_con_d(run.con_d, device) if run.get("con_d") else embedder
     options = {"batch_size": int(run.batch_size_eval), "num_workers": int(run.num_workers)}
 
-    def batches(network: Any, records: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
-        views = RecordViews(data.table, data.open_image, network.vis_processor)
+    def batches(view: View | None, records: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+        views = RecordViews(data.table, data.open_image, view)
         for batch in DataLoader(Subset(views, records.tolist()), **options):
             yield {key: value.to(device) for key, value in batch.items()}
 
     def images(records: np.ndarray) -> np.ndarray:
-        parts = [embed_images(embedder.model, batch).float().cpu() for batch in batches(embedder, records)]
-        return torch.cat(parts).numpy()
+        seen = batches(embedder.vis_processor, records)
+        return torch.cat([embed_images(embedder.model, batch).float().cpu() for batch in seen]).numpy()
 
     def texts(captions: Sequence[str]) -> np.ndarray:
         processed = [embedder.text_processor(caption) for caption in captions]
@@ -129,16 +138,30 @@ def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
 
     def score(record_K: np.ndarray, row_K: np.ndarray) -> np.ndarray:
         p_K = np.empty(len(record_K), np.float32)
-        for batch in batches(con_d, np.unique(record_K)):
+        for batch in batches(view_of(judge), np.unique(record_K)):
             index = batch["index"].cpu().numpy()
             at = np.flatnonzero(np.isin(record_K, index))
             rows, text_K = np.unique(row_K[at], return_inverse=True)
-            captions = {"caption": [data.table.caption(row) for row in rows.tolist()]}
+            asked = {**_shown(batch), **_captions(data.table, rows)}
             image_K = torch.from_numpy(np.searchsorted(index, record_K[at])).to(device)
-            p_K[at] = con_d.score({**batch, **captions}, image_K, torch.from_numpy(text_K).to(device)).cpu().numpy()
+            p_K[at] = judge.score(asked, image_K, torch.from_numpy(text_K).to(device)).cpu().numpy()
         return p_K
 
-    return Networks(images, texts, score, _fingerprint(embedder), _fingerprint(con_d))
+    return Networks(images, texts, score, _fingerprint(embedder), _fingerprint(judge))
+
+
+def _rule(run: Any) -> MafaSettings:
+    return MafaSettings(low=run.low, high=run.high)
+
+
+def _shown(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The images of a batch under the name that a scorer looks for (core/scorer.py)."""
+    return {"judge_image" if key == "image" else key: value for key, value in batch.items()}
+
+
+def _captions(table: RecordTable, rows: np.ndarray) -> dict[str, Any]:
+    texts = {"text_id": torch.from_numpy(table.text_id[rows]), "text_row": torch.from_numpy(rows)}
+    return {"caption": [table.caption(row) for row in rows.tolist()], **texts}
 
 
 @dataclass(frozen=True)
@@ -147,11 +170,13 @@ class BuildNetworks:
 
     config: dict[str, Any]  # resolved
     data: str  # fingerprint of the records
+    folder: str  # where plugins may lie
 
     def __call__(self) -> Networks:
-        """Raises ValueError: the annotation is another one here."""
+        """Raises ValueError: the annotation is another one here, or a plugin is not here."""
         register()
         config = OmegaConf.create(self.config)
+        load_plugins(self.config["run"]["plugins"], folder=self.folder)
         cfg = SimpleNamespace(model_cfg=config.model, datasets_cfg=config.datasets, run_cfg=config.run)
         source = load_source(cfg)
         if source.data.table.fingerprint != self.data:
@@ -160,22 +185,16 @@ class BuildNetworks:
 
 
 def _ray_engine(cfg: Any, models: Networks, corpus: Corpus) -> RayEngine:
-    build = BuildNetworks(OmegaConf.to_container(cfg.config, resolve=True), corpus.table.fingerprint)
+    build = BuildNetworks(OmegaConf.to_container(cfg.config, resolve=True), corpus.table.fingerprint, os.getcwd())
     return RayEngine(build, models, gpus=cfg.run_cfg.device.startswith("cuda"))
 
 
 def _fingerprint(network: Any) -> str:
-    """Weights, preparation, libraries and code: what an embedding or a score depends on beside the data."""
-    prepared = (
-        RESULTS,
-        installed_versions(),
-        repr(getattr(network.vis_processor, "transform", network.vis_processor)),
-        type(network.text_processor).__name__,
-        sorted((name, repr(value)) for name, value in vars(network.text_processor).items()),
-        network.model.max_txt_len,
-        sorted(network.model.tokenizer.get_vocab().items()),
-    )
-    return f"{network.fingerprint}:{digest(*prepared)}"
+    """What an embedding or a score depends on beside the data: weights, preparation, libraries and code."""
+    from lavis_mafa.scorers.networks import Network
+
+    preparation = network.preparation() if isinstance(network, Network) else ()
+    return f"{network.fingerprint}:{digest(RESULTS, installed_versions(), *preparation)}"
 
 
 def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
@@ -187,7 +206,7 @@ def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
     cfg = load_config(arguments, "mine.yaml")
     settings = cfg.run_cfg
     search = SearchSettings(**{name: settings[name] for name in SearchSettings.__dataclass_fields__})
-    rule = MafaSettings(low=settings.low, high=settings.high)
+    rule = _rule(settings)
     source = load_source(cfg)
     corpus = Corpus.of(source.data.table, bool(settings.hide_siblings))
     folder = Path(settings.output_dir).expanduser().resolve()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ def checkpoint_path(cfg: Mapping[str, Any]) -> str | None:
     """What a model config loads; None for nothing, and where the path is missing."""
     key = checkpoint_key(cfg)
     return (cfg.get(key) or None) if key else None
+
+
+def local_files(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, path) of the local files that a model config names: its tower, its words, the one checkpoint it loads."""
+    loaded = checkpoint_key(cfg)
+    for key in ["vit_weights", "vocab"] + [loaded] * bool(loaded):
+        path = str(cfg.get(key) or "")
+        by_name = key == "vocab" and "/" not in path  # a tokenizer of the hub
+        if path and not by_name and not path.startswith(("http://", "https://")):
+            yield key, path
 
 
 def load_from_config(

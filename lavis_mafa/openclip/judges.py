@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lavis_mafa.core.connections import ConnectionStore
-from lavis_mafa.core.miner import ConnectionMiner, PairScorer
+from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import known_positives, own_positives
+from lavis_mafa.core.scorer import PairScorer, View
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.masks import PairMasks
 
@@ -92,26 +93,21 @@ class BiEncoderScorer:
     the pair closer than the text's own (GISTEmbed's rule, read from the text); the bounds of MafaSettings say how sure.
     The own image of the text at position t of a batch is the image at t.
 
-    model, preprocess: of open_clip.create_model_and_transforms (the one for validation); tokenizer: the model's.
-    vis_processor: PIL image → tensor, its own view of a record; text_processor: nothing is done to a caption.
+    model, view: of open_clip.create_model_and_transforms (the transform for validation); tokenizer: the model's.
     """
 
-    text_processor = str
-    shares_tower = False
-
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, preprocess: Any, fingerprint: str) -> None:
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, view: View, fingerprint: str) -> None:
         self.encode, self.tokenizer = OpenClipEncoder(model), tokenizer
-        self.vis_processor, self.fingerprint = preprocess, fingerprint
+        self.view, self.fingerprint = view, fingerprint
 
     @torch.no_grad()
     def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) P of pairs (image_K[k], text_K[k]), positions in the collated batch."""
         images, image_of = torch.cat([image_K, text_K]).unique(return_inverse=True)
         texts, text_of = text_K.unique(return_inverse=True)
-        captions = [self.text_processor(batch["caption"][row]) for row in texts.tolist()]
-        view_BCHW = batch["con_d_image"] if "con_d_image" in batch else batch["image"]
+        captions = [batch["caption"][row] for row in texts.tolist()]
         with torch.autocast(image_K.device.type, enabled=False):
-            image_KG, own_KG = self.encode.image(view_BCHW[images])[image_of].chunk(2)
+            image_KG, own_KG = self.encode.image(batch["judge_image"][images])[image_of].chunk(2)
             text_KG = self.encode.text(self.tokenizer(captions).to(image_K.device))[text_of]
         difference_K = ((image_KG - own_KG) * text_KG).sum(dim=1)
         return (difference_K * self.encode.model.logit_scale.exp()).float().sigmoid()

@@ -13,6 +13,7 @@ import open_clip
 import torch
 from torch import Tensor
 
+from lavis_mafa.core.scorer import PairScorer, TowerScorer, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.judges import OpenClipEncoder, PairJudge
 from lavis_mafa.openclip_train.tower_tokens import TokenTable
@@ -23,22 +24,23 @@ Answers = Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Any]]
 
 
 class ScorerAnswers:
-    """Asks a matching network about the hardest pairs of a batch.
+    """Asks a judge about the hardest pairs of a batch.
 
-    scorer: a PairScorer with `vis_processor`, its own view of a PIL image, as lavis_mafa.scorers.con_d's have one.
+    scorer: as lavis_mafa.scorers.registry builds it; it is shown each image by its own view.
     tokens: what its frozen tower says of every row's image, so that images need not be looked at again.
     """
 
-    def __init__(self, scorer: Any, settings: MafaSettings, tokens: TokenTable | None = None) -> None:
+    def __init__(self, scorer: PairScorer, settings: MafaSettings, tokens: TokenTable | None = None) -> None:
         self.judge, self.tokens = PairJudge(scorer, settings), tokens
-        self.vis_processor = scorer.vis_processor if tokens is None else None
+        self.view = view_of(scorer) if tokens is None else None
         if tokens is not None:
+            assert isinstance(scorer, TowerScorer), "token_table refuses others"
             scorer.shares_tower = True  # it reads image_tokens
 
     def __call__(
         self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
     ) -> dict[str, Any]:
-        """{"pairs": PairMasks}; samples: con_d_image, or row where there are tokens, caption, image_id, text_id."""
+        """{"pairs": PairMasks}; samples: judge_image, or row where there are tokens, caption, image_id, text_id."""
         if self.tokens is not None:
             samples = {**samples, "image_tokens": self.tokens.of(samples["row"], image_features_nD.device)}
         return {"pairs": self.judge(samples, image_features_nD.detach(), text_features_nD.detach())}
@@ -48,15 +50,15 @@ class EncoderAnswers:
     """Features of a frozen open_clip model for batches as they come, in its own preprocessing and tokens."""
 
     def __init__(self, model: str, pretrained: str, device: Any) -> None:
-        net, _, self.vis_processor = open_clip.create_model_and_transforms(model, pretrained, device=device)
+        net, _, self.view = open_clip.create_model_and_transforms(model, pretrained, device=device)
         self.encode, self.tokenizer = OpenClipEncoder(net), open_clip.get_tokenizer(model)
 
     def __call__(
         self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
     ) -> dict[str, Any]:
-        """{"judge_image_features", "judge_text_features"}: (n, G) of unit length; samples: con_d_image, caption."""
+        """{"judge_image_features", "judge_text_features"}: (n, G) of unit length; samples: judge_image, caption."""
         token_nT = self.tokenizer(samples["caption"]).to(image_features_nD.device)
         with torch.autocast(image_features_nD.device.type, enabled=False):
-            parts = zip(samples["con_d_image"].split(BATCH), token_nT.split(BATCH), strict=True)
+            parts = zip(samples["judge_image"].split(BATCH), token_nT.split(BATCH), strict=True)
             encoded = [self.encode(images, tokens) for images, tokens in parts]
         return {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}

@@ -23,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
     add("--mafa-bi-encoder-pretrained", help="its pretrained tag or local file")
     add("--mafa-bi-encoder-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
     add("--mafa-bi-encoder-action", choices=ACTIONS, default="drop", help="what becomes of such a pair")
-    add("--mafa-con-d", nargs="+", metavar="KEY=VALUE", help="matching network that judges the hardest pairs, by LAVIS")
+    add("--mafa-con-d", nargs="+", metavar="KEY=VALUE", help="judge of the hardest pairs, e.g. a matching network")
+    add("--mafa-plugins", nargs="+", default=[], metavar="MODULE", help="modules that register judges for --mafa-con-d")
     add("--mafa-con-d-cache-tokens", action="store_true", help="keep its tower's tokens of every image on disk")
     add("--mafa-con-d-action", choices=ACTIONS, default="connect", help="what becomes of a pair that it finds to match")
     return ours

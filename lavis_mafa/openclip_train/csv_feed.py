@@ -116,7 +116,7 @@ class Feed:
         return self.ids_N2[self.rows(n)]
 
     def samples(self, n: int, device: torch.device) -> dict[str, Any]:
-        """What a judge asks of the same rows: row, image_id, text_id (n,), caption, and con_d_image where it looks."""
+        """What a judge asks of the same rows: row, image_id, text_id (n,), caption, and judge_image where it looks."""
         row_n = self.rows(n)
         image_id_n, text_id_n = self.ids_N2[row_n].unbind(dim=1)
         captions = [str(self.dataset.captions[row]) for row in row_n.tolist()]
@@ -124,7 +124,7 @@ class Feed:
         if self.view is None:
             return samples
         paths = [str(self.dataset.images[row]) for row in row_n.tolist()]
-        return {**samples, "con_d_image": RowViews(paths, self.view, device)}
+        return {**samples, "judge_image": RowViews(paths, self.view, device)}
 
     def keep(self, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
         """Stores the features that the next epoch is planned from, once for each batch."""

@@ -27,7 +27,7 @@ class FeatureTable:
     nothing for it. As a judge it gives what a loss with a BiEncoderJudge asks for.
     """
 
-    vis_processor = None  # it has seen the images
+    view = None  # it has seen the images
 
     def __init__(self, image_NG: NDArray[Any], text_NG: NDArray[Any]) -> None:
         self.image_NG, self.text_NG = image_NG, text_NG

@@ -21,7 +21,9 @@ import torch
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.hashing import digest
+from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.core.scorer import view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
@@ -103,11 +105,15 @@ class Training:
         """The judge that the arguments name; of rows that come back a bi-encoder's features are kept."""
         options = self.options
         if options.mafa_con_d:
-            scorer = _con_d(options.mafa_con_d, torch.device(args.device))
+            scorer = _con_d(options, torch.device(args.device))
             kept = options.mafa_con_d_cache_tokens
             if kept and dataset is None:
                 raise ValueError(
                     "--mafa-con-d-cache-tokens keeps what is said of files: shards have none; leave it out"
+                )
+            if dataset is None and view_of(scorer) is None:
+                raise ValueError(
+                    f"--mafa-con-d: {type(scorer).__name__} has no view by which it could see the images of shards"
                 )
             paths = [str(path) for path in dataset.images] if kept else []
             tokens = token_table(scorer, paths, self._folder(args), args.device) if kept else None
@@ -122,7 +128,7 @@ class Training:
     @property
     def _view(self) -> Any:
         """How the judge sees an image; None where it needs no look."""
-        return self.answers and self.answers.vis_processor
+        return self.answers and self.answers.view
 
     @staticmethod
     def _folder(args: Any) -> Path:
@@ -208,17 +214,19 @@ def main(argv: Sequence[str]) -> Any:
         return open_clip_main.main(theirs)
 
 
-def _con_d(given: Sequence[str], device: torch.device) -> Any:
-    """The matching network of a config's run.con_d, given as KEY=VALUE."""
+def _con_d(options: argparse.Namespace, device: torch.device) -> Any:
+    """The judge of a config's run.con_d, given as KEY=VALUE."""
     import lavis_mafa
 
     try:
         lavis_mafa.register()
     except ImportError as error:
         raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
-    from lavis_mafa.scorers.con_d import build_con_d
+    from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
 
-    return build_con_d(OmegaConf.from_dotlist(list(given)), device, "--mafa-con-d")
+    load_plugins(options.mafa_plugins, "--mafa-plugins")
+    section, rule = OmegaConf.from_dotlist(options.mafa_con_d), MafaSettings(action=options.mafa_con_d_action)
+    return build_scorer(ScorerRequest(section, "--mafa-con-d", device, rule))
 
 
 def _dim(model: str) -> int:

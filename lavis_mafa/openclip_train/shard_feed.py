@@ -129,10 +129,10 @@ class ShardFeed:
         return ids_n2
 
     def samples(self, n: int, device: torch.device) -> dict[str, Any]:
-        """What a judge asks of the same pairs: image_id, text_id (n,), caption and con_d_image (n, 3, h, w)."""
+        """What a judge asks of the same pairs: image_id, text_id (n,), caption and judge_image (n, 3, h, w)."""
         image_id_n, text_id_n = self.ids(n).unbind(dim=1)
         _, view_n3hw, captions = (_joined(parts) for parts in zip(*self._last, strict=True))
-        seen = {"con_d_image": view_n3hw.to(device), "caption": captions}
+        seen = {"judge_image": view_n3hw.to(device), "caption": captions}
         return {"image_id": image_id_n, "text_id": text_id_n, **seen}
 
     def keep(self, image_features_nD: Tensor, text_features_nD: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
+from lavis_mafa.core.scorer import TowerScorer
 from lavis_mafa.openclip_train.feature_table import BATCH
 from lavis_mafa.openclip_train.images import Images
 
@@ -44,14 +45,16 @@ def token_table(scorer: Any, paths: list[str], folder: Path, device: Any) -> Tok
     """The table in `folder`, computed where it is not there yet.
 
     scorer: an ItmScorer whose `model` has a frozen `visual_encoder`. paths: the image of every row, kept once however
-    many rows have it.
+    many rows have it. Raises ValueError: a judge without a tower.
     """
+    if not isinstance(scorer, TowerScorer):
+        raise ValueError("--mafa-con-d-cache-tokens keeps what a tower says, and this judge has none: leave it out")
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))
-    view = repr(getattr(scorer.vis_processor, "transform", scorer.vis_processor))
+    view = repr(getattr(scorer.view, "transform", scorer.view))
     content = scorer.fingerprint, view, images.tolist()
 
     def tokens() -> Iterator[Tensor]:
-        for batch in DataLoader(Images(images.tolist(), scorer.vis_processor), batch_size=BATCH):
+        for batch in DataLoader(Images(images.tolist(), scorer.view), batch_size=BATCH):
             yield scorer.model.visual_encoder(batch.to(device))
 
     remedy = "leave out --mafa-con-d-cache-tokens"

@@ -8,7 +8,8 @@ from typing import Any
 from lavis.common.registry import registry
 
 from lavis_mafa.core.grit import SAMPLINGS
-from lavis_mafa.core.miner import ConnectionMiner, PairScorer
+from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.runners.grit_state import GritState
 from lavis_mafa.runners.resumable import ResumableRunner

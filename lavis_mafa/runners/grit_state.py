@@ -9,8 +9,8 @@ from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_p
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
-from lavis_mafa.core.miner import PairScorer
 from lavis_mafa.core.plan import Plan
+from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.models.trained import load_trained, trained_state
 from lavis_mafa.runners.run import Learner, Run
 from lavis_mafa.runners.state import RunState
@@ -26,6 +26,7 @@ class GritState(RunState):
         super().__init__(run, learner)
         settings, planner, records = self.settings, self.planner, len(self.image_id_N)
         self.grit = settings.get("sampling", "grit") == "grit"
+        self._keeps_scores = scorer is not None and scorer.fingerprint is not None  # those that age are not kept
         self.expected["scorer"] = (scorer.fingerprint or "self") if scorer else "none"
         self.connections: ConnectionStore | None = None
         width = run.network.embed_dim if self.grit else 1
@@ -45,7 +46,7 @@ class GritState(RunState):
     # ---- stores
 
     def _open_connections(self, committed: Mapping[str, Any] | None) -> ConnectionStore | None:
-        if self.expected["scorer"] in ("none", "self"):  # scores of the model itself age, and are not kept
+        if not self._keeps_scores:
             return None
         prints = f"{self.expected['data']}:{self.expected['scorer']}"
         return ConnectionStore(self.folder / "connections", prints, get_rank(), committed)

@@ -7,7 +7,7 @@ from typing import Any
 from lavis_mafa.common.ranks import barrier, is_main_process
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.evaluation.eccv import CocoIds, coco_ids, refuse_other_split
-from lavis_mafa.evaluation.judgments import JudgedPairs, configured_con_d, evaluate_judgments, read_judged_pairs
+from lavis_mafa.evaluation.judgments import JudgedPairs, configured_judge, evaluate_judgments, read_judged_pairs
 from lavis_mafa.evaluation.retrieval import evaluate_retrieval
 from lavis_mafa.openclip.zero_shot import zero_shot
 from lavis_mafa.runners.evaluation import Evaluation
@@ -90,6 +90,6 @@ class RetrievalEvaluation(Evaluation):
         if self._judged is None:
             return None
         run = self.run
-        con_d = configured_con_d(run.network, run.settings.get("con_d"), run.device)
         dataset = run.splits[run.test_splits[0]]
-        return evaluate_judgments(run.network, dataset, self._judged, con_d, **self._loading())
+        judge = configured_judge(run.network, run.settings.get("con_d"), dataset, run.device)
+        return evaluate_judgments(run.network, dataset, self._judged, judge, **self._loading())

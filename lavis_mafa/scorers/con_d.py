@@ -6,22 +6,26 @@ Every image is encoded once a batch, and not at all where its frozen tower is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from lavis.common.registry import registry
 from lavis.models.albef_models import AlbefBase
-from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.core.scorer import View, same_view
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2.stage1 import MafaBlip2, QformerState
+from lavis_mafa.models.pretrained import local_files
 from lavis_mafa.models.text import TokenizedOnce
 from lavis_mafa.scorers.networks import DUAL_ENCODERS, Network, build_network
 from lavis_mafa.scorers.pair_blocks import BLOCK, pair_blocks
+from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest, Section
 
 ARCHITECTURES = (
     "mafa_blip2",
@@ -40,12 +44,15 @@ Match = Callable[[Any, Tensor, Any, Tensor, Tensor], Tensor]
 
 def _vit_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
     if "image_tokens" in batch:
-        return batch["image_tokens"][rows].float()
-    return model.visual_encoder(batch["image"][rows])
+        tokens: Tensor = batch["image_tokens"][rows].float()
+    else:
+        tokens = model.visual_encoder(batch["image"][rows])
+    return tokens
 
 
 def _qformer_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
-    return model.ln_vision(_vit_images(model, batch, rows))
+    tokens: Tensor = model.ln_vision(_vit_images(model, batch, rows))
+    return tokens
 
 
 def _qformer_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
@@ -63,7 +70,8 @@ def _albef_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor,
             return_dict=True,
             mode="fusion",
         )
-    return model.itm_head(output.last_hidden_state[:, 0])
+    logits_K2: Tensor = model.itm_head(output.last_hidden_state[:, 0])
+    return logits_K2
 
 
 def _blip_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
@@ -76,7 +84,8 @@ def _blip_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, 
         encoder_attention_mask=torch.ones(len(image_K), image_embeds.shape[1], dtype=torch.long, device=ids.device),
         return_dict=True,
     )
-    return model.itm_head(output.last_hidden_state[:, 0])
+    logits_K2: Tensor = model.itm_head(output.last_hidden_state[:, 0])
+    return logits_K2
 
 
 def _paths(model: nn.Module) -> tuple[EncodeImages, Match]:
@@ -86,20 +95,14 @@ def _paths(model: nn.Module) -> tuple[EncodeImages, Match]:
 
 
 @dataclass
-class ItmScorer:
+class ItmScorer(Network):
     """PairScorer over a frozen ITM network.
 
     Attributes:
-        vis_processor: PIL image → tensor, the network's own view of a record.
-        text_processor: raw caption → its text input.
         shares_tower: its frozen tower is the student's, so the batch's `image_tokens` serve both.
         chunk: pairs scored in one pass.
     """
 
-    model: BaseModel
-    fingerprint: str
-    vis_processor: Callable[[Any], Tensor]
-    text_processor: Callable[[str], str]
     shares_tower: bool = False
     chunk: int = BLOCK
 
@@ -112,27 +115,29 @@ class ItmScorer:
             fuse_attention(self.model.text_encoder)
         self._encode, self._match = _paths(self.model)
 
+    @property
+    def view(self) -> View:
+        return self.vis_processor
+
     @torch.no_grad()
     def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
         """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch; an image is encoded once."""
-        images, image_of_K = image_K.unique(return_inverse=True)
-        texts, text_of_K = text_K.unique(return_inverse=True)
-        view, logits_K2 = self._view(batch), torch.empty(len(image_K), 2, device=images.device)
+        images, image_of_K = torch.unique(image_K, return_inverse=True)
+        texts, text_of_K = torch.unique(text_K, return_inverse=True)
+        seen, logits_K2 = self._seen(batch), torch.empty(len(image_K), 2, device=images.device)
         table = self._tokenized([batch["caption"][row] for row in texts.tolist()]).to(images.device)
         with torch.autocast(images.device.type, enabled=False):
-            embeds = self._encode(self.model, view, images)
+            embeds = self._encode(self.model, seen, images)
             for block in pair_blocks(image_of_K, text_of_K, table.length_C, self.chunk):
-                seen, tokens = embeds[block.image_N], table.block(block.text_C)
-                found = self._match(self.model, seen, tokens, block.image_of_k, block.text_of_k)
+                tokens = table.block(block.text_C)
+                found = self._match(self.model, embeds[block.image_N], tokens, block.image_of_k, block.text_of_k)
                 logits_K2[block.rows_k] = found.float()
         return logits_K2.softmax(dim=1)[:, 1]
 
-    def _view(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "con_d_image" in batch:
-            return {"image": batch["con_d_image"]}
-        if self.shares_tower:
+    def _seen(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.shares_tower and "image_tokens" in batch:
             return {"image_tokens": batch["image_tokens"]}
-        return {"image": batch["image"]}
+        return {"image": batch["judge_image"]}
 
 
 def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "run.con_d") -> ItmScorer:
@@ -155,11 +160,32 @@ def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -
 
 def share_tower(scorer: ItmScorer, student: nn.Module) -> None:
     """Mark that Con-D stands on the student's frozen tower, and drop its copy: ECM then costs the Q-Former alone."""
-    model = getattr(scorer, "model", None)  # a guide has none
+    model = scorer.model
     if not getattr(student, "tower_is_frozen", False) or not isinstance(model, (Blip2Qformer, MafaAlbef)):
         return
-    own, theirs = student.visual_encoder, model.visual_encoder
+    own, theirs = cast(nn.Module, student.visual_encoder), model.visual_encoder
     first, second = own.state_dict(), theirs.state_dict()
     if first.keys() == second.keys() and all(torch.equal(first[key], second[key].to(first[key])) for key in first):
         scorer.shares_tower = True
         scorer.model.visual_encoder = own
+
+
+def _build(request: ScorerRequest) -> ItmScorer:
+    scorer, student, data = build_con_d(request.section, request.device, request.where), request.student, request.data
+    if student is not None and data is not None and same_view(scorer.view, data.vis_processor):
+        share_tower(scorer, student)
+    return scorer
+
+
+def _files(section: Section) -> Iterator[tuple[str, str]]:
+    """Those of our own models; LAVIS' find theirs, or fetch them."""
+    model_cls = registry.get_model_class(section["arch"])
+    if model_cls.__module__.startswith("lavis_mafa."):
+        packaged: Any = OmegaConf.load(model_cls.default_config_path(section["model_type"]))
+        merged: Any = OmegaConf.merge(packaged.model, section)
+        yield from local_files(merged)
+
+
+JUDGES.add(*ARCHITECTURES)(
+    Judge(_build, ("preprocess",), is_model=True, files=_files, costs="weights in 32 bits, passes without gradient")
+)

@@ -6,7 +6,7 @@ Tested in tests/models/test_embedders.py against LAVIS' own similarities.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,17 @@ from lavis_mafa.models.base import MafaForward
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
 from lavis_mafa.models.text import tokenize
 
-OURS = (MafaForward, AlbefEncoding)
+
+def is_ours(model: Any) -> bool:
+    """Whether a model has encode_image and encode_text as models/base.py asks for them."""
+    return isinstance(model, MafaForward | AlbefEncoding)
 
 
 @torch.no_grad()
 def embed_images(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """(B, Q, D) of unit length."""
-    if isinstance(model, OURS):
-        return model.encode_image(model.vision_tokens(batch))[1]
+    if is_ours(model):
+        return cast(Tensor, model.encode_image(model.vision_tokens(batch))[1])
     if isinstance(model, Blip2Qformer):
         return MafaBlip2.encode_image(model, model.visual_encoder(batch["image"]))[1]
     tokens = model.visual_encoder.forward_features(batch["image"])
@@ -35,8 +38,8 @@ def embed_images(model: Any, batch: Mapping[str, Any]) -> Tensor:
 @torch.no_grad()
 def embed_texts(model: Any, texts: Sequence[str]) -> Tensor:
     """(B, D) of unit length; `texts` have been through the model's own text processor."""
-    if isinstance(model, OURS):
-        return model.encode_text(model.tokenize(list(texts)))
+    if is_ours(model):
+        return cast(Tensor, model.encode_text(model.tokenize(list(texts))))
     tokens = tokenize(model.tokenizer, list(texts), model.max_txt_len, next(model.parameters()).device)
     if isinstance(model, Blip2Qformer):
         return MafaBlip2.encode_text(model, tokens)

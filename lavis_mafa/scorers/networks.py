@@ -37,10 +37,20 @@ class Network:
     vis_processor: Callable[[Any], Tensor]
     text_processor: Callable[[str], str]
 
+    def preparation(self) -> tuple[object, ...]:
+        """What embeddings and scores hang on beside the weights, as plain values."""
+        return (
+            repr(getattr(self.vis_processor, "transform", self.vis_processor)),
+            type(self.text_processor).__name__,
+            sorted((name, repr(value)) for name, value in vars(self.text_processor).items()),
+            self.model.max_txt_len,
+            sorted(self.model.tokenizer.get_vocab().items()),
+        )
+
 
 def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
     """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
-    given = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+    given: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
     if arch in READ_BY:
         raise ValueError(f"{section}.arch: LAVIS' {arch} reads no checkpoint; {READ_BY[arch]} reads those it wrote")
@@ -48,9 +58,10 @@ def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, ar
     if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
         types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
         raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(archs)}), model_type {model_type!r} ({types})")
-    defaults = OmegaConf.load(model_cls.default_config_path(model_type))
+    defaults: Any = OmegaConf.load(model_cls.default_config_path(model_type))
     keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
-    defaults.model = merged = OmegaConf.merge(defaults.model, keys)  # the preparation may refer to it
+    merged: Any = OmegaConf.merge(defaults.model, keys)
+    defaults.model = merged  # the preparation may refer to it
     if arch in EXTRACTORS and merged.get("load_finetuned"):
         raise ValueError(f"{section}.load_finetuned: {arch} reads {section}.pretrained alone; name the file there")
     _require_weights(model_cls, merged, section)

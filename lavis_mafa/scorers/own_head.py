@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
+
 VIEWS = ("image", "image_tokens")
 
 
@@ -25,8 +27,8 @@ class OwnHead:
     @torch.no_grad()
     def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
         """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch."""
-        images, image_of = image_K.unique(return_inverse=True)
-        texts, text_of = text_K.unique(return_inverse=True)
+        images, image_of = torch.unique(image_K, return_inverse=True)
+        texts, text_of = torch.unique(text_K, return_inverse=True)
         model, training = self.model, self.model.training
         model.eval()
         try:
@@ -37,3 +39,12 @@ class OwnHead:
         finally:
             model.train(training)
         return p_K
+
+
+def _build(request: ScorerRequest) -> OwnHead:
+    if not request.student.has_itm:
+        raise ValueError(f"{request.where}.arch is self, but the model has no matching head: name a matching network")
+    return OwnHead(request.student)
+
+
+JUDGES.add("self")(Judge(_build, training_only=True, is_stored=False))

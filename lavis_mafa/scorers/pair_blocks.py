@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 BLOCK = 256  # pairs of one pass
@@ -27,13 +28,13 @@ class PairBlock:
 
 def by_image(image_K: Tensor) -> tuple[Tensor, ...]:
     """Windows of the pairs, sorted by image: what is costly to fetch of an image is fetched for a window."""
-    return image_K.argsort(stable=True).split(WINDOW) if len(image_K) else ()
+    return torch.split(image_K.argsort(stable=True), WINDOW) if len(image_K) else ()
 
 
 def pair_blocks(image_K: Tensor, text_K: Tensor, length_C: Tensor, size: int = BLOCK) -> Iterator[PairBlock]:
     """Every pair in one block. length_C: tokens of every text that text_K may name; a block pads to its longest."""
     for window in by_image(image_K):
-        for rows_k in window[length_C[text_K[window]].argsort(stable=True)].split(size):
-            image_N, image_of_k = image_K[rows_k].unique(return_inverse=True)
-            text_C, text_of_k = text_K[rows_k].unique(return_inverse=True)
+        for rows_k in torch.split(window[length_C[text_K[window]].argsort(stable=True)], size):
+            image_N, image_of_k = torch.unique(image_K[rows_k], return_inverse=True)
+            text_C, text_of_k = torch.unique(text_K[rows_k], return_inverse=True)
             yield PairBlock(rows_k, image_N, image_of_k, text_C, text_of_k)

@@ -1,7 +1,115 @@
-"""Judges that `run.con_d` may name beside a matching network."""
+"""Judges by name: what `run.con_d` (and `--mafa-con-d`) may ask for. A new kind of judge is one file and one entry.
 
-SCORER_KEYS = {  # of run.con_d: verdicts that were mined before, a bi-encoder, the model itself
-    "file": ("arch", "path"),
-    "open_clip": ("arch", "vit_model"),
-    "self": ("arch",),
-}
+    from lavis_mafa.scorers.registry import JUDGES, Judge
+
+    class Always:
+        fingerprint = "always 0.9"
+
+        def score(self, batch, image_K, text_K):
+            return torch.full(image_K.shape, 0.9, device=image_K.device)
+
+    JUDGES.add("always")(Judge(build=lambda request: Always()))
+
+In a module that `run.plugins` names, this makes `run.con_d: {arch: always}` valid. core/scorer.py says what a scorer
+is. Tested in tests/jobs/test_plugins.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lavis_mafa.common.registry import Registry
+from lavis_mafa.core.scorer import PairScorer, View, reads_tokens, same_view, view_of
+from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.data.dataset import RecordImages
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ScorerRequest:
+    """What a judge is built from. A judge made of others builds them from `dataclasses.replace(request, section=…)`.
+
+    section: its keys as the config has them, `arch` among them. where: that section's key, for errors.
+    rule: the bounds that its scores are read by.
+    data: the records that it will be asked about; None where they stream by.
+    student: the model that learns from its verdicts, or stands beside it in an evaluation, on `data`; None in mining.
+    """
+
+    section: Section
+    where: str
+    device: torch.device
+    rule: MafaSettings
+    data: RecordImages | None = None
+    student: Any = None
+
+
+def _no_files(section: Section) -> Iterable[tuple[str, str]]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A kind of judge.
+
+    build: raises ValueError, naming `request.where` and a key, for whatever a user can get wrong.
+    keys: of its section, beside `arch`; any other is refused.
+    is_model: `arch` is a model of LAVIS' registry, so that `model_type` and the keys of that model are allowed, too.
+    files: section → (key, path) of the files it reads, which must be there before a run starts.
+    training_only: it stands on the model in training, on its batches or on its data, and cannot judge any pair.
+    is_stored: a score is good for ever, so that a run keeps it; else its scorers have no fingerprint.
+    costs: what `--dry-run` says that it takes beside the model, if anything.
+    """
+
+    build: Callable[[ScorerRequest], PairScorer]
+    keys: tuple[str, ...] = ()
+    is_model: bool = False
+    files: Callable[[Section], Iterable[tuple[str, str]]] = _no_files
+    training_only: bool = False
+    is_stored: bool = True
+    costs: str = ""
+
+
+JUDGES: Registry[Judge] = Registry("judge")
+
+
+def judge_of(section: Section, where: str = "run.con_d") -> Judge:
+    """The kind of judge that a section names. Raises ValueError: there is none of that name."""
+    return JUDGES.find(section.get("arch"), f"{where}.arch")
+
+
+def build_scorer(request: ScorerRequest) -> PairScorer:
+    """The judge that `request.section` names.
+
+    Raises ValueError: an unknown name, one that serves in training alone where nothing is trained, and whatever its
+    builder refuses.
+    """
+    judge = judge_of(request.section, request.where)
+    if judge.training_only and request.student is None:
+        serve = ", ".join(sorted(name for name, other in JUDGES.items() if not other.training_only))
+        raise ValueError(
+            f"{request.where}.arch: {request.section['arch']!r} judges in training alone, not any image and caption; "
+            f"choose one of {serve}"
+        )
+    scorer = judge.build(request)
+    if judge.is_stored and scorer.fingerprint is None:
+        raise ValueError(
+            f"{request.where}: {type(scorer).__name__} has no fingerprint that its stored scores could belong to; give "
+            f"it one, or register {request.section['arch']!r} with is_stored=False"
+        )
+    return scorer
+
+
+def missing_view(scorer: PairScorer, data: RecordImages) -> View | None:
+    """The view that `data` must add to its samples for the scorer; None where they hold what it looks at.
+
+    A score of one augmentation may not be stored: a scorer with a view of its own is shown the record's clean image.
+    """
+    view = view_of(scorer)
+    if view is None or (same_view(view, data.vis_processor) and (data.tokens is None or reads_tokens(scorer))):
+        return None
+    return view

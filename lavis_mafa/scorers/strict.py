@@ -32,7 +32,8 @@ def build_strictly(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseMo
     }
     if cfg.get("vocab"):
         members["init_tokenizer"] = lambda self: _local_tokenizer(model_cls, cfg.vocab)
-    model: BaseModel = type(model_cls.__name__, (model_cls,), members).from_config(cfg)
+    watched: Any = type(model_cls.__name__, (model_cls,), members)
+    model: BaseModel = watched.from_config(cfg)
     if gaps:
         lacking = f"{len(gaps)} weights of {model_cls.__name__}: {', '.join(gaps[:8])}"
         raise ValueError(f"{section}: the checkpoint lacks {lacking}; choose the arch and model_type it was made with")

@@ -18,6 +18,7 @@ from torch import Tensor
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS, judge
+from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
 COLUMNS = ("image_id", "text_id", "p", "verdict")
 
@@ -106,3 +107,31 @@ def _as_judged(p_E: Floats, verdict_E: NDArray[Any], low: np.float32, high: np.f
     agree_E = judge(p_E, low, high) == np.where(connection_E, CONNECTION, AMBIGUOUS)
     nearest_E = np.where(connection_E, np.nextafter(high, np.float32(1)), p_E.clip(low, high))
     return np.where(agree_E, p_E, nearest_E).astype(np.float32)
+
+
+def build_verdicts(request: ScorerRequest) -> FileScorer:
+    """Verdicts mined offline (`run.con_d: {arch: file, path: …/connections.parquet}`).
+
+    Raises ValueError: no path, a file that FileScorer.read refuses, or one about other data.
+    """
+    path = request.section.get("path")
+    if not path:
+        raise ValueError(
+            f"{request.where}: arch file needs path, the connections.parquet that `python -m lavis_mafa.mine` wrote"
+        )
+    scorer = FileScorer.read(path, request.rule.low, request.rule.high)
+    if request.data is not None and not scorer.covers(request.data.table.image_id):
+        raise ValueError(
+            f"{request.where}.path: {path} holds no image of the training data; mine that data, under its dataset name"
+        )
+    return scorer
+
+
+JUDGES.add("file")(
+    Judge(
+        build_verdicts,
+        ("path",),
+        files=lambda section: [("path", str(section.get("path")))],
+        training_only=True,
+    )
+)

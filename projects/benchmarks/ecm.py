@@ -68,7 +68,7 @@ def trained(given: argparse.Namespace, share: float, con_d: str, folder: Path) -
     if con_d == "offline":
         options.append(f"run.con_d={{arch: file, path: {folder}/mined/connections.parquet}}")
     arguments(given.cfg_path, options)
-    sharing = mock.patch("lavis_mafa.tasks.pretrain.share_tower") if con_d == "own tower" else mock.MagicMock()
+    sharing = mock.patch("lavis_mafa.scorers.con_d.share_tower") if con_d == "own tower" else mock.MagicMock()
     with scoring_timed() as taken, sharing:
         train.run("", evaluate=False)
     steps = pd.read_json(output / "steps.jsonl", lines=True)

@@ -149,9 +149,9 @@ def test_cached_tokens_stand_for_the_image(table):
 def test_a_scorer_may_ask_for_its_own_view(table):
     dataset = pairs_of(table)
     plain = dataset[4]
-    dataset.con_d_processor = lambda image: to_tensor(image) / 4
+    dataset.judge_view = lambda image: to_tensor(image) / 4
     sample = dataset[4]
-    assert torch.equal(sample.pop("con_d_image"), torch.ones(3, 2, 2))
+    assert torch.equal(sample.pop("judge_image"), torch.ones(3, 2, 2))
     assert same(sample, plain)
 
 

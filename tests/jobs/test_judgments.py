@@ -18,7 +18,7 @@ from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.evaluation import judgments
-from lavis_mafa.evaluation.judgments import con_d_scores, configured_con_d, evaluate_judgments, read_judged_pairs
+from lavis_mafa.evaluation.judgments import con_d_scores, configured_judge, evaluate_judgments, read_judged_pairs
 from lavis_mafa.evaluation.retrieval import encode_gallery, match_scores
 from tests.models.tiny import CAPTIONS, loud, tiny_blip2
 from tests.ranks import on_ranks
@@ -112,12 +112,14 @@ def names_of(tokens_B1N: torch.Tensor) -> list[str]:
 class FakeConD:
     """Gives the P(match) of the table, and keeps how many images it was given under which name."""
 
+    fingerprint = "table"
+
     def __init__(self, shares_tower: bool, transform: str) -> None:
-        self.shares_tower, self.vis_processor = shares_tower, OneHot(transform)
+        self.shares_tower, self.view = shares_tower, OneHot(transform)
         self.seen: list[tuple[str, int]] = []
 
     def score(self, batch: dict[str, Any], image_K: torch.Tensor, text_K: torch.Tensor) -> torch.Tensor:
-        (view,) = batch.keys() & {"image", "image_tokens", "con_d_image"}
+        (view,) = batch.keys() & {"image", "image_tokens", "judge_image"}
         self.seen.append((view, len(batch[view])))
         names, captions = names_of(batch[view]), batch["caption"]
         assert captions == ["X", "Y", "Z"], "raw captions: Con-D has its own processor"
@@ -165,8 +167,8 @@ def test_figures_equal_those_worked_out_by_hand(cached: bool, written: Any) -> N
     ("shares_tower", "transform", "view"),
     [
         (True, "the model's view", "image_tokens"),
-        (True, "another view", "con_d_image"),
-        (False, "the model's view", "con_d_image"),
+        (True, "another view", "judge_image"),
+        (False, "the model's view", "judge_image"),
     ],
 )
 def test_con_d_sees_shared_tokens_or_its_own_view(
@@ -270,22 +272,22 @@ def test_a_choice_without_both_labels_is_left_out(written: Any) -> None:
     assert list(judged.selections()) == ["all", "any_kind"]
 
 
-def test_con_d_is_the_one_that_mined_else_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_is_the_one_that_mined_else_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lavis_mafa.scorers import con_d
     from lavis_mafa.scorers.con_d import ItmScorer
 
     lavis_mafa.register()
-    student = tiny_blip2(vit={"freeze_vit": True})
+    student, split = tiny_blip2(vit={"freeze_vit": True}), split_of(SPLIT, OneHot())
     built = ItmScorer(tiny_blip2(), "any", OneHot(), str.lower)
-    monkeypatch.setattr(judgments, "build_con_d", lambda con_d, device: built)
+    monkeypatch.setattr(con_d, "build_con_d", lambda *given: built)
     named = OmegaConf.create({"arch": "mafa_blip2"})
-    assert configured_con_d(student, None, CPU) is None
-    assert configured_con_d(student, OmegaConf.create({"arch": "file", "path": "any"}), CPU) is None
-    assert configured_con_d(student, named, CPU) is built
+    assert configured_judge(student, None, split, CPU) is None
+    for arch in ("file", "self", "open_clip"):  # they judge in training alone
+        assert configured_judge(student, OmegaConf.create({"arch": arch}), split, CPU) is None
+    assert configured_judge(student, named, split, CPU) is built
     assert built.shares_tower
     student.miner.scorer = ItmScorer(tiny_blip2(), "mined", OneHot(), str.lower)
-    assert configured_con_d(student, named, CPU).fingerprint == "mined"
-    student.miner.scorer = object()  # verdicts of a file are no network
-    assert configured_con_d(student, named, CPU) is built
+    assert configured_judge(student, named, split, CPU).fingerprint == "mined"
 
 
 def test_the_real_file(shared_data: Path) -> None:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import lavis_mafa
@@ -24,6 +26,7 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.mining_job import job as mine
+from lavis_mafa.scorers.registry import ScorerRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ROOT / "projects" / "mafa" / "mine" / "mine_scenes.yaml"
@@ -92,7 +95,6 @@ def test_the_command_leaves_what_it_promises(mined: tuple[Path, str]) -> None:
 
 def test_scores_are_those_of_lavis_own_path(mined: tuple[Path, str]) -> None:
     """Similarities by Blip2ITM; P(match) by LAVIS' BERT, pair by pair: its text half, then its fusion half."""
-    import torch
     from lavis.models.blip2_models.blip2_image_text_matching import Blip2ITM
     from lavis.processors import load_processor
 
@@ -157,14 +159,15 @@ def test_pretraining_on_the_verdicts_needs_no_con_d(mined: tuple[Path, str], tmp
 
 
 def test_verdicts_of_other_data_are_refused(mined: tuple[Path, str]) -> None:
-    from lavis_mafa.tasks.pretrain import _verdicts
+    from lavis_mafa.scorers.verdict_file import build_verdicts
 
     table, *_ = scenes_table(16, seed=99)
-    con_d = OmegaConf.create({"arch": "file", "path": str(mined[0] / "connections.parquet")})
+    con_d = {"arch": "file", "path": str(mined[0] / "connections.parquet")}
+    request = ScorerRequest(con_d, "run.con_d", torch.device("cpu"), MafaSettings(), SimpleNamespace(table=table))
     with pytest.raises(ValueError, match="holds no image of the training data"):
-        _verdicts(con_d, SimpleNamespace(table=table), MafaSettings())
+        build_verdicts(request)
     with pytest.raises(ValueError, match="arch file needs path"):
-        _verdicts(OmegaConf.create({"arch": "file"}), SimpleNamespace(table=table), MafaSettings())
+        build_verdicts(replace(request, section={"arch": "file"}))
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,10 @@ def registered() -> None:
 def batch() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(3)
     size = len(CAPTIONS)
+    image = torch.randn(size, 3, 16, 16, generator=generator)
     return {
-        "image": torch.randn(size, 3, 16, 16, generator=generator),
+        "image": image,
+        "judge_image": image,
         "text_input": list(CAPTIONS),
         "caption": list(CAPTIONS),
         "index": torch.arange(size),

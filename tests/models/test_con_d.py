@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.core.settings import MafaSettings
 from tests.models.tiny import CAPTIONS, lavis_blip2, loud, tiny_albef, tiny_blip2, tiny_blip_itm
 
 RAW = [
@@ -77,7 +78,7 @@ def of_view(size: int) -> dict[str, Any]:
     clean = torch.randn(len(RAW), 3, size, size, generator=generator)
     return {
         "image": torch.zeros(len(RAW), 3, 16, 16),
-        "con_d_image": clean,
+        "judge_image": clean,
         "caption": RAW,
         "text_input": ["?"] * len(RAW),
     }
@@ -88,7 +89,7 @@ def of_view(size: int) -> dict[str, Any]:
 def test_scores_are_lavis_scores(name: str) -> None:
     build, reference, size = NETWORKS[name]
     model, batch = loud(build()), of_view(size)
-    expected = reference(model, batch["con_d_image"], IMAGE_K, TEXT_K)
+    expected = reference(model, batch["judge_image"], IMAGE_K, TEXT_K)
     assert expected.std() > 0.01  # the network tells pairs apart
     found = scorer_of(model).score(batch, IMAGE_K, TEXT_K)
     assert found.dtype == torch.float32
@@ -162,27 +163,26 @@ def test_other_networks_share_no_tower() -> None:
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("same_weights", [True, False])
 def test_task_gives_con_d_what_it_reads(
-    same_view: bool, cached: bool, same_weights: bool, batch: dict[str, Any]
+    same_view: bool, cached: bool, same_weights: bool, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever tower, view and cache: the batch that the data set makes holds what Con-D then reads."""
-    from lavis_mafa.tasks import pretrain as tasks
+    from lavis_mafa.scorers import con_d
+    from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
     scorer = scorer_of(loud(tiny_blip2(), seed=0 if same_weights else 1))
     scorer.vis_processor = SimpleNamespace(transform="view")
-    data = SimpleNamespace(
-        vis_processor=SimpleNamespace(transform="view" if same_view else "other"), con_d_processor=None
-    )
+    monkeypatch.setattr(con_d, "build_con_d", lambda *given: scorer)
+    data = SimpleNamespace(vis_processor=SimpleNamespace(transform="view" if same_view else "other"), judge_view=None)
     data.tokens = "on disk" if cached else None
-    task = tasks.MafaPretrainTask(OmegaConf.create({"con_d": {"arch": "any"}}))
-    with mock.patch.object(tasks, "build_con_d", lambda *args: scorer):
-        assert task.build_scorer(frozen_student(), data, torch.device("cpu")) is scorer
-    made = {key: value for key, value in batch.items() if key != "image"}
+    task = MafaPretrainTask(OmegaConf.create({"con_d": {"arch": "mafa_blip2"}}))
+    assert task.build_scorer(frozen_student(), data, torch.device("cpu")) is scorer
+    made = {key: value for key, value in batch.items() if "image" not in key}
     made["image_tokens"] = torch.randn(6, 5, 128)  # the student's forward leaves them in the batch
     made |= {} if cached else {"image": batch["image"]}
-    made |= {"con_d_image": batch["image"]} if data.con_d_processor else {}
-    assert len(scorer.score(made, IMAGE_K, TEXT_K)) == len(IMAGE_K)
+    made |= {"judge_image": batch["image"]} if data.judge_view else {}
+    assert len(ConnectionMiner(MafaSettings(), scorer)._score(made, IMAGE_K, TEXT_K)) == len(IMAGE_K)
     assert scorer.shares_tower is (same_view and same_weights)
-    assert (data.con_d_processor is None) is (same_view and (same_weights or not cached))
+    assert (data.judge_view is None) is (same_view and (same_weights or not cached))
 
 
 # ---- building from a config
@@ -236,7 +236,7 @@ def test_lavis_con_d_from_its_checkpoint(name: str, medium: Any, tmp_path: Any) 
     scorer = build(config_of(tmp_path / "weights.pth", model, config))
     batch = of_view(32)
     torch.testing.assert_close(
-        scorer.score(batch, IMAGE_K, TEXT_K), reference(model, batch["con_d_image"], IMAGE_K, TEXT_K), atol=1e-5, rtol=0
+        scorer.score(batch, IMAGE_K, TEXT_K), reference(model, batch["judge_image"], IMAGE_K, TEXT_K), atol=1e-5, rtol=0
     )
     other = build(config_of(tmp_path / "other.pth", loud(make(), seed=1), config))
     again = build(config_of(tmp_path / "again.pth", model, config))

@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+import lavis_mafa
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.scorers.own_head import OwnHead
@@ -137,11 +138,12 @@ def test_no_store_keeps_its_scores(tmp_path: Path, batch: dict[str, Any]) -> Non
         ({}, {"arch": "self"}, None),
         ({"rule": "relative"}, None, None),
         ({"action": "keep"}, None, None),
-        ({}, None, "run.con_d names no matching network"),
+        ({}, None, "run.con_d names no judge"),
         ({"action": "distil"}, None, "action is 'distil' but run.con_d names no"),
     ],
 )
 def test_the_task_builds_the_scorer_that_the_settings_need(mafa: Any, con_d: Any, told: str | None) -> None:
+    lavis_mafa.register()
     from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
     task, student = MafaPretrainTask(OmegaConf.create({"con_d": con_d})), tiny_blip2(**mafa)
@@ -154,6 +156,7 @@ def test_the_task_builds_the_scorer_that_the_settings_need(mafa: Any, con_d: Any
 
 
 def test_a_model_without_a_matching_head_cannot_be_its_own_con_d() -> None:
+    lavis_mafa.register()
     from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
     task = MafaPretrainTask(OmegaConf.create({"con_d": {"arch": "self"}}))

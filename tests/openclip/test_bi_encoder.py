@@ -118,10 +118,10 @@ class Features:
 
 def test_a_bi_encoder_tells_how_surely_it_prefers_an_image_to_the_texts_own():
     scorer = BiEncoderScorer(Features(), lambda captions: TEXT[[int(one) for one in captions]], None, "by hand")
-    batch = {"image": IMAGE, "caption": ["0", "1", "2"]}
+    batch = {"judge_image": IMAGE, "caption": ["0", "1", "2"]}
     # text 0: its own image has 0.6, image 1 has 0; text 1: its own has 1, image 0 has 0.8; a pair twice
     p_K = scorer.score(batch, torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]))
     expected = torch.tensor([-6.0, -2.0, -6.0]).sigmoid()
     assert torch.allclose(p_K, expected)
-    clean = scorer.score({**batch, "image": None, "con_d_image": IMAGE.flip(0)}, torch.tensor([0]), torch.tensor([2]))
+    clean = scorer.score({**batch, "judge_image": IMAGE.flip(0)}, torch.tensor([0]), torch.tensor([2]))
     assert torch.allclose(clean, torch.tensor([10.0 - 0.0]).sigmoid())  # image 2 stands first, text 2's own last

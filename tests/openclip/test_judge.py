@@ -36,11 +36,11 @@ class ByGrey:
     def __init__(self):
         self.asked = []
 
-    def vis_processor(self, image):
+    def view(self, image):
         return torch.full((3, 1, 1), float(image.getpixel((0, 0))[0]))
 
     def score(self, batch, image_K, text_K):
-        grey_K = batch["con_d_image"][image_K][:, 0, 0, 0]
+        grey_K = batch["judge_image"][image_K][:, 0, 0, 0]
         named_K = torch.tensor([float(batch["caption"][text].split()[-1]) for text in text_K.tolist()])
         self.asked += list(zip(grey_K.tolist(), named_K.tolist(), strict=True))
         return torch.where((grey_K - named_K).abs() <= 40, 0.9, 0.1)
@@ -63,8 +63,8 @@ def test_rows_are_judged_by_their_files(data):
     scorer = ByGrey()
     rows = torch.tensor([1, 2, 5])  # greys 40, 80, 200
     asked = table.iloc[rows.tolist()]
-    views = RowViews(asked.filepath.tolist(), scorer.vis_processor, rows.device)
-    samples = {"con_d_image": views, "caption": asked.title.tolist(), "image_id": rows, "text_id": rows}
+    views = RowViews(asked.filepath.tolist(), scorer.view, rows.device)
+    samples = {"judge_image": views, "caption": asked.title.tolist(), "image_id": rows, "text_id": rows}
     # 40's image is nearest to the text "80"; 80's to "200"; 200's to "80"
     image = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.6, 0.5], [0.0, 0.8, 0.6]])
     masks = ScorerAnswers(scorer, MafaSettings())(samples, image, torch.eye(3))["pairs"]
@@ -77,7 +77,7 @@ def test_rows_are_judged_by_their_files(data):
 @pytest.mark.parametrize(("action", "more"), [("connect", []), ("drop", ["--accum-freq", 2])])
 def test_the_launcher_hands_its_verdicts_to_the_loss(monkeypatch, data, tmp_path, action, more):
     scorer, given = ByGrey(), []
-    monkeypatch.setattr(train, "_con_d", lambda words, device: given.append(words) or scorer)
+    monkeypatch.setattr(train, "_con_d", lambda options, device: given.append(options.mafa_con_d) or scorer)
     con_d = ["--mafa-con-d", "arch=mafa_blip2", "model_type=coco", "--mafa-con-d-action", action]
     argv = launch.arguments(data / "train.csv", tmp_path, *con_d, *more, "--epochs", 2)
     calls = launch.run(monkeypatch, argv)
@@ -103,7 +103,7 @@ def test_without_lavis_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "lavis", None)
     monkeypatch.setattr("lavis_mafa.register", lambda: __import__("lavis"))
     with pytest.raises(ValueError, match="needs LAVIS"):
-        train._con_d(["arch=mafa_blip2"], torch.device("cpu"))
+        train._con_d(train.parser().parse_args(["--mafa-con-d", "arch=mafa_blip2"]), torch.device("cpu"))
 
 
 def test_a_packaged_con_d_judges_images_or_their_tokens(data, tmp_path, monkeypatch):

@@ -132,13 +132,13 @@ class BySight:
     fingerprint = "by sight"
 
     def __init__(self, files):
-        self.number_of = {self.vis_processor(image).item(): number for number, image in files.items()}
+        self.number_of = {self.view(image).item(): number for number, image in files.items()}
 
-    def vis_processor(self, image):
+    def view(self, image):
         return torch.tensor(np.asarray(image.convert("RGB")).mean()).reshape(1, 1, 1)
 
     def score(self, batch, image_K, text_K):
-        number_K = [self.number_of[mean] for mean in batch["con_d_image"][image_K].flatten().tolist()]
+        number_K = [self.number_of[mean] for mean in batch["judge_image"][image_K].flatten().tolist()]
         named_K = [int(batch["caption"][text].split()[-1]) for text in text_K.tolist()]
         near = [abs(number // 2 - named) <= NEAR for number, named in zip(number_K, named_K, strict=True)]
         return torch.where(torch.tensor(near), 0.9, 0.1)
