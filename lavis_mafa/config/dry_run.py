@@ -107,7 +107,7 @@ def memory_bytes(model: nn.Module) -> dict[str, int]:
 
 def teacher_bytes(model: Any) -> int:
     """What a momentum copy holds beside the student, whose frozen tower it shares; 0 where there is none."""
-    if not hasattr(model, "mafa") or model.mafa.targets != "momentum":
+    if not hasattr(model, "mafa") or not model.mafa.needs_teacher:
         return 0
     own = set(map(id, _tensors(model)))
     return _bytes(value for value in _tensors(Teacher(model).model) if id(value) not in own)

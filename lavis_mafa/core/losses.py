@@ -89,19 +89,13 @@ def distilled(target_BW: Tensor, teacher_BW: Tensor, alpha: float) -> Tensor:
 
 
 def consistency_targets(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor) -> tuple[Tensor, Tensor]:
-    """What each direction's row says, detached, for the other to learn (GRIT-VLP, arXiv 2208.04060)."""
+    """What each direction's row says, detached, for the other to learn (GRIT-VLP, arXiv 2208.04060).
+
+    Cross-entropy with them is the ITC consistency loss as in its code; the paper's KL divergence differs by the entropy
+    of the detached row, so has the same gradient.
+    """
     i2t_BW, t2i_BW = (logits_BW.detach().float().softmax(dim=1) for logits_BW in (logits_i2t_BW, logits_t2i_BW))
     return t2i_BW, i2t_BW
-
-
-def consistency_loss(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor) -> Tensor:
-    """Each direction's row learns the other's (GRIT-VLP, ITC consistency loss).
-
-    Cross-entropy as in its code; the paper's KL divergence differs by the entropy of the detached row, so has the same
-    gradient.
-    """
-    logits = logits_i2t_BW, logits_t2i_BW
-    return itc_loss(*logits, *consistency_targets(*logits))
 
 
 def label_mass(target_2BB: Tensor, marked_BB: Tensor) -> Tensor:

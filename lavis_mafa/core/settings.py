@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lavis_mafa.core.targets import TARGETS
+
 CHOICES = {
     "negatives": ("hardest", "multinomial"),
     "action": ("connect", "drop", "keep", "distil"),
     "rule": ("absolute", "relative"),
-    "targets": ("s_itc", "one_hot", "momentum", "consistency"),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -47,7 +48,7 @@ class MafaSettings:
     low, high: bounds of P(match); below low a negative, above high a connection, else ambiguous.
     targets: of the ITC beside labels and connections. s_itc: smoothed over the rank's columns (MAFA). one_hot: none.
         momentum: what a moving average of the model says (ALBEF). consistency: one_hot, and a loss that draws the two
-        directions together (GRIT-VLP).
+        directions together (GRIT-VLP). core/targets.py has them; a plugin may add to them.
     alpha, alpha_from_epoch: S-ITC smoothing, and the first epoch (from 0) that has it (Table 5).
     label_smoothing: plain label smoothing of the ITC where S-ITC is off (LAVIS' BLIP-2: 0.1).
     distillation, ema: of targets momentum, the weight of the average's word, and what it keeps of itself each step.
@@ -109,13 +110,18 @@ class MafaSettings:
         """Whether a scorer has a say in what becomes of a candidate."""
         return self.action != "keep" and self.rule == "absolute"
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a moving average of the model has a say in the targets."""
+        return TARGETS[self.targets].needs_teacher
+
     def smoothing_at(self, epoch: int) -> float:
-        """The α of S-ITC in this epoch (counted from 0); 0.0 where S-ITC is off."""
-        return self.alpha if self.targets == "s_itc" and epoch >= self.alpha_from_epoch else 0.0
+        """The α of S-ITC in this epoch (counted from 0); 0.0 before it begins."""
+        return self.alpha if epoch >= self.alpha_from_epoch else 0.0
 
     def distillation_at(self, epochs: float) -> float:
         """The weight of the momentum targets after so many (broken) epochs: it grows over two, as in LAVIS' ALBEF."""
-        return self.distillation * min(1.0, epochs / 2) if self.targets == "momentum" else 0.0
+        return self.distillation * min(1.0, epochs / 2)
 
 
 def _closest(key: str, valid: Iterable[str]) -> str:
@@ -130,8 +136,8 @@ def _check(name: str, value: Any, default: Any) -> None:
 
 def _allowed(name: str, value: Any, default: Any) -> str:
     """What the setting may be, or "" if the value is that. bool is asked first: to Python, True is an int."""
-    if name in CHOICES:
-        return "" if value in CHOICES[name] else " or ".join(CHOICES[name])
+    if choices := (*TARGETS,) if name == "targets" else CHOICES.get(name):
+        return "" if value in choices else " or ".join(choices)
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, int):

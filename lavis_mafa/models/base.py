@@ -21,6 +21,7 @@ from lavis_mafa.core import losses
 from lavis_mafa.core.miner import ConnectionMiner, MinedPairs
 from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.core.targets import TARGETS, ItcStep
 from lavis_mafa.models.teacher import Lesson, Teacher
 
 
@@ -76,8 +77,8 @@ class MafaForward:
 
     def forward(self, samples: Mapping[str, Any]) -> MafaOutput:
         encoded = self.encode(samples)
-        if self.mafa.targets == "momentum":
-            assert self.teacher is not None, "targets momentum needs a teacher, as mafa_pretrain builds it"
+        if self.mafa.needs_teacher:
+            assert self.teacher is not None, "these targets need a teacher, as mafa_pretrain builds it"
             encoded.lesson = self.teacher.lesson(self, samples)
         batch = len(encoded.text_feat)
         known_BW, first = self._known(samples, batch, encoded.text_feat.device)
@@ -126,25 +127,25 @@ class MafaForward:
         mined: MinedPairs,
         epoch: int,
     ) -> tuple[dict[str, Tensor], Sequence[Tensor]]:
-        """Soft cross-entropy over the columns; targets smoothed by S-ITC or, where that is off, by LAVIS' 0.1.
+        """Soft cross-entropy over the columns, and what the targets may learn beside it (core/targets.py).
 
         Also returns the targets (B, W) of both directions, as all losses together set them.
         """
-        alpha = self.mafa.smoothing_at(epoch)
-        targets = losses.managed_itc_targets(mined.settled, known_BW, first, alpha, self.mafa.label_smoothing)
+        kind, teacher = TARGETS[self.mafa.targets], None
         logits = [sim_BW / self.temp for sim_BW in sim_2BW]
         if encoded.lesson is not None:
-            said = [sim_BW / self.temp for sim_BW in self._similarities(encoded.lesson.encoded)]
-            targets = [losses.distilled(*pair, encoded.lesson.alpha) for pair in zip(targets, said, strict=True)]
+            i2t_BW, t2i_BW = self._similarities(encoded.lesson.encoded)
+            teacher = (i2t_BW / self.temp, t2i_BW / self.temp), encoded.lesson.alpha
+        targets = kind.rows(ItcStep(self.mafa, epoch, mined.settled, known_BW, first, teacher))
         dropped_2BW = self._left_out_of_itc(mined, known_BW, first)
         if dropped_2BW is not None:
             logits, targets = zip(*map(losses.leave_out, logits, targets, dropped_2BW), strict=True)
         found = {"loss_itc": losses.itc_loss(*logits, *targets)}
-        if self.mafa.targets == "consistency":
-            weight = self.mafa.consistency
-            found["loss_consistency"] = weight * losses.consistency_loss(*logits)
-            said = losses.consistency_targets(*logits)  # y and w·s learnt together are (y + w·s) / (1 + w), scaled
-            targets = [(own + weight * other) / (1 + weight) for own, other in zip(targets, said, strict=True)]
+        if kind.beside is not None:
+            weight, beside = kind.beside(self.mafa, *logits)
+            found[f"loss_{self.mafa.targets}"] = weight * losses.itc_loss(*logits, *beside)
+            # y and w·s learnt together are (y + w·s) / (1 + w), scaled
+            targets = [(own + weight * other) / (1 + weight) for own, other in zip(targets, beside, strict=True)]
         return found, targets
 
     def _left_out_of_itc(self, mined: MinedPairs, known_BW: Tensor, first: int) -> Tensor | None:

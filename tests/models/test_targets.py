@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.core.targets import TARGETS, ItcStep
 from tests.models.test_albef import lavis_losses, own_losses
 from tests.models.test_blip2_parity import GivenNegatives
 from tests.models.tiny_albef import lavis_albef, tiny_mafa_albef
@@ -103,11 +105,24 @@ def test_a_frozen_tower_is_shared_with_the_teacher(batch: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("targets", "smoothed", "distilled"),
-    [("s_itc", 0.5, 0.0), ("one_hot", 0.0, 0.0), ("momentum", 0.0, 0.3), ("consistency", 0.0, 0.0)],
+    ("targets", "own"),
+    [
+        ("s_itc", 0.5 + 0.5 / 4),
+        ("one_hot", 0.9 + 0.1 / 4),
+        ("momentum", 0.7 * (0.9 + 0.1 / 4) + 0.3 / 4),
+        ("consistency", 0.9 + 0.1 / 4),
+    ],
 )
-def test_only_the_chosen_targets_are_on(targets: str, smoothed: float, distilled: float) -> None:
+def test_rows_of_all_kinds_by_hand(targets: str, own: float) -> None:
+    """Four pairs, no connection, a teacher that knows nothing; LAVIS' label smoothing of 0.1 where S-ITC is off."""
+    none = torch.empty(0, dtype=torch.long)
+    settled, flat = SettledPairs(none, none, none, none.bool()), torch.zeros(4, 4)
     settings = MafaSettings(targets=targets)
-    assert settings.smoothing_at(1) == smoothed
-    assert settings.distillation_at(1.5) == pytest.approx(distilled)
-    assert settings.distillation_at(9) == pytest.approx(min(distilled / 0.75, 0.4))
+    teacher = ((flat, flat), settings.distillation_at(1.5)) if settings.needs_teacher else None
+    for rows in TARGETS[targets].rows(ItcStep(settings, 1, settled, torch.eye(4, dtype=torch.bool), 0, teacher)):
+        torch.testing.assert_close(rows.diagonal(), torch.full((4,), own))
+        torch.testing.assert_close(rows.sum(dim=1), torch.ones(4))
+
+
+def test_the_teachers_word_grows_over_two_epochs() -> None:
+    assert [MafaSettings().distillation_at(epochs) for epochs in (0, 1.5, 9)] == pytest.approx([0, 0.3, 0.4])

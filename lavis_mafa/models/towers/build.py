@@ -1,12 +1,17 @@
 """Vision towers for the Q-Former: image (B, 3, H, W) → tokens (B, L, V).
 
-`vit_model` names one: LAVIS' `eva_clip_g` and `clip_L`, `small_vit`, `torchvision:NAME`, `timm:NAME`. The last three
-read their weights from `vit_weights`, a local file; nothing is fetched. `open_clip:NAME/TAG` is openclip_tower.py's.
+`vit_model` names one: LAVIS' `eva_clip_g` and `clip_L`, or one of TOWERS, to which a plugin may add: `small_vit`,
+`torchvision:NAME` and `timm:NAME`, which read their weights from `vit_weights`, a local file, and `open_clip:NAME/TAG`
+(openclip.py). Nothing but a tag of open_clip is fetched. A tower has `num_features`, its V.
+
+    @TOWERS.add("mine:NAME")
+    def build(name: str, image_size: int, weights: str | None) -> nn.Module: ...
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,11 +19,14 @@ import torch
 from torch import nn
 
 from lavis_mafa.common.files import local_file
+from lavis_mafa.common.registry import Registry
 from lavis_mafa.models.towers.grid import TimmTower, TorchvisionTower
 from lavis_mafa.models.towers.small_vit import SmallViT
 from lavis_mafa.models.weights import fit_state, read_metadata, read_state_dict
 
 LAVIS_TOWERS = ("eva_clip_g", "clip_L")
+Build = Callable[[str, int, str | None], nn.Module]  # what follows the colon, image size, weights → a tower
+TOWERS: Registry[Build] = Registry("tower")
 HEADS = ("classifier", "fc", "head", "heads", "head_dist")
 
 
@@ -28,23 +36,12 @@ def build_tower(name: str, image_size: int, weights: str | None) -> nn.Module:
     Raises:
         ValueError: an unknown name, a missing file, or weights of another network, key by key.
     """
-    kind, _, model_name = name.partition(":")
-    if kind == "small_vit":
-        return _small_vit(image_size, weights)
-    if kind == "open_clip":
-        from lavis_mafa.models.towers.openclip import build_openclip_tower
-
-        return build_openclip_tower(name, image_size, weights)
-    if kind not in ("torchvision", "timm") or not model_name:
-        raise ValueError(
-            f"model.vit_model: unknown tower {name!r}; choose {', '.join(LAVIS_TOWERS)}, small_vit, "
-            "torchvision:NAME, timm:NAME or open_clip:NAME/TAG"
-        )
-    net = _torchvision_net(model_name) if kind == "torchvision" else _timm_net(model_name)
-    _drop_head(net)
-    if weights is not None:
-        _load_backbone(net, weights)
-    return (TorchvisionTower if kind == "torchvision" else TimmTower)(net, image_size)
+    kind, _, rest = name.partition(":")
+    asked = (kind, bool(rest))
+    form = next((form for form in TOWERS if (form.partition(":")[0], ":" in form) == asked), None)
+    if form is None:
+        raise ValueError(f"model.vit_model: unknown tower {name!r}; choose {', '.join((*LAVIS_TOWERS, *TOWERS))}")
+    return TOWERS[form](rest, image_size, weights)
 
 
 def half_as_it_is(tower: nn.Module) -> AbstractContextManager[Any]:
@@ -54,7 +51,8 @@ def half_as_it_is(tower: nn.Module) -> AbstractContextManager[Any]:
     return torch.autocast(weight.device.type, weight.dtype) if half else nullcontext()
 
 
-def _small_vit(image_size: int, weights: str | None) -> SmallViT:
+@TOWERS.add("small_vit")
+def _small_vit(_: str, image_size: int, weights: str | None) -> SmallViT:
     if weights is None:
         return SmallViT(image_size=image_size)
     path = local_file(weights)
@@ -64,6 +62,23 @@ def _small_vit(image_size: int, weights: str | None) -> SmallViT:
     tower = SmallViT(**config)
     fit_state(tower, read_state_dict(path), source=str(path))
     return tower
+
+
+@TOWERS.add("torchvision:NAME")
+def _torchvision(name: str, image_size: int, weights: str | None) -> TorchvisionTower:
+    return TorchvisionTower(_backbone(_torchvision_net(name), weights), image_size)
+
+
+@TOWERS.add("timm:NAME")
+def _timm(name: str, image_size: int, weights: str | None) -> TimmTower:
+    return TimmTower(_backbone(_timm_net(name), weights), image_size)
+
+
+@TOWERS.add("open_clip:NAME/TAG")
+def _open_clip(name: str, image_size: int, weights: str | None) -> nn.Module:
+    from lavis_mafa.models.towers.openclip import build_openclip_tower
+
+    return build_openclip_tower(name, image_size, weights)
 
 
 def _torchvision_net(name: str) -> nn.Module:
@@ -80,6 +95,14 @@ def _timm_net(name: str) -> nn.Module:
     if name not in timm.list_models():
         raise ValueError(f"model.vit_model: timm {timm.__version__} has no model {name!r}; see timm.list_models()")
     return timm.create_model(name, pretrained=False)
+
+
+def _backbone(net: nn.Module, weights: str | None) -> nn.Module:
+    """The network without its classifier, with the weights where there are any."""
+    _drop_head(net)
+    if weights is not None:
+        _load_backbone(net, weights)
+    return net
 
 
 def _drop_head(net: nn.Module) -> None:
