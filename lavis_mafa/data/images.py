@@ -30,20 +30,28 @@ class ImageFiles:
 
 
 def open_image(root: str | os.PathLike[str], path: str) -> Image.Image:
-    """The image root/path in RGB: 16-bit scaled to 8, alpha laid on white, of an animation the first frame.
+    """The image root/path in RGB, as `open_file` gives it.
 
     ValueError if `path` is absolute or leads out of root; BadImageError, naming the file, if it cannot be read.
     """
     cleaned = clean_path(path)
     if posixpath.isabs(cleaned) or cleaned.split("/")[0] == "..":
         raise ValueError(f"image path {path!r} leads out of the images' root {root}: write it relative to the root")
-    file = Path(root, cleaned)
+    return open_file(Path(root, cleaned))
+
+
+def open_file(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in RGB: 16-bit scaled to 8, alpha laid on white, of an animation the first frame.
+
+    BadImageError, naming the file, if it cannot be read, is truncated, or is too large.
+    """
+    file = Path(path)
     if not file.is_file():
         raise BadImageError(f"no image file {file}: check the images' root and the annotation")
     if not file.stat().st_size:
         raise BadImageError(f"image file {file} is empty (zero bytes): copy it again or remove its rows")
     try:
-        with _whole_files_only(), Image.open(file) as image:
+        with whole_files_only(), Image.open(file) as image:
             _refuse_bomb(image)
             return _rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -53,8 +61,11 @@ def open_image(root: str | os.PathLike[str], path: str) -> Image.Image:
 
 
 @contextmanager
-def _whole_files_only() -> Iterator[None]:
-    """LAVIS tells Pillow, for the whole process, to fill up truncated images in grey; here they are an error."""
+def whole_files_only() -> Iterator[None]:
+    """LAVIS makes Pillow fill up truncated images in grey, for the whole process; inside, they are an error.
+
+    Pillow's setting is afterwards what it was before.
+    """
     allowed, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         yield

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from lavis_mafa.data.images import open_file
+
 TEMPLATES = {
     "openai": open_clip.OPENAI_IMAGENET_TEMPLATES,
     "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES,
@@ -75,6 +77,6 @@ def zero_shot(
 
 def _image_folder(root: Path, preprocess: Callable[[Any], Tensor]) -> Any:
     try:
-        return ImageFolder(str(root), preprocess)
+        return ImageFolder(str(root), preprocess, loader=open_file)
     except FileNotFoundError as error:
         raise ValueError(f"{root} is no image folder (root/class_name/*.png): {error}") from error

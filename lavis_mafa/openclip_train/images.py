@@ -1,14 +1,40 @@
-"""Image files as a network sees them. Tested in tests/openclip/test_judge.py."""
+"""Image files of CSV data, opened as data/images.py opens them. Tested in tests/openclip/test_images.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from lavis_mafa.data.images import open_file, open_image
+
+
+def open_csv_image(path: str) -> Image.Image:
+    """The image of a CSV row in RGB, whole: a relative path is read below the working folder, an absolute one as it is.
+
+    Raises:
+        ValueError: a relative path that leads out of the working folder.
+        BadImageError: a file that is missing, truncated, too large or no image; the message names it.
+    """
+    if Path(path).is_absolute():  # as open_clip's CSV files mostly have them
+        return open_file(path)
+    return open_image(Path.cwd(), path)
+
+
+def checked_rows(csv_dataset: type[Any]) -> type[Any]:
+    """open_clip_train's CsvDataset with its images opened by `open_csv_image`."""
+
+    class CheckedRows(csv_dataset):  # type: ignore[misc]
+        def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+            image = self.transforms(open_csv_image(str(self.images[row])))
+            return image, self.tokenize([str(self.captions[row])])[0]
+
+    return CheckedRows
 
 
 class RowViews:
@@ -19,23 +45,18 @@ class RowViews:
 
     def __getitem__(self, position_K: Tensor) -> Tensor:
         """(K, 3, h, w) of the rows at these positions."""
-        return torch.stack([self._view(self.paths[position]) for position in position_K.tolist()]).to(self.device)
-
-    def _view(self, path: str) -> Tensor:
-        with Image.open(path) as image:
-            return self.prepare(image.convert("RGB"))
+        views = [self.prepare(open_csv_image(self.paths[position])) for position in position_K.tolist()]
+        return torch.stack(views).to(self.device)
 
 
 class Images(Dataset[Tensor]):
     """Image files as a network sees them."""
 
-    def __init__(self, paths: list[str], preprocess: Any) -> None:
+    def __init__(self, paths: Sequence[object], preprocess: Callable[[Any], Tensor]) -> None:
         self.paths, self.preprocess = paths, preprocess
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Tensor:
-        with Image.open(str(self.paths[row])) as image:
-            prepared: Tensor = self.preprocess(image.convert("RGB"))
-        return prepared
+        return self.preprocess(open_csv_image(str(self.paths[row])))

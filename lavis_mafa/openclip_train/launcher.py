@@ -1,8 +1,8 @@
 """open_clip's own training with MAFA: `python -m lavis_mafa.openclip.train`, on CSV data or WebDataset shards.
 
 All arguments of open_clip_train are open_clip's; ours begin with --mafa. Nothing of open_clip is copied or changed on
-disk: while it runs, its `get_data` and `create_loss` are ours, and we see the model that it creates. Tested in
-tests/openclip/test_train.py, test_shards.py, test_judge.py and test_ranks.py.
+disk: while it runs, its `get_data`, `create_loss` and CSV reader are ours, and we see the model that it creates. Tested
+in tests/openclip/test_train.py, test_shards.py, test_judge.py and test_ranks.py.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import view_of
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.data.images import whole_files_only
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip_train.answers import EncoderAnswers, ScorerAnswers
 from lavis_mafa.openclip_train.arguments import check, parser, refuse_old_names
 from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
 from lavis_mafa.openclip_train.feature_table import feature_table
+from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import HandedLoss
 from lavis_mafa.openclip_train.shard_feed import ShardFeed, encoder, identified, without_eof
 from lavis_mafa.openclip_train.tower_tokens import token_table
@@ -210,7 +212,8 @@ def main(argv: Sequence[str]) -> Any:
     refuse_old_names(theirs)
     training = Training(options)
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
-    with replaced(open_clip_main, **ours), replaced(open_clip_data, **without_eof(open_clip_data)):
+    readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset), **without_eof(open_clip_data)}
+    with replaced(open_clip_main, **ours), replaced(open_clip_data, **readers):
         return open_clip_main.main(theirs)
 
 
@@ -218,15 +221,16 @@ def _con_d(options: argparse.Namespace, device: torch.device) -> Any:
     """The judge of a config's run.con_d, given as KEY=VALUE."""
     import lavis_mafa
 
-    try:
-        lavis_mafa.register()
-    except ImportError as error:
-        raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
-    from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
+    with whole_files_only():  # webdataset decodes shards by Pillow's setting, which LAVIS changes on import
+        try:
+            lavis_mafa.register()
+        except ImportError as error:
+            raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
+        from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
 
-    load_plugins(options.mafa_plugins, "--mafa-plugins")
-    section, rule = OmegaConf.from_dotlist(options.mafa_con_d), MafaSettings(action=options.mafa_con_d_action)
-    return build_scorer(ScorerRequest(section, "--mafa-con-d", device, rule))
+        load_plugins(options.mafa_plugins, "--mafa-plugins")
+        section, rule = OmegaConf.from_dotlist(options.mafa_con_d), MafaSettings(action=options.mafa_con_d_action)
+        return build_scorer(ScorerRequest(section, "--mafa-con-d", device, rule))
 
 
 def _dim(model: str) -> int:

@@ -3,8 +3,9 @@
 import open_clip
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
+from lavis_mafa.data.images import BadImageError
 from lavis_mafa.openclip.zero_shot import class_names, zero_shot
 
 from .tiny import tiny_clip
@@ -49,6 +50,14 @@ def folder(tmp_path):
 def test_the_share_of_images_whose_class_is_named(folder, templates):
     found = zero_shot(Seer(), tokenizer, mean_colour, folder, templates=templates, batch_size=4)
     assert found == {"top1": pytest.approx(90.0), "top5": pytest.approx(100.0), "images": 10, "classes": 3}
+
+
+def test_a_truncated_image_is_named_even_where_lavis_is_loaded(folder, monkeypatch):
+    whole = (folder / "red" / "0.png").read_bytes()
+    (folder / "red" / "0.png").write_bytes(whole[:-20])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(BadImageError, match=r"0\.png cannot be read"):
+        zero_shot(Seer(), tokenizer, mean_colour, folder, templates="name")
 
 
 def test_an_open_clip_model_classifies(folder):

@@ -1,0 +1,114 @@
+"""Whatever opens an image of open_clip's CSV data opens it as data/images.py does: training, judge, guide, tokens."""
+
+import logging
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from lavis_mafa.data.images import BadImageError
+from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.images import Images, RowViews
+
+from . import launch
+from .tiny import register_tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+LIMIT = 40 * 40  # pixels; the bomb has 50 x 50, of which Pillow itself only warns
+
+
+def as_array(image):
+    return torch.from_numpy(np.array(image))
+
+
+def by_judge(path):
+    return RowViews([path], as_array, torch.device("cpu"))[torch.tensor([0])]
+
+
+def by_guide(path):
+    return Images([path], as_array)[0]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Good and bad images below root/, which is the working folder, and one beside it; Pillow as LAVIS leaves it."""
+    rng, root = np.random.default_rng(0), tmp_path / "root"
+    root.mkdir()
+    noise = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    noise.save(root / "whole.jpg")
+    noise.save(tmp_path / "outside.png")
+    content = (root / "whole.jpg").read_bytes()
+    (root / "truncated.jpg").write_bytes(content[: len(content) // 2])
+    Image.new("RGB", (50, 50)).save(root / "bomb.png")
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(root / "clear.png")
+    (root / "empty.png").touch()
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", LIMIT)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging():
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers = before
+
+
+BAD = {
+    "bomb.png": "refused as a decompression bomb",
+    "truncated.jpg": "cannot be read",
+    "empty.png": "zero bytes",
+    "missing.png": "no image file",
+}
+
+
+@pytest.mark.parametrize("opened", [by_judge, by_guide])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_bad_files_are_refused_by_name(folder, opened, absolute):
+    for name, message in BAD.items():
+        with pytest.raises(BadImageError, match=message) as error:
+            opened(os.path.abspath(name) if absolute else name)
+        assert str(folder / name) in str(error.value)
+
+
+@pytest.mark.parametrize("opened", [by_judge, by_guide])
+def test_a_relative_path_stays_below_the_working_folder(folder, opened):
+    for path in ("../outside.png", "a/../../outside.png"):
+        with pytest.raises(ValueError, match="leads out of"):
+            opened(path)
+    assert opened("whole.jpg").equal(opened(str(folder / "whole.jpg")))
+    assert opened(str(folder.parent / "outside.png")).shape[-1] == 3  # an absolute path says where it leads
+
+
+def test_alpha_lies_on_white(folder):
+    assert by_guide("clear.png").unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("bomb.png", "refused as a decompression bomb"),
+        ("truncated.jpg", "cannot be read"),
+        ("../outside.png", "leads out of"),
+    ],
+)
+def test_training_reads_through_the_same_checks(folder, path, message, tmp_path):
+    register_tiny(tmp_path, "tiny-train")
+    rows = [("whole.jpg", f"caption {number}") for number in range(launch.BATCH - 1)] + [(path, "bad")]
+    pd.DataFrame(rows, columns=["filepath", "title"]).to_csv("train.csv", sep="\t", index=False)
+    argv = launch.arguments("train.csv", tmp_path / "logs", "--epochs", 1, "--mafa-siblings", "free")
+    with pytest.raises(ValueError, match=message):
+        train.main(argv)
+
+
+def test_a_con_d_of_lavis_leaves_pillow_strict(monkeypatch):
+    """Shards are decoded by webdataset, which must not get truncated images filled up in grey."""
+    pytest.importorskip("lavis", reason="Con-D is LAVIS'")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    monkeypatch.setattr("lavis_mafa.register", lambda: setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True))
+    train._con_d(["arch=mafa_albef", "model_type=scenes_con_d"], torch.device("cpu"))
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
