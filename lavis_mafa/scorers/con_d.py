@@ -1,4 +1,4 @@
-"""Con-D: a frozen image-text matching network as PairScorer (design, section 1).
+"""Con-D: a frozen image-text matching network as PairScorer (MAFA, arXiv 2312.06112, efficient connection mining).
 
 It has its own tokenizer, resolution and normalisation, and stands outside the student's state_dict, DDP and train().
 Every image is encoded once a batch, and not at all where its frozen tower is the student's.

@@ -250,7 +250,7 @@ def test_once_keeps_the_first_row_of_each_pair():
 
 @settings(deadline=None, max_examples=80)
 @given(batches(), st.data(), st.sampled_from(["connect", "drop", "keep"]), st.booleans())
-def test_settled_pairs_hold_what_the_design_says(batch, data, action, verify):
+def test_settled_pairs_follow_the_rule_of_efficient_connection_mining(batch, data, action, verify):
     *sims, excluded = batch
     candidates = hardest_pairs(*sims, excluded)
     score = torch.tensor(data.draw(st.lists(st.sampled_from([0.1, 0.5, 0.6, 0.8, 0.9]), min_size=49, max_size=49)))
