@@ -207,14 +207,14 @@ class Embeddings:
 class EmbeddingRows:
     """The rows of some records, read on demand (`neighbors.Rows`): `read` is `Embeddings.image` or `.text`."""
 
-    read: Callable[[IntArray], NDArray[np.float16]]
+    read: Callable[[IntArray], NDArray[np.floating[Any]]]
     records_n: IntArray
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.records_n), self.read(self.records_n[:1]).shape[1])
 
-    def __getitem__(self, rows: Any) -> NDArray[np.float16]:
+    def __getitem__(self, rows: Any) -> NDArray[np.floating[Any]]:
         return self.read(self.records_n[rows])
 
 

@@ -1,8 +1,10 @@
 """GritPlanner: the batches of an epoch, from the embeddings of the epoch before (GRIT-VLP, section 3.2)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lavis_mafa.core.chain import DENSE_LIMIT, Chainer
 from lavis_mafa.core.embeddings import EmbeddingRows, Embeddings
@@ -12,6 +14,33 @@ from lavis_mafa.core.siblings import distinct_images, keep_apart
 
 SAMPLINGS = ("grit", "random")
 SIBLINGS = ("apart", "free")
+
+FloatRows = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """Two arrays (N, D) behind the interface of `Embeddings`; every record has its embeddings."""
+
+    image_ND: FloatRows
+    text_ND: FloatRows
+
+    @property
+    def missing(self) -> IntArray:
+        return np.empty(0, np.int64)
+
+    def image(self, records_n: IntArray) -> FloatRows:
+        return self.image_ND[records_n]
+
+    def text(self, records_n: IntArray) -> FloatRows:
+        return self.text_ND[records_n]
+
+    def check(self, n_records: int) -> None:
+        shapes = self.image_ND.shape, self.text_ND.shape
+        if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != n_records:
+            raise ValueError(f"embeddings have shapes {shapes}; give two arrays (N, D) of N = {n_records} records")
+        if not (np.isfinite(self.image_ND).all() and np.isfinite(self.text_ND).all()):
+            raise ValueError("embeddings hold NaN or infinity: leave those records out, or see why the loss diverged")
 
 
 @dataclass(frozen=True)
@@ -61,7 +90,7 @@ class GritPlanner:
     def plan(
         self,
         epoch: int,
-        embeddings: Embeddings | None,
+        embeddings: Embeddings | tuple[FloatRows, FloatRows] | None,
         n_records: int,
         lead: IntArray | None = None,
         distinct_by: IntArray | None = None,
@@ -69,12 +98,20 @@ class GritPlanner:
         """The plan of `epoch`.
 
         Args:
-            embeddings: of the epoch before; None, as in the first epoch, makes the plan random.
+            embeddings: of the epoch before, from a store (`EmbeddingStore.gather`) or as two float arrays (N, D), of
+                the images and of the texts; None, as in the first epoch, makes the plan random.
+            n_records: N.
             lead: the records that the plan before left out (`Plan.untrained`); they come first.
             distinct_by: image_id (N,) of the records, or rows, that are planned; None: each has an image of its own.
 
         Raises:
-            ValueError: fewer records than a step takes.
+            ValueError: fewer records than a step takes; arrays of another shape, or with NaN or infinity.
+
+        Example:
+            >>> image_ND = text_ND = np.eye(4)[[0, 1, 0, 1]]  # records 0 and 2 look alike, 1 and 3 do
+            >>> plan = GritPlanner(batch_size=2).plan(1, (image_ND, text_ND), 4)
+            >>> sorted(sorted(batch) for batch in plan.batches(rank=0).tolist())
+            [[0, 2], [1, 3]]
         """
         step = self.batch_size * self.world
         refuse_few(n_records, self.batch_size, self.world)
@@ -85,21 +122,21 @@ class GritPlanner:
             )
         rng = np.random.default_rng((self.seed, epoch))
         image_id_N = np.arange(n_records) if distinct_by is None else distinct_by
-        embeddings = None if self.sampling == "random" else embeddings
-        leading, rest = self._divide(embeddings, n_records, lead, rng)
+        source = None if self.sampling == "random" else _source(embeddings, n_records)
+        leading, rest = self._divide(source, n_records, lead, rng)
         order = np.concatenate([leading, rest])
         # What is left out is drawn before chaining, else it would always be the loners that end a chain.
         n_trained = n_records - n_records % step
         chained = order[len(leading) : n_trained]
-        if embeddings is not None and len(chained):
-            order[len(leading) : n_trained] = self._chain(embeddings, chained, rng)
+        if source is not None and len(chained):
+            order[len(leading) : n_trained] = self._chain(source, chained, rng)
         if self.siblings == "apart":
             order[:n_trained] = keep_apart(order[:n_trained], image_id_N, self.batch_size)
         order[:n_trained] = self._shuffle_batches(order[:n_trained], len(leading), rng)
-        return self._finish(order, epoch, embeddings is None, image_id_N)
+        return self._finish(order, epoch, source is None, image_id_N)
 
     def _divide(
-        self, embeddings: Embeddings | None, n_records: int, lead: IntArray | None, rng: np.random.Generator
+        self, embeddings: Embeddings | _Arrays | None, n_records: int, lead: IntArray | None, rng: np.random.Generator
     ) -> tuple[IntArray, IntArray]:
         """The records that lead (`lead`, then those that cannot be chained: no embedding), and the rest; shuffled."""
         everything = np.arange(n_records)
@@ -108,7 +145,7 @@ class GritPlanner:
         leading = np.concatenate([lead_n, rng.permutation(np.setdiff1d(unchained, lead_n))])
         return leading, rng.permutation(np.setdiff1d(everything, leading))
 
-    def _chain(self, embeddings: Embeddings, records: IntArray, rng: np.random.Generator) -> IntArray:
+    def _chain(self, embeddings: Embeddings | _Arrays, records: IntArray, rng: np.random.Generator) -> IntArray:
         """Chains shuffled records, search space by search space, each from a random start."""
         size = len(records) if self.search_space == "all" else int(self.search_space)
         options = {"backend": self.backend, "threads": self.threads, "seed": self.seed}
@@ -134,3 +171,11 @@ class GritPlanner:
         plan = Plan(order, epoch, self.batch_size, self.world, sampling, self.search_space, self.fingerprint)
         plan.stats["distinct_images"] = distinct_images(image_id_N[plan.batches_of_all])
         return plan
+
+
+def _source(embeddings: Embeddings | tuple[FloatRows, FloatRows] | None, n_records: int) -> Embeddings | _Arrays | None:
+    if not isinstance(embeddings, tuple):
+        return embeddings
+    arrays = _Arrays(*map(np.asarray, embeddings))
+    arrays.check(n_records)
+    return arrays

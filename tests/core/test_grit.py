@@ -209,6 +209,46 @@ def test_plans_follow_from_seed_and_epoch(tmp_path):
     assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
 
 
+def test_two_arrays_by_hand():
+    """Two kinds of look-alikes: every batch of two holds one kind, whichever record the chain starts from."""
+    image = np.array([[3, 0], [0, 3], [3, 0], [0, 3]], np.float32)
+    text = np.array([[2, 0], [0, 2], [1, 0], [0, 1]], np.float32)
+    plan = GritPlanner(2).plan(1, (image, text), 4)
+    assert plan.sampling == "grit"
+    assert sorted(sorted(batch) for batch in plan.batches(0).tolist()) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("search_space", [70, "all"])
+@pytest.mark.parametrize("siblings", ["records", "apart"])
+def test_two_arrays_give_the_plan_that_the_store_gives(tmp_path, search_space, siblings):
+    n, image_id, lead = 300, np.arange(300) // 3, np.array([299, 7])
+    image, text = (rows.astype(np.float16) for rows in clusters(n))
+    store = EmbeddingStore(tmp_path, n, image.shape[1], "f")
+    store.begin_epoch(0, n)
+    store.write(np.arange(n), image, text)
+    planner = GritPlanner(8, world=2, search_space=search_space, siblings=siblings)
+    plan = planner.plan(1, (image, text), n, lead, image_id)
+    same = planner.plan(1, store.gather(0), n, lead, image_id)
+    assert plan.order_N.tolist() == same.order_N.tolist()
+    assert plan.stats == same.stats and plan.sampling == same.sampling == "grit"
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "message"),
+    [
+        (np.ones((4, 2)), np.ones((5, 2)), "shapes"),
+        (np.ones((4, 2)), np.ones((4, 3)), "shapes"),
+        (np.ones(4), np.ones(4), "shapes"),
+        (np.ones((5, 2)), np.ones((5, 2)), "N = 4 records"),
+        (np.full((4, 2), np.nan), np.ones((4, 2)), "NaN"),
+        (np.ones((4, 2)), np.full((4, 2), np.inf), "infinity"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(image, text, message):
+    with pytest.raises(ValueError, match=message):
+        GritPlanner(2).plan(1, (image, text), 4)
+
+
 def test_records_without_embeddings_come_first(tmp_path):
     store = EmbeddingStore(tmp_path, 30, 4, "f")
     store.begin_epoch(0, 20)
