@@ -1,6 +1,6 @@
 """MAFA for LAVIS: vision-language pre-training that manages its false negatives. Importing registers nothing."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def register() -> None:

@@ -24,9 +24,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from lavis_mafa.common.artifacts import atomic_write, check_header, reading
+from lavis_mafa.common.formats import check_format, header
 from lavis_mafa.core.runs import Floats, Ints, Run, merged, united
 
-FORMAT = 1
 KEY = ("record", "text_row")  # of a pair
 BUFFERED_PAIRS = 1 << 16  # before a part is written: 0.8 MB on disk
 RESUME = "Resume from the newest checkpoint, or start anew with another folder."
@@ -222,15 +222,16 @@ class ConnectionStore:
             with atomic_write(path) as file:
                 file.write(json.dumps(self._header()).encode())
         with reading(path, "header of a store", RESUME):
-            header = json.loads(path.read_text())
-        self._check(path, header)
+            found = json.loads(path.read_text())
+        self._check(path, found)
 
     def _header(self) -> dict[str, Any]:
-        return {"format": FORMAT, "fingerprint": self.fingerprint}
+        return {**header("connections"), "fingerprint": self.fingerprint}
 
-    def _check(self, path: Path, header: Mapping[str, Any]) -> None:
+    def _check(self, path: Path, found: Mapping[str, Any]) -> None:
         remedy = "The scores are of other data or another scorer: choose another folder, or delete it to score anew"
-        check_header(path, header, self._header(), remedy)
+        check_format(path, "connections", found, "choose another folder, or delete it to score anew")
+        check_header(path, found, {"fingerprint": self.fingerprint}, remedy)
 
 
 def _keys(record_K: Ints, text_row_K: Ints) -> Ints:

@@ -17,11 +17,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lavis_mafa.common.artifacts import atomic_write, check_header, reading, sync
+from lavis_mafa.common.formats import check_format, header
 from lavis_mafa.core.neighbors import IntArray
 
-FORMAT = "lavis_mafa embeddings 1"
 HEADER_BYTES = 4096
 REMEDY = "Resume with the data, config and number of processes it was written with, or start in an empty folder."
+OLD = "go on with the version that wrote it, or start in an empty folder"
 
 
 class EmbeddingStore:
@@ -39,7 +40,7 @@ class EmbeddingStore:
         assert 0 <= rank < world
         self.folder, self.rank, self.world = Path(folder), rank, world
         self._row = np.dtype([("index", "<i8"), ("image", "<f2", (dim,)), ("text", "<f2", (dim,))])
-        self._about = {"format": FORMAT, "fingerprint": fingerprint, "n_records": n_records, "dim": dim, "world": world}
+        self._about = {"fingerprint": fingerprint, "n_records": n_records, "dim": dim, "world": world}
         self._n_records = n_records
         self._file: BinaryIO | None = None
         self._epoch = -1
@@ -53,9 +54,9 @@ class EmbeddingStore:
         self.close()
         path = self._path(epoch, self.rank)
         with atomic_write(path) as file:
-            header = json.dumps({**self._about, "rank": self.rank, "epoch": epoch}).encode()
-            assert len(header) < HEADER_BYTES, "the fingerprint must be short, as a hash is"
-            file.write(header.ljust(HEADER_BYTES))
+            about = json.dumps({**header("embeddings"), **self._about, "rank": self.rank, "epoch": epoch}).encode()
+            assert len(about) < HEADER_BYTES, "the fingerprint must be short, as a hash is"
+            file.write(about.ljust(HEADER_BYTES))
         needed, free = rows * self._row.itemsize, shutil.disk_usage(self.folder).free
         if needed > free:
             raise ValueError(f"{self.folder}: the embeddings take {needed:,} bytes, {free:,} are free: make room")
@@ -149,6 +150,7 @@ class EmbeddingStore:
     def _check(self, path: Path, epoch: int, rank: int) -> None:
         with reading(path, "embedding file", REMEDY), open(path, "rb") as file:
             found = json.loads(file.read(HEADER_BYTES))
+        check_format(path, "embeddings", found, OLD)
         check_header(path, found, {**self._about, "rank": rank, "epoch": epoch}, REMEDY)
 
     def _map(self, epoch: int, rank: int) -> NDArray[np.void]:

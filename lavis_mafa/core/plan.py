@@ -10,10 +10,13 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from lavis_mafa.common.artifacts import atomic_write, check_header, reading
+from lavis_mafa.common.formats import check_format, header
 from lavis_mafa.core.neighbors import IntArray
 from lavis_mafa.core.siblings import distinct_images
 
-FORMAT = "lavis_mafa plan 1"
+REMEDY = "Resume with the settings it was made with, or start in an empty folder."
+ABOUT = ("epoch", "batch_size", "world", "sampling", "search_space", "fingerprint")
+OLD = "go on with the version that wrote it, or start in an empty folder"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Writes the plan; a crash leaves no half a file."""
-        about = json.dumps({"format": FORMAT, "n_records": len(self.order_N), "stats": self.stats, **self._about()})
+        about = json.dumps({**header("plan"), "n_records": len(self.order_N), "stats": self.stats, **self._about()})
         with atomic_write(Path(path)) as file:
             np.savez(file, order=self.order_N, about=np.array(about))
 
@@ -74,18 +77,17 @@ class Plan:
             expected: what the run expects of it: epoch, n_records, batch_size, world, fingerprint, …
 
         Raises:
-            ValueError: the file is missing, torn, or not what is expected, with what differs.
+            ValueError: the file is missing, torn, of another version, or not what is expected, with what differs.
         """
-        path, remedy = Path(path), "Resume with the settings it was made with, or start in an empty folder."
+        path = Path(path)
         with reading(path, "plan", "Resume from another checkpoint."), np.load(path, allow_pickle=False) as file:
             order_N, about = file["order"], json.loads(str(file["about"]))
-        check_header(path, about, {"format": FORMAT, "n_records": len(order_N), **expected}, remedy)
-        del about["format"], about["n_records"]
-        return cls(order_N=order_N, **about)
+        check_format(path, "plan", about, OLD)
+        check_header(path, about, {"n_records": len(order_N), **expected}, REMEDY)
+        return cls(order_N, **{name: about[name] for name in (*ABOUT, "stats")})
 
     def _about(self) -> dict[str, Any]:
-        names = ("epoch", "batch_size", "world", "sampling", "search_space", "fingerprint")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ABOUT}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,13 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from lavis_mafa.common.artifacts import atomic_write, reading
+from lavis_mafa.common.formats import OldOutputError, check_format, header
 from lavis_mafa.models.weights import read_torch
 
-FORMAT = 2
+OLD = (
+    "finish the run with the version that wrote it, or start in an empty run.output_dir with model.pretrained set to "
+    "this file"
+)
 _NAME = re.compile(r"checkpoint_e(\d+)_s(\d+)\.pth$")
 Check = Callable[[Mapping[str, Any]], None]
 
@@ -22,7 +26,7 @@ Check = Callable[[Mapping[str, Any]], None]
 def save(folder: Path, content: Mapping[str, Any], keep: int) -> Path:
     """Write checkpoint_e{epoch}_s{step}.pth under a temporary name, rename it, and drop all but the newest `keep`."""
     path = folder / f"checkpoint_e{content['epoch']:04d}_s{content['step']:07d}.pth"
-    write(path, {"format": FORMAT, **content})
+    write(path, {**header("checkpoint"), **content})
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
@@ -72,11 +76,14 @@ def load(path: Path, expected: Mapping[str, Any], check_files: Check) -> dict[st
     check_files: raises ValueError where the content names a plan or a store that is gone, torn or foreign.
 
     Raises:
+        OldOutputError: another version wrote it.
         ValueError: a torn or foreign file, or one of another data set, vocabulary, scorer or world size, naming what
             differs and the newest checkpoint beside it that is whole and of this run.
     """
     try:
         content = _fitting(path, expected, check_files)
+    except OldOutputError:
+        raise
     except ValueError as error:
         raise ValueError(f"{error}; {_whole_instead(path, expected, check_files)}") from error
     logging.info("resuming from %s: epoch %d, step %d", path, content["epoch"], content["step"])
@@ -93,10 +100,9 @@ def drop_later(folder: Path, epoch: int, step: int) -> None:
 
 def _fitting(path: Path, expected: Mapping[str, Any], check_files: Check) -> dict[str, Any]:
     content = read_torch(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is no run checkpoint of format {FORMAT}; to start from weights alone set model.pretrained to it"
-        )
+    if not isinstance(content, dict) or "format" not in content:
+        raise ValueError(f"{path} is no run checkpoint; to start from weights alone set model.pretrained to it")
+    check_format(path, "checkpoint", content, OLD)
     _check_sums(path)
     differing = [
         f"{name}: the checkpoint has {content.get(name)!r}, this run {value!r}"

@@ -334,7 +334,7 @@ def test_a_run_of_something_else_is_told(
 
 def test_foreign_files_are_told(life: Life, copied: Path, tmp_path: Path) -> None:
     best = copied / "checkpoint_best.pth"
-    assert "is no run checkpoint of format" in refused(life, copied, f"run.resume_ckpt_path={best}")
+    assert "is no run checkpoint;" in refused(life, copied, f"run.resume_ckpt_path={best}")
     elsewhere = f"run.resume_ckpt_path={newest(copied)}"
     assert "is not in run.output_dir" in refused(life, tmp_path / "other", elsewhere)
     assert "holds a run" in refused(life, copied, "run.resume_ckpt_path=null")
