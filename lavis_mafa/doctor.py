@@ -55,7 +55,7 @@ print(json.dumps({"done": True}), flush=True)
 class Probe:
     """What a probe told before it ended. fault: "" where it came to its end."""
 
-    told: dict[str, object] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
     fault: str = ""
     died: bool = False  # of a signal, or of the time limit: no exception that a program could catch
 
@@ -77,19 +77,19 @@ def probe(code: str, timeout: float) -> Probe:
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
         text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        return Probe(_told(text), f"it did not end within {timeout:g} s", died=True)
+        return Probe(_facts(text), f"it did not end within {timeout:g} s", died=True)
     if done.returncode < 0:
-        return Probe(_told(done.stdout), f"it died of signal {-done.returncode}", died=True)
+        return Probe(_facts(done.stdout), f"it died of signal {-done.returncode}", died=True)
     lines = done.stderr.strip().splitlines()
-    return Probe(_told(done.stdout), (lines[-1] if lines else "it failed") if done.returncode else "")
+    return Probe(_facts(done.stdout), (lines[-1] if lines else "it failed") if done.returncode else "")
 
 
-def _told(output: str) -> dict[str, object]:
-    told: dict[str, object] = {}
+def _facts(output: str) -> dict[str, object]:
+    facts: dict[str, object] = {}
     for line in output.splitlines():
         if line.startswith("{"):
-            told.update(json.loads(line))
-    return told
+            facts.update(json.loads(line))
+    return facts
 
 
 def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
@@ -120,9 +120,9 @@ def judge_faiss(result: Probe, installed: bool) -> Iterator[Finding]:
     """A FAISS that raises is done without (core/neighbors.py); one that crashes or hangs takes the job with it."""
     if not result.fault or not (installed or result.died):
         return
-    if "version" not in result.told:
+    if "version" not in result.facts:
         what = f"faiss cannot be imported here: {result.fault}"
-    elif result.told.get("search") == "cpu":
+    elif result.facts.get("search") == "cpu":
         what = f"this FAISS GPU build cannot run here: {result.fault}"
     else:
         what = f"faiss cannot search here: {result.fault}"
@@ -131,7 +131,7 @@ def judge_faiss(result: Probe, installed: bool) -> Iterator[Finding]:
 
 
 def judge_imports(torch: Probe, lavis: Probe) -> Iterator[Finding]:
-    if "version" not in torch.told:
+    if "version" not in torch.facts:
         yield Finding(
             f"torch cannot be imported: {torch.fault}", "bash run_scripts/setup.sh builds a whole .venv", blocks=True
         )
@@ -183,13 +183,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_facts(found: Mapping[str, str], torch: Probe, faiss: Probe) -> None:
-    gpus = torch.told.get("gpus") or []
+    gpus = torch.facts.get("gpus") or []
     print(f"python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPU cores")
     print("\n".join(f"  {package} {number}" for package, number in found.items()))
-    print(f"devices: cpu{''.join(f', {name}' for name in gpus)} (torch for CUDA {torch.told.get('cuda') or 'none'})")
-    print(
-        f"FAISS: {faiss.told.get('version', 'none')} {faiss.told.get('build', '')}, search: {faiss.told.get('search')}"
-    )
+    print(f"devices: cpu{''.join(f', {name}' for name in gpus)} (torch for CUDA {torch.facts.get('cuda') or 'none'})")
+    search = faiss.facts.get("search")
+    print(f"FAISS: {faiss.facts.get('version', 'none')} {faiss.facts.get('build', '')}, search: {search}")
     for name, path in folders().items():
         print(f"{name}: {path}{'' if path.exists() else ' (not there yet)'}, {free_gb(path):.0f} GB free")
     print(f"data (LAVIS_MAFA_DATA): {os.environ.get('LAVIS_MAFA_DATA', 'not set')}")

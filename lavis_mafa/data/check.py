@@ -88,8 +88,8 @@ def check_split(
         for row in _good_rows(files, columns, looks, report):
             file.write(json.dumps(row.values, ensure_ascii=False, default=str).encode() + b"\n")
     if report.records < batch_size:
-        told = f"{report.records} records are left, fewer than a batch of {batch_size}: lower run.batch_size_train"
-        report.problems.append(Problem("", "", "batch", told))
+        problem = f"{report.records} records are left, fewer than a batch of {batch_size}: lower run.batch_size_train"
+        report.problems.append(Problem("", "", "batch", problem))
     return report
 
 
@@ -98,7 +98,7 @@ def _good_rows(
 ) -> Iterator[Row]:
     """The rows without a problem; everything else goes into the report."""
     image_of: dict[str, str] = {}  # identity → image
-    said: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for row in _rows(files, columns, report.problems):
         report.rows += 1
         image = clean_path(row.image)
@@ -107,10 +107,10 @@ def _good_rows(
             report.problems.append(Problem(row.file, row.place, "image", fault))
             continue
         if (first := image_of.setdefault(identity, image)) != image:
-            told = f"image id {identity!r} stands for two images, {first!r} and {image!r}"
-            report.problems.append(Problem(row.file, row.place, "id", told))
+            problem = f"image id {identity!r} stands for two images, {first!r} and {image!r}"
+            report.problems.append(Problem(row.file, row.place, "id", problem))
             continue
-        _note(row, identity, said, report)
+        _note(row, identity, seen, report)
         yield row
     for image in set(image_of.values()):
         report.modes[looks[image].mode] += 1
@@ -119,7 +119,7 @@ def _good_rows(
     report.notes = +report.notes  # without zeros
 
 
-def _note(row: Row, identity: str, said: set[tuple[str, str]], report: SplitReport) -> None:
+def _note(row: Row, identity: str, seen: set[tuple[str, str]], report: SplitReport) -> None:
     report.kept_rows += 1
     report.captions += len(row.captions)
     for caption in row.captions:
@@ -127,16 +127,18 @@ def _note(row: Row, identity: str, said: set[tuple[str, str]], report: SplitRepo
             len(caption) > LONG_CAPTION
         )
         key = identity, normalised(caption)
-        report.notes["captions that their image repeats, kept once"] += key in said
-        said.add(key)
+        report.notes["captions that their image repeats, kept once"] += key in seen
+        seen.add(key)
 
 
 def _rows(files: Sequence[Path], columns: Mapping[str, str], problems: list[Problem]) -> Iterator[Row]:
     """Every row that can be read; what cannot goes into `problems`. Of a file that breaks off, the rows before that."""
     for file in files:
         if file.suffix.lower() not in READERS or not file.is_file():
-            told = f"unknown suffix; allowed are {', '.join(READERS)}" if file.is_file() else "no such annotation file"
-            problems.append(Problem(str(file), "", "file", told))
+            problem = (
+                f"unknown suffix; allowed are {', '.join(READERS)}" if file.is_file() else "no such annotation file"
+            )
+            problems.append(Problem(str(file), "", "file", problem))
             continue
         before = len(problems)
         count = 0
@@ -176,8 +178,8 @@ def _entries(file: Path, problems: list[Problem]) -> Iterator[tuple[int, Any]]:
                 if line.strip():
                     yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                told = f"broken JSON at column {error.colno}: {error.msg}"
-                problems.append(Problem(str(file), f"line {number}", "row", told))
+                problem = f"broken JSON at column {error.colno}: {error.msg}"
+                problems.append(Problem(str(file), f"line {number}", "row", problem))
 
 
 def _look_at_all(root: Path, images: Sequence[str], workers: int) -> dict[str, Look]:

@@ -163,10 +163,10 @@ class TextAssignment(TrainingRows):
         label = int(rng.integers(3))
         own, beside = self.pairs[index], self.pairs[int(other)]
         images = (beside, own) if label == 1 else (own, beside)
-        told = self.pairs[int(third)] if label == 2 else own
+        described = self.pairs[int(third)] if label == 2 else own
         return {
             "image0": images[0]["image"],
             "image1": images[1]["image"],
-            "text_input": told["text_input"],
+            "text_input": described["text_input"],
             "label": label,
         }

@@ -25,13 +25,13 @@ REMEDIES = {"METEOR": "needs a Java that runs it", "SPICE": SPICE_REMEDY}
 Texts = Mapping[int, Sequence[str]]
 
 
-def caption_metrics(said: Mapping[int, str], references: Texts) -> dict[str, Any]:
+def caption_metrics(predicted: Mapping[int, str], references: Texts) -> dict[str, Any]:
     """Scores as COCO reports them (CIDEr 1.25 is the papers' 125), `tokenizer`, and what lacked (`missing`).
 
-    said: {image: caption}; references: {image: captions}. With Java, `difference` is Python's words less PTB's.
+    predicted: {image: caption}; references: {image: captions}. With Java, `difference` is Python's words less PTB's.
     """
-    spoken = {image: [caption] for image, caption in said.items()}
-    wanted = {image: list(references[image]) for image in said}
+    spoken = {image: [caption] for image, caption in predicted.items()}
+    wanted = {image: list(references[image]) for image in predicted}
     by_python = _scores(_python_words(spoken), _python_words(wanted))
     ptb = _ptb_words(spoken, wanted)
     if ptb is None:
@@ -43,10 +43,10 @@ def caption_metrics(said: Mapping[int, str], references: Texts) -> dict[str, Any
     return found
 
 
-def cider_of_images(said: Mapping[int, str], references: Texts) -> dict[int, float]:
+def cider_of_images(predicted: Mapping[int, str], references: Texts) -> dict[int, float]:
     """CIDEr of each image; their mean is caption_metrics' CIDEr, of the same words."""
-    spoken = {image: [caption] for image, caption in said.items()}
-    wanted = {image: list(references[image]) for image in said}
+    spoken = {image: [caption] for image, caption in predicted.items()}
+    wanted = {image: list(references[image]) for image in predicted}
     words = _ptb_words(spoken, wanted) or (_python_words(spoken), _python_words(wanted))
     return dict(zip(words[1], map(float, Cider().compute_score(words[1], words[0])[1]), strict=True))
 

@@ -75,8 +75,8 @@ def caption_truth(dataset: Any, references: Mapping[int, list[str]] | None = Non
         ValueError: references that lack an image of the split.
     """
     if isinstance(dataset, RetrievalDataset):
-        told = {record: [dataset.captions[row] for row in rows] for record, rows in dataset.img2txt.items()}
-        return CaptionTruth(list(range(len(dataset))), list(dataset.image), told)
+        own = {record: [dataset.captions[row] for row in rows] for record, rows in dataset.img2txt.items()}
+        return CaptionTruth(list(range(len(dataset))), list(dataset.image), own)
     ids = [_image_id(annotation) for annotation in dataset.annotation]
     images = [str(annotation["image"]) for annotation in dataset.annotation]
     lacking = [image for image in ids if references and image not in references]

@@ -24,14 +24,14 @@ class Predictions:
         self.done = merged(folder, split, self.about)
         _cut_torn_line(self.path)
 
-    def append(self, said: Mapping[int, str]) -> None:
+    def append(self, predicted: Mapping[int, str]) -> None:
         """Write the predictions of a batch."""
         is_new = not self.path.exists()
         with open(self.path, "a", encoding="utf-8") as file:
             if is_new:
                 file.write(json.dumps(self.about) + "\n")
-            file.writelines(json.dumps([item, text], ensure_ascii=False) + "\n" for item, text in said.items())
-        self.done.update(said)
+            file.writelines(json.dumps([item, text], ensure_ascii=False) + "\n" for item, text in predicted.items())
+        self.done.update(predicted)
 
 
 def merged(folder: Path, split: str, about: Mapping[str, Any]) -> dict[int, str]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lavis_mafa.common.ranks import gathered, shard
 from lavis_mafa.evaluation.eccv import MOST_POSITIVES, CocoIds, eccv_figures
 from lavis_mafa.evaluation.relevance import BLOCK, Relevance, Rows, blocks, figures
-from lavis_mafa.models.text import TokenTable
+from lavis_mafa.models.text import CaptionTokens
 from lavis_mafa.scorers.pair_blocks import BLOCK as PAIRS
 from lavis_mafa.scorers.pair_blocks import by_image, pair_blocks
 
@@ -38,7 +38,7 @@ class Gallery:
     own: range
     image_feat: Tensor
     text_feat: Tensor
-    text_tokens: TokenTable | None
+    text_tokens: CaptionTokens | None
 
     def rows_of(self, images: range, image_P: np.ndarray) -> np.ndarray:
         """The rows of image_P (P,), in rising order, that name one of these images."""
@@ -106,9 +106,9 @@ def encode_gallery(
         batch = model.tokenize([texts[text] for text in own_texts[start : start + TEXT_BATCH]])
         text_feat.append(model.encode_text(batch).cpu())
         if model.has_itm:
-            text_tokens.append(TokenTable.of(batch).to("cpu"))
+            text_tokens.append(CaptionTokens.of(batch).to("cpu"))
     own_tokens = torch.cat(tokens) if tokens else TokensAgain(model, dataset, own, device)
-    table = TokenTable.joined(_of_all_ranks(text_tokens)) if model.has_itm else None
+    table = CaptionTokens.joined(_of_all_ranks(text_tokens)) if model.has_itm else None
     return Gallery(own_tokens, own, torch.cat(_of_all_ranks(features)), torch.cat(_of_all_ranks(text_feat)), table)
 
 

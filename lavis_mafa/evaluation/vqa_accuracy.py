@@ -20,7 +20,7 @@ LEMMAS_REMEDY = "pip install spacy, then python -m spacy download en_core_web_sm
 UNKNOWN = "unknown"
 
 
-def verdicts(rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+def verdicts(rows: Sequence[QuestionRow], predicted: Sequence[str]) -> np.ndarray:
     """(N,) in [0, 1], NaN where the ground truth is held back.
 
     Several answers: VQA accuracy by LAVIS' copy of the official script (Antol et al. 2015). One: LAVIS' rule for GQA.
@@ -28,11 +28,11 @@ def verdicts(rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
     found = np.full(len(rows), np.nan)
     several = [i for i, row in enumerate(rows) if len(row.answers) > 1]
     if several:
-        found[several] = _vqa_accuracy([rows[i] for i in several], [said[i] for i in several])
+        found[several] = _vqa_accuracy([rows[i] for i in several], [predicted[i] for i in several])
     normal = VQAEval()
     for i, row in enumerate(rows):
         if len(row.answers) == 1:
-            found[i] = float(normalised(normal, said[i]) == row.answers[0])
+            found[i] = float(normalised(normal, predicted[i]) == row.answers[0])
     return found
 
 
@@ -42,7 +42,7 @@ def normalised(tool: VQAEval, answer: str) -> str:
     return str(tool.processDigitArticle(tool.processPunctuation(plain)))
 
 
-def _vqa_accuracy(rows: Sequence[QuestionRow], said: Sequence[str]) -> list[float]:
+def _vqa_accuracy(rows: Sequence[QuestionRow], predicted: Sequence[str]) -> list[float]:
     truth = {
         i: {
             "answers": [{"answer": answer, "answer_id": k} for k, answer in enumerate(row.answers)],
@@ -51,25 +51,25 @@ def _vqa_accuracy(rows: Sequence[QuestionRow], said: Sequence[str]) -> list[floa
         }
         for i, row in enumerate(rows)
     }
-    told = {i: {"answer": answer} for i, answer in enumerate(said)}
-    tool = VQAEval(SimpleNamespace(qa=truth, getQuesIds=lambda: list(truth)), SimpleNamespace(qa=told))
+    results = {i: {"answer": answer} for i, answer in enumerate(predicted)}
+    tool = VQAEval(SimpleNamespace(qa=truth, getQuesIds=lambda: list(truth)), SimpleNamespace(qa=results))
     tool.n = 10  # it rounds a verdict to n digits
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bar
         tool.evaluate()
     return [tool.evalQA[i] / 100 for i in truth]
 
 
-def hits(rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+def hits(rows: Sequence[QuestionRow], predicted: Sequence[str]) -> np.ndarray:
     """(N,) 1 where the answer is one of the row's, words normalised as VQA does, else 0; NaN where none is known."""
     tool = VQAEval()
     right = [
         normalised(tool, one) in {normalised(tool, answer) for answer in row.answers}
-        for row, one in zip(rows, said, strict=True)
+        for row, one in zip(rows, predicted, strict=True)
     ]
     return np.where([bool(row.answers) for row in rows], np.array(right, dtype=float), np.nan)
 
 
-def lemmatised(said: Sequence[str]) -> list[str] | None:
+def lemmatised(predicted: Sequence[str]) -> list[str] | None:
     """Nouns and verbs as their lemmas, as LAVIS' blip2_t5 does for OK-VQA; None without spaCy's English model."""
     try:
         import spacy
@@ -77,9 +77,9 @@ def lemmatised(said: Sequence[str]) -> list[str] | None:
         language = spacy.load("en_core_web_sm")
     except (ImportError, OSError):
         return None
-    different = list(dict.fromkeys(said))
+    different = list(dict.fromkeys(predicted))
     lemmas = dict(zip(different, Blip2T5._lemmatize(SimpleNamespace(lemmatizer=language), different), strict=True))
-    return [lemmas[answer] for answer in said]
+    return [lemmas[answer] for answer in predicted]
 
 
 def accuracies(rows: Sequence[QuestionRow], verdict_N: np.ndarray) -> dict[str, Any]:

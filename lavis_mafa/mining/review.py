@@ -75,11 +75,11 @@ def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
     record = _column(path, frame["image"].map(clean_path), "image", record_of.get, "an image of the data set")
     given = frame["weight"] if "weight" in frame else pd.Series("1", frame.index)
     weight = _column(path, given, "weight", _weight, "a number above 0")
-    text, said = corpus.places(frame["caption"]), ~np.isnan(label)
-    key_L = packed(record[said].astype(np.int64), np.maximum(text[said], 0))
+    text, answered = corpus.places(frame["caption"]), ~np.isnan(label)
+    key_L = packed(record[answered].astype(np.int64), np.maximum(text[answered], 0))
     at_L, inside = places(packed(pairs.record_K, pairs.text_K), key_L)
-    inside &= text[said] >= 0
-    return Labelled(at_L[inside], label[said][inside] == 1, weight[said][inside], int((~inside).sum()))
+    inside &= text[answered] >= 0
+    return Labelled(at_L[inside], label[answered][inside] == 1, weight[answered][inside], int((~inside).sum()))
 
 
 def _read(path: Path) -> pd.DataFrame:

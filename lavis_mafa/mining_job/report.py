@@ -25,7 +25,7 @@ from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.runners.report import commit, gallery_row, versions
 
-RECALL_TOLD = 0.9  # of the candidates; below, the remedy is told
+LOW_RECALL = 0.9  # of the candidates; below, the report names the remedy
 
 
 @dataclass
@@ -169,7 +169,7 @@ def _text(summary: dict[str, Any]) -> str:
         "recall of the candidates against the exact search: "
         + ", ".join(f"{name} {value:.1%}" for name, value in summary["recall_of_candidates"].items()),
     ]
-    if min(summary["recall_of_candidates"].values()) < RECALL_TOLD:
+    if min(summary["recall_of_candidates"].values()) < LOW_RECALL:
         lines.append("the search is not exact and misses many of the nearest: raise run.nprobe, or set run.index: flat")
     for name, words in (("against_truth", "truth function"), ("against_review", "labels")):
         if name in summary:

@@ -63,26 +63,26 @@ def _compiled(tokenizer: BertTokenizer) -> PreTrainedTokenizerFast:
 
 
 @dataclass(frozen=True)
-class TokenTable:
+class CaptionTokens:
     """Many texts, tokenized once: any block of them is padded to its own longest, as if tokenized alone."""
 
     ids_CT: Tensor  # int32
     length_C: Tensor
 
     @classmethod
-    def of(cls, tokens: Any) -> TokenTable:
+    def of(cls, tokens: Any) -> CaptionTokens:
         """tokens: what `tokenize` gave."""
         return cls(tokens.input_ids.int(), tokens.attention_mask.sum(1))
 
     @classmethod
-    def joined(cls, tables: Sequence[TokenTable]) -> TokenTable:
+    def joined(cls, tables: Sequence[CaptionTokens]) -> CaptionTokens:
         """The texts of all tables, one after the other. Behind a text stands 0, where no attention looks."""
         longest = max(table.ids_CT.shape[1] for table in tables)
         ids = [F.pad(table.ids_CT, (0, longest - table.ids_CT.shape[1])) for table in tables]
         return cls(torch.cat(ids), torch.cat([table.length_C for table in tables]))
 
-    def to(self, device: Any) -> TokenTable:
-        return TokenTable(self.ids_CT.to(device), self.length_C.to(device))
+    def to(self, device: Any) -> CaptionTokens:
+        return CaptionTokens(self.ids_CT.to(device), self.length_C.to(device))
 
     def block(self, text_B: Tensor) -> BatchEncoding:
         """Token ids and mask (B, T) of these texts."""
@@ -102,9 +102,9 @@ class TokenizedOnce:
 
         self._pad, self._ids = tokenizer.pad, lru_cache(KEPT_CAPTIONS)(ids)
 
-    def __call__(self, captions: Sequence[str]) -> TokenTable:
+    def __call__(self, captions: Sequence[str]) -> CaptionTokens:
         ids = [self._ids(caption).tolist() for caption in captions]
-        return TokenTable.of(self._pad({"input_ids": ids}, return_tensors="pt"))
+        return CaptionTokens.of(self._pad({"input_ids": ids}, return_tensors="pt"))
 
 
 def vocabulary(tokenizer: Any) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lavis_mafa.core.scorer import PairScorer, TowerScorer, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.judges import OpenClipEncoder, PairJudge
-from lavis_mafa.openclip_train.tower_tokens import TokenTable
+from lavis_mafa.openclip_train.tower_tokens import TowerTokens
 
 BATCH = 64  # of an encoder, which may see an accumulated batch at once
 
@@ -30,11 +30,11 @@ class ScorerAnswers:
     tokens: what its frozen tower says of every row's image, so that images need not be looked at again.
     """
 
-    def __init__(self, scorer: PairScorer, settings: MafaSettings, tokens: TokenTable | None = None) -> None:
+    def __init__(self, scorer: PairScorer, settings: MafaSettings, tokens: TowerTokens | None = None) -> None:
         self.judge, self.tokens = PairJudge(scorer, settings), tokens
         self.view = view_of(scorer) if tokens is None else None
         if tokens is not None:
-            assert isinstance(scorer, TowerScorer), "token_table refuses others"
+            assert isinstance(scorer, TowerScorer), "tower_tokens refuses others"
             scorer.shares_tower = True  # it reads image_tokens
 
     def __call__(

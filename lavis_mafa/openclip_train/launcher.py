@@ -33,9 +33,9 @@ from lavis_mafa.openclip_train.arguments import check, parser, refuse_old_names
 from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
-from lavis_mafa.openclip_train.loss_adapter import HandedLoss
+from lavis_mafa.openclip_train.loss_adapter import LossAdapter
 from lavis_mafa.openclip_train.shard_feed import ShardFeed, encoder, identified, without_eof
-from lavis_mafa.openclip_train.tower_tokens import token_table
+from lavis_mafa.openclip_train.tower_tokens import tower_tokens
 
 BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
 
@@ -118,7 +118,7 @@ class Training:
                     f"--mafa-con-d: {type(scorer).__name__} has no view by which it could see the images of shards"
                 )
             paths = [str(path) for path in dataset.images] if kept else []
-            tokens = token_table(scorer, paths, self._folder(args), args.device) if kept else None
+            tokens = tower_tokens(scorer, paths, self._folder(args), args.device) if kept else None
             return ScorerAnswers(scorer, MafaSettings(action=options.mafa_con_d_action), tokens)
         if not options.mafa_bi_encoder:
             return None
@@ -136,7 +136,7 @@ class Training:
     def _folder(args: Any) -> Path:
         return Path(args.logs) / args.name / "mafa"
 
-    def create_loss(self, args: Any) -> HandedLoss:
+    def create_loss(self, args: Any) -> LossAdapter:
         """The managed loss that the arguments ask for, and what it needs of each batch."""
         if args.distill or "coca" in args.model.lower():
             raise ValueError("ClipLoss and SigLipLoss alone have a managed form: leave out distillation, take no CoCa")
@@ -150,7 +150,7 @@ class Training:
         ours: dict[str, Any] = {"connections": self._connections(args), "judge": self.judge}
         if args.siglip:
             ranks = {"rank": args.rank, "world_size": args.world_size, "dist_impl": args.loss_dist_impl}
-            return HandedLoss(MafaSigLipLoss(**ranks, **ours), self.feed, self.options, self.answers)
+            return LossAdapter(MafaSigLipLoss(**ranks, **ours), self.feed, self.options, self.answers)
         loss = MafaClipLoss(
             local_loss=args.local_loss,
             gather_with_grad=args.gather_with_grad,
@@ -159,7 +159,7 @@ class Training:
             world_size=args.world_size,
             **ours,
         )
-        return HandedLoss(loss, self.feed, self.options, self.answers)
+        return LossAdapter(loss, self.feed, self.options, self.answers)
 
     def _planner(self, args: Any, ids_N2: torch.Tensor) -> GritPlanner:
         space, options = self.options.mafa_search_space, self.options

@@ -19,7 +19,7 @@ from lavis_mafa.openclip_train.feature_table import BATCH
 from lavis_mafa.openclip_train.images import Images
 
 
-class TokenTable:
+class TowerTokens:
     """What a frozen tower says of each image, computed once: (N, L, V) float16 on disk, memory-mapped."""
 
     def __init__(self, tokens_NLV: NDArray[Any], image_of_row: Any) -> None:
@@ -32,7 +32,7 @@ class TokenTable:
 class RowTokens:
     """Tokens of the rows of a batch; only those that are asked for are read."""
 
-    def __init__(self, table: TokenTable, row_n: Tensor, device: torch.device) -> None:
+    def __init__(self, table: TowerTokens, row_n: Tensor, device: torch.device) -> None:
         self.table, self.row_n, self.device = table, row_n, device
 
     def __getitem__(self, position_K: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class RowTokens:
         return torch.from_numpy(self.table.tokens_NLV[rows]).to(self.device).float()
 
 
-def token_table(scorer: Any, paths: list[str], folder: Path, device: Any) -> TokenTable:
+def tower_tokens(scorer: Any, paths: list[str], folder: Path, device: Any) -> TowerTokens:
     """The table in `folder`, computed where it is not there yet.
 
     scorer: an ItmScorer whose `model` has a frozen `visual_encoder`. paths: the image of every row, kept once however
@@ -58,4 +58,4 @@ def token_table(scorer: Any, paths: list[str], folder: Path, device: Any) -> Tok
             yield scorer.model.visual_encoder(batch.to(device))
 
     remedy = "leave out --mafa-con-d-cache-tokens"
-    return TokenTable(cached_rows(folder, "con_d_tokens", content, len(images), tokens, remedy), image_of_row)
+    return TowerTokens(cached_rows(folder, "con_d_tokens", content, len(images), tokens, remedy), image_of_row)

@@ -16,7 +16,7 @@ VERDICT = "verdict"
 
 
 @dataclass(frozen=True)
-class Said:
+class Prediction:
     """`number`: of the sample whose image is shown; `truth`: known answers or captions; `score`: None if not known."""
 
     number: int
@@ -30,12 +30,12 @@ class Said:
 
 def write_predictions(
     folder: str | Path,
-    rows: Iterable[Said],
+    rows: Iterable[Prediction],
     open_image: Callable[[int], Image.Image],
     title: str,
     measure: str = VERDICT,
 ) -> Path:
-    """Writes the folder anew and returns its index.html; samples of one image (`Said.image`) share a thumbnail.
+    """Writes the folder anew and returns its index.html; samples of one image (`Prediction.image`) share a thumbnail.
 
     measure: what scores are; a verdict is right where it is above 0, or wrong, a CIDEr is neither.
     An address names a view: index.html#q=red+cube&verdict=wrong&sort=score&page=2.

@@ -46,9 +46,9 @@ class AnswerEvaluation(Evaluation):
         return results
 
     def _of_split(self, split: str) -> dict[str, dict[int, str]]:
-        """`said`, and with run.without_image what the language model says of the text alone, {item: text}."""
+        """`answers`, and with run.without_image those of the language model to the text alone, {item: text}."""
         dataset, task = self.run.splits[split], self.task
-        passes = {"said": lambda numbers: self._seeing(dataset, numbers)}
+        passes = {"answers": lambda numbers: self._seeing(dataset, numbers)}
         if self.run.settings.get("without_image", False):
             passes["without_image"] = lambda numbers: self._blind(dataset, numbers)
         items, found = task.items(dataset), {}
@@ -59,8 +59,8 @@ class AnswerEvaluation(Evaluation):
             store = Predictions(folder, f"{split}_{name}", get_rank(), about)
             barrier()  # every rank has read what was done before any adds to it
             todo = [number for number, item in enumerate(items) if item not in store.done]
-            for numbers, said in batches(todo[get_rank() :: get_world_size()]):
-                store.append(dict(zip([items[number] for number in numbers], said, strict=True)))
+            for numbers, predicted in batches(todo[get_rank() :: get_world_size()]):
+                store.append(dict(zip([items[number] for number in numbers], predicted, strict=True)))
             barrier()
             found[name] = merged(folder, f"{split}_{name}", store.about)
         return found
@@ -74,13 +74,13 @@ class AnswerEvaluation(Evaluation):
                 name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()
             }
             with torch.no_grad():
-                yield numbers[start * size : (start + 1) * size], self.task.say(self.run.network, on_device)
+                yield numbers[start * size : (start + 1) * size], self.task.answer(self.run.network, on_device)
 
     def _blind(self, dataset: Any, numbers: Sequence[int]) -> Any:
         size = int(self.run.settings.batch_size_eval)
         for start in range(0, len(numbers), size):
             part = numbers[start : start + size]
-            yield part, self.task.say_without_image(self.run.network, dataset, part)
+            yield part, self.task.answer_without_image(self.run.network, dataset, part)
 
 
 def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Any]:

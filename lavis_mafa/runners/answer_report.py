@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.evaluation.ground_truth import image_opener
-from lavis_mafa.reports.predictions import Said, write_predictions
+from lavis_mafa.reports.predictions import Prediction, write_predictions
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.runners.report import commit, evaluated_checkpoint, versions
 from lavis_mafa.runners.run import Run
@@ -22,22 +22,22 @@ SHOWN = 1000  # predictions on the page
 def report_answers(
     run: Run, task: AnsweringTask, weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]
 ) -> dict[str, Any]:
-    """Judge and write what was said of every split; returns what results.json holds."""
+    """Judge and write the answers of every split; returns what results.json holds."""
     folder, written = run.folder, ["results.json"]
     judged: dict[str, Any] = {}
     for split, passes in found.items():
         dataset = run.splits[split]
-        judged[split] = task.judge(dataset, passes["said"])
+        judged[split] = task.judge(dataset, passes["answers"])
         if "without_image" in passes:
             judged[split]["without_image"] = task.judge(dataset, passes["without_image"])
-        table = task.table(dataset, passes["said"])
+        table = task.table(dataset, passes["answers"])
         with atomic_write(folder / f"predictions_{split}.parquet") as file:
             table.to_parquet(file)
         part = f" (the first {SHOWN:,} of {len(table):,})" if len(table) > SHOWN else ""
-        title = f"{run.name}, {split}: what the checkpoint said{part}"
+        title = f"{run.name}, {split}: what the checkpoint answers{part}"
         write_predictions(folder / f"predictions_{split}", _shown(table), image_opener(dataset), title, task.measure)
         written += [f"predictions_{split}.parquet", f"predictions_{split}/index.html"]
-        for name, content in task.files(dataset, passes["said"]).items():
+        for name, content in task.files(dataset, passes["answers"]).items():
             write_json(folder / f"{split}_{name}.json", content)
             written.append(f"{split}_{name}.json")
     config = OmegaConf.to_container(run.config.config, resolve=True)
@@ -53,10 +53,10 @@ def report_answers(
     return results
 
 
-def _shown(table: pd.DataFrame) -> list[Said]:
+def _shown(table: pd.DataFrame) -> list[Prediction]:
     """The first predictions of a split, as its page shows them."""
     return [
-        Said(
+        Prediction(
             number,
             str(row["image"]),
             str(row.get("question") or ""),

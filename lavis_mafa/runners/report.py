@@ -103,8 +103,8 @@ def _examples(run: Run, connections: pd.DataFrame) -> Iterator[GalleryRow]:
         yield gallery_row(data.table, record, text_row, p=float(row.score), true=true)
 
 
-def gallery_row(table: RecordTable, record: int, text_row: int, **said: Any) -> GalleryRow:
-    """A pair as the gallery shows it; `said`: what is known of it (p, verdict, similarity, true)."""
+def gallery_row(table: RecordTable, record: int, text_row: int, **known: Any) -> GalleryRow:
+    """A pair as the gallery shows it; `known`: what is known of it (p, verdict, similarity, true)."""
     other = int(table.record_of_caption[text_row])
     return GalleryRow(
         record=record,
@@ -114,7 +114,7 @@ def gallery_row(table: RecordTable, record: int, text_row: int, **said: Any) -> 
         caption_record=other if other != record else None,
         path=table.image(record),
         image_id=table.annotated_id[record].as_py() or "",
-        **said,
+        **known,
     )
 
 

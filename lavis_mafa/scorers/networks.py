@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.models.albef.pretrain import MafaAlbef
-from lavis_mafa.models.albef.task_base import AlbefTask
+from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
 from lavis_mafa.models.openclip import MafaOpenClip
 from lavis_mafa.models.pretrained import checkpoint_path
@@ -83,7 +83,7 @@ def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> N
 
 def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
     """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
-    if issubclass(model_cls, (MafaBlip2, MafaOpenClip, AlbefTask)):
+    if issubclass(model_cls, (MafaBlip2, MafaOpenClip, AlbefDownstreamModel)):
         return model_cls.from_config(cfg)
     if issubclass(model_cls, MafaAlbef):
         return model_cls.from_config(cfg, may_miss=("text_encoder.cls.",))  # a retrieval model has no MLM head

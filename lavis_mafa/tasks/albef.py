@@ -32,7 +32,7 @@ from lavis_mafa.tasks.loop import LoopTask, Losses
 from lavis_mafa.tasks.vqa import VqaAnswers
 
 LOSSES = ("loss_itc", "loss_itm", "loss_mlm")
-ANSWERS = ("False", "True")
+TRUTH_WORDS = ("False", "True")
 
 
 @registry.register_task("mafa_finetune")
@@ -83,7 +83,7 @@ class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
     def settings(self) -> dict[str, Any]:
         return {"answers": digest(self.answer_list), "num_ans_candidates": self.run_cfg.num_ans_candidates}
 
-    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         return model.predict_answers(dict(samples), self.answer_list, int(self.run_cfg.num_ans_candidates))
 
 
@@ -132,35 +132,35 @@ class MafaNlvrTask(MafaFinetuneTask):
     def items(self, dataset: Statements) -> list[int]:
         return [row.statement_id for row in dataset.rows]
 
-    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         unknown = torch.zeros(len(samples["text_input"]), dtype=torch.long, device=samples["image0"].device)
         logits = model.predict({**samples, "label": unknown})["predictions"]
-        return [ANSWERS[int(label)] for label in logits.argmax(dim=1)]
+        return [TRUTH_WORDS[int(label)] for label in logits.argmax(dim=1)]
 
-    def judge(self, dataset: Statements, said: Mapping[int, str]) -> dict[str, Any]:
+    def judge(self, dataset: Statements, answer_of: Mapping[int, str]) -> dict[str, Any]:
         """Accuracy in percent, and that of the one answer that holds most often."""
         held = {row.statement_id: row.holds for row in dataset.rows if row.holds is not None}
         if not held:
             return {"all": None, "questions": 0, "missing": {"labels": "the split's labels are held back"}}
-        right = np.mean([said[one] == ANSWERS[int(holds)] for one, holds in held.items()])
+        right = np.mean([answer_of[one] == TRUTH_WORDS[int(holds)] for one, holds in held.items()])
         share = np.mean(list(held.values()))
-        one = {"answer": ANSWERS[int(share >= 0.5)], "all": 100 * float(max(share, 1 - share))}
+        one = {"answer": TRUTH_WORDS[int(share >= 0.5)], "all": 100 * float(max(share, 1 - share))}
         return {"all": 100 * float(right), "questions": len(held), "majority": one, "missing": {}}
 
-    def table(self, dataset: Statements, said: Mapping[int, str]) -> pd.DataFrame:
-        answers = [said[row.statement_id] for row in dataset.rows]
+    def table(self, dataset: Statements, answer_of: Mapping[int, str]) -> pd.DataFrame:
+        answers = [answer_of[row.statement_id] for row in dataset.rows]
         rows = [
             (
                 row.statement_id,
                 " | ".join(row.images),
                 row.sentence,
                 answer,
-                [] if row.holds is None else [ANSWERS[int(row.holds)]],
-                None if row.holds is None else float(answer == ANSWERS[int(row.holds)]),
+                [] if row.holds is None else [TRUTH_WORDS[int(row.holds)]],
+                None if row.holds is None else float(answer == TRUTH_WORDS[int(row.holds)]),
             )
             for row, answer in zip(dataset.rows, answers, strict=True)
         ]
         return pd.DataFrame(rows, columns=["statement_id", "image", "question", "answer", "ground_truth", "verdict"])
 
-    def files(self, dataset: Statements, said: Mapping[int, str]) -> dict[str, Any]:
-        return {"leaderboard": [{"identifier": item, "prediction": text} for item, text in said.items()]}
+    def files(self, dataset: Statements, answer_of: Mapping[int, str]) -> dict[str, Any]:
+        return {"leaderboard": [{"identifier": item, "prediction": text} for item, text in answer_of.items()]}

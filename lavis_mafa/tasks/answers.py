@@ -11,7 +11,7 @@ import pandas as pd
 class AnsweringTask(Protocol):
     """A task whose model says something about every sample of a split.
 
-    measure: the name of a single answer's figure. `said`: {item: answer}.
+    measure: the name of a single answer's figure. `answer_of`: {item: answer}.
     """
 
     measure: str
@@ -24,22 +24,22 @@ class AnsweringTask(Protocol):
         """The id of every sample."""
         ...
 
-    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         """The answers to a batch."""
         ...
 
-    def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
+    def answer_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         """The answers of the language model alone to the samples at these places."""
         ...
 
-    def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+    def judge(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
         """The figures of a split."""
         ...
 
-    def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
+    def table(self, dataset: Any, answer_of: Mapping[int, str]) -> pd.DataFrame:
         """A row an answer."""
         ...
 
-    def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+    def files(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
         """{name: content} of JSON files, as leaderboards want them."""
         ...

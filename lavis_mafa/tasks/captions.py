@@ -35,7 +35,7 @@ class MafaCaptionTask(MafaStage2Task):
         """What names sample i in the predictions."""
         return caption_truth(dataset).image_ids
 
-    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         prompt = str(self.run_cfg.prompt)
         return model.generate(
             {**samples, "prompt": prompt},
@@ -45,36 +45,36 @@ class MafaCaptionTask(MafaStage2Task):
             length_penalty=self._penalty(1.0),
         )
 
-    def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
+    def answer_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         beams, longest = int(self.run_cfg.num_beams), int(self.run_cfg.max_len)
         options = {"num_beams": beams, "max_len": longest, "length_penalty": self._penalty(1.0)}
         options["min_len"] = int(self.run_cfg.min_len)
         return model.answer_without_image([str(self.run_cfg.prompt)] * len(numbers), **options)
 
-    def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+    def judge(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
         """Caption metrics, None where the references are held back; `all` is CIDEr in the papers' scale."""
         truth = caption_truth(dataset, self.references)
         if not truth.references:
             return {"all": None, "missing": {"references": "run.references names no COCO file with the captions"}}
-        metrics = caption_metrics(said, truth.references)
-        return {"all": 100 * metrics["CIDEr"], "images": len(said), **metrics}
+        metrics = caption_metrics(answer_of, truth.references)
+        return {"all": 100 * metrics["CIDEr"], "images": len(answer_of), **metrics}
 
-    def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
+    def table(self, dataset: Any, answer_of: Mapping[int, str]) -> pd.DataFrame:
         """`question`: the prompt; `verdict`: CIDEr of the image, None where the references are held back."""
         truth = caption_truth(dataset, self.references)
-        found = cider_of_images(said, truth.references) if truth.references else {}
+        found = cider_of_images(answer_of, truth.references) if truth.references else {}
         rows = {
             "image_id": truth.image_ids,
             "image": truth.images,
             "question": self.run_cfg.prompt,
             "ground_truth": [truth.references.get(image, []) for image in truth.image_ids],
-            "answer": [said[image] for image in truth.image_ids],
+            "answer": [answer_of[image] for image in truth.image_ids],
             "verdict": [found.get(image) for image in truth.image_ids],
         }
         return pd.DataFrame(rows)
 
-    def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+    def files(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
         """JSON files for a leaderboard, and the ground truth in COCO's format."""
         truth = caption_truth(dataset, self.references)
-        board = [{"image_id": image, "caption": said[image]} for image in truth.image_ids]
+        board = [{"image_id": image, "caption": answer_of[image]} for image in truth.image_ids]
         return {"leaderboard": board, **({"references": coco_format(truth)} if truth.references else {})}

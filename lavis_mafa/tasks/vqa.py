@@ -28,17 +28,17 @@ class VqaAnswers:
     def _by_lemmas(self) -> bool:
         return bool(self.run_cfg.get("lemmatise", False))
 
-    def verdicts(self, rows: Sequence[QuestionRow], said: Sequence[str]) -> np.ndarray:
+    def verdicts(self, rows: Sequence[QuestionRow], answers: Sequence[str]) -> np.ndarray:
         """(N,) in [0, 1], NaN where the ground truth is held back. run.match: `vqa`, or `any`, a hit on any answer."""
-        return (hits if self.run_cfg.get("match") == "any" else verdicts)(rows, said)
+        return (hits if self.run_cfg.get("match") == "any" else verdicts)(rows, answers)
 
-    def judge(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
-        """Accuracy by types, of the answers as said (`raw`) and lemmatised, and of the one that suits most questions.
+    def judge(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
+        """Accuracy by types, of the answers as they are (`raw`) and lemmatised, and of the most fitting constant.
 
         `headline` names which of them stand first (`all`): with run.lemmatise the lemmatised, given spaCy's model.
         """
         rows = question_rows(dataset)
-        answers = [said[row.question_id] for row in rows]
+        answers = [answer_of[row.question_id] for row in rows]
         lemmas = lemmatised(answers)
         raw = accuracies(rows, self.verdicts(rows, answers))
         by_lemmas = None if lemmas is None else accuracies(rows, self.verdicts(rows, lemmas))
@@ -51,20 +51,20 @@ class VqaAnswers:
             found["majority"] = {"answer": one, **accuracies(rows, self.verdicts(rows, [one] * len(rows)))}
         return found
 
-    def table(self, dataset: Any, said: Mapping[int, str]) -> pd.DataFrame:
+    def table(self, dataset: Any, answer_of: Mapping[int, str]) -> pd.DataFrame:
         rows = question_rows(dataset)
-        answers = [said[row.question_id] for row in rows]
+        answers = [answer_of[row.question_id] for row in rows]
         table = pd.DataFrame([vars(row) for row in rows]).rename(columns={"answers": "ground_truth"})
         table["ground_truth"] = table["ground_truth"].map(list)
         lemmas = lemmatised(answers)
         judged = self.verdicts(rows, (self._by_lemmas and lemmas) or answers)
         return table.assign(answer=answers, lemmatised=lemmas, verdict=np.where(np.isnan(judged), None, judged))
 
-    def files(self, dataset: Any, said: Mapping[int, str]) -> dict[str, Any]:
+    def files(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
         """VQA's form for a leaderboard, and GQA's."""
         return {
-            "leaderboard": [{"question_id": item, "answer": text} for item, text in said.items()],
-            "leaderboard_gqa": [{"questionId": str(item), "prediction": text} for item, text in said.items()],
+            "leaderboard": [{"question_id": item, "answer": text} for item, text in answer_of.items()],
+            "leaderboard_gqa": [{"questionId": str(item), "prediction": text} for item, text in answer_of.items()],
         }
 
 
@@ -72,11 +72,11 @@ class VqaAnswers:
 class MafaVqaTask(VqaAnswers, MafaStage2Task):
     """LAVIS' vqa and gqa with `predict_answers` (inference_method generate)."""
 
-    def say(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
         # transformers counts the token that stands before an answer, too: T5's start, the question's last of OPT
         return model.predict_answers(samples, min_len=int(self.run_cfg.min_len) + 1, **self._asking())
 
-    def say_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
+    def answer_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         rows = question_rows(dataset)
         questions = [dataset.text_processor(rows[i].question) for i in numbers]
         return model.answer_without_image(questions, min_len=int(self.run_cfg.min_len), **self._asking())

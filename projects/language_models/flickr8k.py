@@ -85,7 +85,7 @@ def question_text(
 ) -> Text:
     place = int(rng.integers(len(questions)))
     asked, answers = questions[place]
-    others = [answer for number, (_, said) in enumerate(questions) if number != place for answer in said]
+    others = [answer for number, (_, output) in enumerate(questions) if number != place for answer in output]
     phrases = [] if rng.random() < blind else eight(others, rng)
     return Text(phrases, PROMPT.format(asked), answers[int(rng.integers(len(answers)))], "question")
 
@@ -109,11 +109,11 @@ def measure(reader: OptReader, corpus: Corpus) -> dict[str, float]:
     """Held-out images: a caption's loss a token (nats), and the share of questions answered, with words and without."""
     reader.eval()
     rng = np.random.default_rng(SEED)
-    told = [caption_text(captions, rng, blind=0) for captions in corpus.captions]
+    target = [caption_text(captions, rng, blind=0) for captions in corpus.captions]
     asked = [question_text(questions, rng, blind=0) for questions in corpus.questions for _ in questions]
     found = {
-        "captions": caption_loss(reader, told),
-        "captions without words": caption_loss(reader, blind(told)),
+        "captions": caption_loss(reader, target),
+        "captions without words": caption_loss(reader, blind(target)),
         "questions": answered(reader, asked),
         "questions without words": answered(reader, blind(asked)),
     }
@@ -121,7 +121,7 @@ def measure(reader: OptReader, corpus: Corpus) -> dict[str, float]:
 
 
 def blind(texts: Sequence[Text]) -> list[Text]:
-    return [Text([], text.given, text.told, text.kind) for text in texts]
+    return [Text([], text.given, text.target, text.kind) for text in texts]
 
 
 @torch.no_grad()
@@ -131,8 +131,8 @@ def caption_loss(reader: OptReader, texts: Sequence[Text]) -> float:
 
 
 def answered(reader: OptReader, texts: Sequence[Text]) -> float:
-    said = [one for start in range(0, len(texts), 100) for one in reader.tell(list(texts[start : start + 100]))]
-    return float(np.mean([one == text.told for one, text in zip(said, texts, strict=True)]))
+    output = [one for start in range(0, len(texts), 100) for one in reader.tell(list(texts[start : start + 100]))]
+    return float(np.mean([one == text.target for one, text in zip(output, texts, strict=True)]))
 
 
 def main() -> None:

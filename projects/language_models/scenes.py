@@ -66,8 +66,8 @@ def phrases_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     ]
     for thing in scene.objects:
         named = ((SIZES, thing.size), (COLOURS, thing.colour), (SHAPES, thing.shape))
-        said = [pick(rng, words(names[number])) for names, number in named]
-        found.append(" ".join([*said, CELLS[3 * thing.row + thing.column]]))
+        output = [pick(rng, words(names[number])) for names, number in named]
+        found.append(" ".join([*output, CELLS[3 * thing.row + thing.column]]))
     return found
 
 
@@ -82,7 +82,7 @@ def corpus(count: int = 4000) -> Iterator[str]:
     """What the tokenizers learn their words from."""
     for number in range(count):
         text = text_of(SEED, number)
-        yield from (f"{text.given} {text.told}\n", *text.phrases)
+        yield from (f"{text.given} {text.target}\n", *text.phrases)
     yield from ("a photo of", "Question: Short answer:", *"0123456789")
 
 
@@ -118,21 +118,21 @@ class T5Reader(Reader):
     def parts(self, texts: list[Text]) -> tuple[dict[str, Tensor], list[str]]:
         """What the encoder reads, and what is told; of a caption the words from a random place on."""
         prefix, there = self.prefix(texts)
-        cut = [(text.given, text.told) if text.given else cut_at_random(text.told) for text in texts]
+        cut = [(text.given, text.target) if text.given else cut_at_random(text.target) for text in texts]
         ids, mask = padded([[*self.ids(given), self.tokenizer.eos_token_id] for given, _ in cut], 0)
         embeds = torch.cat([prefix, self.embed(ids)], 1)
-        return {"inputs_embeds": embeds, "attention_mask": torch.cat([there, mask], 1)}, [told for _, told in cut]
+        return {"inputs_embeds": embeds, "attention_mask": torch.cat([there, mask], 1)}, [target for _, target in cut]
 
     def loss(self, texts: list[Text]) -> Tensor:
-        read, told = self.parts(texts)
-        labels, _ = padded([[*self.ids(text), self.tokenizer.eos_token_id] for text in told], -100)
+        read, target = self.parts(texts)
+        labels, _ = padded([[*self.ids(text), self.tokenizer.eos_token_id] for text in target], -100)
         return self.model(**read, labels=labels).loss
 
     @torch.no_grad()
     def tell(self, texts: list[Text]) -> list[str]:
         read, _ = self.parts(texts)
-        said = self.model.generate(**read, max_new_tokens=8)
-        return [text.strip() for text in self.tokenizer.batch_decode(said, skip_special_tokens=True)]
+        output = self.model.generate(**read, max_new_tokens=8)
+        return [text.strip() for text in self.tokenizer.batch_decode(output, skip_special_tokens=True)]
 
 
 def accuracy(reader: Reader, count: int = 800) -> dict[str, float]:
@@ -141,18 +141,18 @@ def accuracy(reader: Reader, count: int = 800) -> dict[str, float]:
     asked = [text for number in range(2 * count) if (text := text_of(HELD_OUT_SEED, number)).given and text.phrases][
         :count
     ]
-    said = [told for start in range(0, count, 100) for told in reader.tell(asked[start : start + 100])]
-    blind = [Text([], text.given, text.told, text.kind) for text in asked]
-    unseen = [told for start in range(0, count, 100) for told in reader.tell(blind[start : start + 100])]
-    found = {"all": _share(said, asked), "without phrases": _share(unseen, asked)}
+    output = [target for start in range(0, count, 100) for target in reader.tell(asked[start : start + 100])]
+    blind = [Text([], text.given, text.target, text.kind) for text in asked]
+    unseen = [target for start in range(0, count, 100) for target in reader.tell(blind[start : start + 100])]
+    found = {"all": _share(output, asked), "without phrases": _share(unseen, asked)}
     for kind in sorted({text.kind for text in asked}):
         of_kind = [i for i, text in enumerate(asked) if text.kind == kind]
-        found[kind] = _share([said[i] for i in of_kind], [asked[i] for i in of_kind])
+        found[kind] = _share([output[i] for i in of_kind], [asked[i] for i in of_kind])
     return found
 
 
-def _share(said: list[str], asked: list[Text]) -> float:
-    return round(float(np.mean([one == text.told for one, text in zip(said, asked, strict=True)])), 4)
+def _share(output: list[str], asked: list[Text]) -> float:
+    return round(float(np.mean([one == text.target for one, text in zip(output, asked, strict=True)])), 4)
 
 
 def main() -> None:

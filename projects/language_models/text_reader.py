@@ -29,7 +29,7 @@ class Text:
 
     phrases: list[str]
     given: str
-    told: str
+    target: str
     kind: str
 
 
@@ -48,20 +48,20 @@ class Reader(nn.Module):
         """Each phrase as the sum of its words by the root of their number (B, SLOTS, D); which there are (B, SLOTS)."""
         lists = [self.ids(" " + phrase) for text in texts for phrase in text.phrases or [""] * SLOTS]
         ids, mask = padded(lists, 0)
-        said = (self.embed(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).sqrt()
+        summary = (self.embed(ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).sqrt()
         if self.training:
-            said = said + 0.2 * said.detach().std() * torch.randn_like(said)
+            summary = summary + 0.2 * summary.detach().std() * torch.randn_like(summary)
         there = torch.tensor([[bool(text.phrases)] * SLOTS for text in texts])
-        return said.unflatten(0, (len(texts), SLOTS)), there.long()
+        return summary.unflatten(0, (len(texts), SLOTS)), there.long()
 
 
 class OptReader(Reader):
     def loss(self, texts: list[Text]) -> Tensor:
         prefix, there = self.prefix(texts)
         given = [[self.tokenizer.bos_token_id, *self.ids(text.given)] for text in texts]
-        told = [self.ids((" " if text.given else "") + text.told + "\n") for text in texts]
-        ids, mask = padded([a + b for a, b in zip(given, told, strict=True)], self.tokenizer.pad_token_id)
-        labels, _ = padded([[-100] * len(a) + b for a, b in zip(given, told, strict=True)], -100)
+        target = [self.ids((" " if text.given else "") + text.target + "\n") for text in texts]
+        ids, mask = padded([a + b for a, b in zip(given, target, strict=True)], self.tokenizer.pad_token_id)
+        labels, _ = padded([[-100] * len(a) + b for a, b in zip(given, target, strict=True)], -100)
         hidden = self.model.model.decoder(
             inputs_embeds=torch.cat([prefix, self.embed(ids)], 1), attention_mask=torch.cat([there, mask], 1)
         ).last_hidden_state[:, SLOTS:-1]
@@ -74,13 +74,13 @@ class OptReader(Reader):
         prefix, there = self.prefix(texts)
         given = [[self.tokenizer.bos_token_id, *self.ids(text.given)] for text in texts]
         ids, mask = (part.flip(1) for part in padded([ids[::-1] for ids in given], self.tokenizer.pad_token_id))
-        told = ids[:, :0]
+        target = ids[:, :0]
         for _ in range(8):
-            all_ids, all_mask = torch.cat([ids, told], 1), torch.cat([there, mask, torch.ones_like(told)], 1)
+            all_ids, all_mask = torch.cat([ids, target], 1), torch.cat([there, mask, torch.ones_like(target)], 1)
             embeds = torch.cat([prefix, self.embed(all_ids)], 1)
             hidden = self.model.model.decoder(inputs_embeds=embeds, attention_mask=all_mask).last_hidden_state[:, -1]
-            told = torch.cat([told, self.model.lm_head(hidden).argmax(-1, keepdim=True)], 1)
-        return [text.split("\n")[0].strip() for text in self.tokenizer.batch_decode(told)]
+            target = torch.cat([target, self.model.lm_head(hidden).argmax(-1, keepdim=True)], 1)
+        return [text.split("\n")[0].strip() for text in self.tokenizer.batch_decode(target)]
 
 
 def padded(lists: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:

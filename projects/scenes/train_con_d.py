@@ -40,7 +40,7 @@ SCENES, SEED, BATCH, RATE = 20_000, 11, 32, 1.5e-3  # scenes that nothing else u
 CAPTIONS = 4  # of an image
 BLOCKS = 4  # of captions of like length
 MASKED = 0.4  # share of a caption's telling words
-TOLD = 3.0  # how much likelier a caption that says where or how many is drawn: these are the last things learnt
+DRAWN_MORE = 3.0  # how much likelier a caption that says where or how many is drawn: these are the last things learnt
 WEIGHTS = {"itm": None, "mlm": None, "changed": torch.tensor([1.0, 4.0])}  # one word in some ten is changed
 TELLING = {
     *(word for names in (COLOURS, SHAPES, SIZES, TONES, PATTERNS) for name in names for word in words(name)),
@@ -103,7 +103,7 @@ _read = cache(parse)
 
 def _two(statements: list[Statement], rng: np.random.Generator) -> np.ndarray:
     """Two different captions of an image, as far as it has two."""
-    weights = np.array([TOLD if _says_where_or_how_many(statement) else 1.0 for statement in statements])
+    weights = np.array([DRAWN_MORE if _says_where_or_how_many(statement) else 1.0 for statement in statements])
     order = rng.choice(len(statements), len(statements), replace=False, p=weights / weights.sum())
     return order[[0, min(1, len(order) - 1)]]
 
@@ -148,12 +148,12 @@ class Lesson(nn.Module):
     def _captions(self, records: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[str]]:
         """Own captions (2B), the first of each image, then the second, reworded; and the same, changed."""
         table = self.data.table
-        said = [[_read(table.caption(int(row))) for row in table.caption_rows(int(record))] for record in records]
-        drawn = [_two(statements, rng) for statements in said]
+        of_records = [[_read(table.caption(int(row))) for row in table.caption_rows(int(record))] for record in records]
+        drawn = [_two(statements, rng) for statements in of_records]
         both = [
             _pair(statements[pair[n]], statements, rng)
             for n in (0, 1)
-            for statements, pair in zip(said, drawn, strict=True)
+            for statements, pair in zip(of_records, drawn, strict=True)
         ]
         own, other = zip(*both, strict=True)
         return list(own), list(other)

@@ -207,7 +207,7 @@ def test_another_fingerprint_or_format_is_refused(tmp_path):
         ConnectionStore(tmp_path, "weights A")
 
 
-def test_runs_without_their_header_are_told(tmp_path):
+def test_runs_without_their_header_are_reported(tmp_path):
     store = ConnectionStore(tmp_path, "f")
     put(store, (1, 1, 0.5))
     store.flush()
@@ -217,7 +217,7 @@ def test_runs_without_their_header_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 60, 130, -1])
-def test_a_torn_file_is_told(tmp_path, kept):
+def test_a_torn_file_is_reported(tmp_path, kept):
     store = ConnectionStore(tmp_path, "f")
     put(store, (1, 1, 0.5), (2, 2, 0.5))
     store.commit()
@@ -238,7 +238,7 @@ def test_a_torn_file_written_after_a_state_does_not_bar_the_way_back(tmp_path):
     assert content(again) == {(1, 1): 0.5} and files(tmp_path) == ["part_0_r0_0.npy", "store.json"]
 
 
-def test_a_file_of_another_length_than_the_state_says_is_told(tmp_path):
+def test_a_file_of_another_length_than_the_state_says_is_reported(tmp_path):
     store = ConnectionStore(tmp_path, "f")
     put(store, (1, 1, 0.5))
     state = store.commit()

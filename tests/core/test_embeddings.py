@@ -116,7 +116,7 @@ def test_what_float16_cannot_hold_is_an_error_that_names_the_record(tmp_path, ba
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"fingerprint": "g"}, "fingerprint is 'f', expected 'g'"),
         ({"n": 11}, "n_records is 10, expected 11"),
@@ -124,17 +124,17 @@ def test_what_float16_cannot_hold_is_an_error_that_names_the_record(tmp_path, ba
         ({"world": 2}, "world is 1, expected 2"),
     ],
 )
-def test_a_foreign_store_is_told_with_what_differs(tmp_path, change, told):
+def test_a_foreign_store_is_reported_with_what_differs(tmp_path, change, message):
     one = store(tmp_path)
     one.begin_epoch(0, N)
     one.write(*rows([1]))
     state = one.commit()
     for use in (lambda other: other.gather(0), lambda other: other.rollback(state)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             use(store(tmp_path, **change))
 
 
-def test_missing_and_torn_files_are_told(tmp_path):
+def test_missing_and_torn_files_are_reported(tmp_path):
     one = store(tmp_path)
     with pytest.raises(ValueError, match="is missing"):
         one.gather(0)
@@ -151,6 +151,6 @@ def test_missing_and_torn_files_are_told(tmp_path):
         one.gather(0)
 
 
-def test_a_full_disk_is_told_before_the_epoch(tmp_path):
+def test_a_full_disk_is_reported_before_the_epoch(tmp_path):
     with pytest.raises(ValueError, match="make room"):
         store(tmp_path).begin_epoch(0, 10**15)

@@ -114,18 +114,18 @@ def test_the_fingerprint_is_of_the_verdicts(tmp_path):
     assert one.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_an_unknown_verdict_and_bounds_without_room_are_told(tmp_path):
+def test_an_unknown_verdict_and_bounds_without_room_are_reported(tmp_path):
     rows = pd.DataFrame({"image_id": [1], "text_id": [1], "p": [0.9], "verdict": ["conection"]})
     rows.to_parquet(tmp_path / "c.parquet")
     with pytest.raises(ValueError, match="verdict is 'conection'"):
         FileScorer.read(tmp_path / "c.parquet", 0.5, 0.8)
-    for column, value, told in (
+    for column, value, message in (
         ("verdict", None, "verdict is None"),
         ("p", np.nan, "p must be numbers"),
         ("image_id", 1.5, "image_id must be whole numbers"),
     ):
         rows.assign(verdict="connection").assign(**{column: [value]}).to_parquet(tmp_path / "d.parquet")
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             FileScorer.read(tmp_path / "d.parquet", 0.5, 0.8)
     with pytest.raises(ValueError, match="needs 0 < low and high < 1"):
         FileScorer.read(tmp_path / "c.parquet", 0.5, 1.0)

@@ -297,7 +297,7 @@ def test_a_large_search_space_goes_through_faiss(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "expected"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"search_space": 0}, "search_space is 0"),
@@ -307,12 +307,12 @@ def test_a_large_search_space_goes_through_faiss(tmp_path, monkeypatch):
         ({"backend": "hnsw"}, "allowed: auto, flat, ivf, torch"),
     ],
 )
-def test_wrong_settings_are_told(setting, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings_are_reported(setting, expected):
+    with pytest.raises(ValueError, match=expected):
         GritPlanner(**{"batch_size": 4, **setting})
 
 
-def test_fewer_records_than_a_step_are_told():
+def test_fewer_records_than_a_step_are_reported():
     with pytest.raises(ValueError, match="11 records do not fill one step of 3 x 4: lower the batch size to 3"):
         GritPlanner(4, 3).plan(0, None, 11)
 

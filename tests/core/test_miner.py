@@ -175,7 +175,7 @@ def test_pairs_once_lets_a_verdict_win_over_an_unverified_spare(once, label):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, 3.5])
-def test_scores_that_are_no_probabilities_are_told(bad):
+def test_scores_that_are_no_probabilities_are_reported(bad):
     store = ConnectionStore(None, "f")
     with pytest.raises(ValueError, match="no probabilities"):
         mine(TableScorer(p02=bad), store)
@@ -235,13 +235,13 @@ def test_distilled_pairs_are_negatives_with_their_score():
 
 
 @pytest.mark.parametrize("action", ["connect", "drop", "distil"])
-def test_what_was_judged_to_match_is_told_whatever_becomes_of_it(action):
+def test_what_was_judged_to_match_is_reported_whatever_becomes_of_it(action):
     mined = mine(TableScorer(p02=0.9, p12=0.6), action=action)
     pairs = list(zip(mined.candidates.image_C.tolist(), mined.candidates.text_C.tolist(), strict=True))
     assert {pair for pair, matches in zip(pairs, mined.matches_C.tolist(), strict=True) if matches} == {(0, 2)}
     assert int(mined.matches_C.sum()) == mined.counts["connections"]
 
 
-def test_a_relative_rule_that_connects_nothing_is_told():
+def test_a_relative_rule_that_connects_nothing_is_reported():
     with pytest.raises(ValueError, match="nothing could be above"):
         MafaSettings(rule="relative", high=1.0)

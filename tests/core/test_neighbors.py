@@ -147,6 +147,6 @@ def test_a_gpu_that_cannot_be_used_is_left_alone(monkeypatch):
     np.testing.assert_array_equal(nearest(keys, keys, 3)[0], brute_force(keys, keys, 3)[0])
 
 
-def test_an_unknown_backend_is_told():
+def test_an_unknown_backend_is_reported():
     with pytest.raises(ValueError, match="'hnsw'; allowed: auto, flat, ivf, torch"):
         NeighborIndex(unit_rows(5, 4, 10), backend="hnsw")

@@ -38,13 +38,13 @@ def test_a_saved_plan_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("key, value", [("fingerprint", "g"), ("n_records", 12), ("world", 1), ("epoch", 4)])
-def test_a_foreign_plan_is_told_with_what_differs(tmp_path, key, value):
+def test_a_foreign_plan_is_reported_with_what_differs(tmp_path, key, value):
     make_plan().save(tmp_path / "plan.npz")
     with pytest.raises(ValueError, match=f"{key} is .*, expected {value!r}"):
         Plan.load(tmp_path / "plan.npz", **{key: value})
 
 
-def test_a_torn_or_missing_plan_is_told(tmp_path):
+def test_a_torn_or_missing_plan_is_reported(tmp_path):
     path = tmp_path / "plan.npz"
     with pytest.raises(ValueError, match="missing"):
         Plan.load(path)

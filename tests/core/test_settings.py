@@ -66,7 +66,7 @@ def test_unknown_key_names_the_closest(key, closest):
         ({"low": 0.9}, r"low \(0.9\) is above high \(0.8\)"),
     ],
 )
-def test_bad_values_are_told(values, message):
+def test_bad_values_are_reported(values, message):
     with pytest.raises(ValueError, match=message):
         MafaSettings.from_dict(values)
 

@@ -116,7 +116,7 @@ def test_a_data_set_that_is_well(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("a.jsonl", "", "no rows"),
         ("a.json", '[{"image": "rgb.jpg", "caption": "x"},\n {"image": ', "line 2"),
@@ -126,16 +126,18 @@ def test_a_data_set_that_is_well(folder: Path) -> None:
         ("b.json", None, "no such annotation file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_a_problem(folder: Path, name: str, text: str | bytes | None, told: str) -> None:
+def test_a_file_that_cannot_be_read_is_a_problem(
+    folder: Path, name: str, text: str | bytes | None, message: str
+) -> None:
     if text is not None:
         (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
     assert main(config(folder, folder / name, batch_size=1)) == 1
     first = report(folder)["problems"][0]
-    assert first["kind"] == "file" and told in first["message"]
+    assert first["kind"] == "file" and message in first["message"]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["datasets.image_text.images=/no/such"], "no folder at"),
         (["datasets.image_text.annotations.train=${oc.env:LAVIS_MAFA_NOT_SET}/a.json"], "export LAVIS_MAFA_NOT_SET="),
@@ -143,11 +145,11 @@ def test_a_file_that_cannot_be_read_is_a_problem(folder: Path, name: str, text: 
         (["nonsense"], "key=value"),
     ],
 )
-def test_a_wrong_command_is_told(
-    folder: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_command_is_reported(
+    folder: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*config(folder, write(folder, GOOD)), "--options", *options]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_replaced_images_are_named_once(folder: Path) -> None:

@@ -113,9 +113,9 @@ BY_HAND = {
 
 def test_statements_by_hand() -> None:
     rng = np.random.default_rng(0)
-    said = {}
+    truth_of = {}
     for _ in range(1500):
         for stater in set(STATERS):
             sentence, holds = stater(LEFT, RIGHT, rng)
-            assert said.setdefault(sentence, holds) == holds
-    assert {sentence: said.get(sentence) for sentence in BY_HAND} == BY_HAND
+            assert truth_of.setdefault(sentence, holds) == holds
+    assert {sentence: truth_of.get(sentence) for sentence in BY_HAND} == BY_HAND

@@ -1,4 +1,4 @@
-"""Changed captions: something else is said, in the grammar, and it is false of nearly every scene."""
+"""Changed captions: they say something else, in the grammar, and it is false of nearly every scene."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lavis_mafa.data.scenes.truth import holds
 RED, BLUE, CIRCLE, SQUARE = 0, 5, 0, 1
 
 
-def told(number: int) -> list[Statement]:
+def statements_of(number: int) -> list[Statement]:
     """Three statements about a scene, as its captions make them."""
     rng = np.random.default_rng((3, number))
     return [statement_of(scene_number(7, number), rng, DETAILS[rng.integers(len(DETAILS))]) for _ in range(3)]
@@ -25,8 +25,8 @@ def told(number: int) -> list[Statement]:
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
-def test_another_thing_is_said_that_the_grammar_can_say_and_no_sibling_tells(number: int, seed: int) -> None:
-    statements = told(number)
+def test_a_changed_caption_is_of_the_grammar_and_no_sibling_tells_it(number: int, seed: int) -> None:
+    statements = statements_of(number)
     found = changed(statements[0], statements, np.random.default_rng(seed))
     assert changes._meaning(found) != changes._meaning(statements[0])
     assert found == changed(statements[0], statements, np.random.default_rng(seed))
@@ -38,7 +38,7 @@ def test_few_changed_captions_are_true() -> None:
     """Nothing looks at the scene, so some are; with a label in fifty wrong Con-D could still be sure."""
     rng, true = np.random.default_rng(0), []
     for number in range(400):
-        statements = told(number)
+        statements = statements_of(number)
         true.append(holds(scene_number(7, number), say(changed(statements[0], statements, rng), rng)))
     assert np.mean(true) < 0.02
 
@@ -67,7 +67,7 @@ def test_every_kind_of_change_is_made() -> None:
     found = [changed(full, [full], rng) for _ in range(300)]
     assert {one.count for one in found} == {2, 3} and {one.tone for one in found} == {0, 1}
     assert len({one.pattern for one in found}) > 2 and len({one.mentions[0].row for one in found}) > 1
-    assert any(one.mentions[0].colour == one.mentions[1].colour for one in found)  # told twice
+    assert any(one.mentions[0].colour == one.mentions[1].colour for one in found)  # mentioned twice
     assert any((one.mentions[0].colour, one.mentions[1].colour) == (BLUE, RED) for one in found)  # exchanged
     turned = [changed(related, [related], rng) for _ in range(100)]
     assert any(one.mentions == related.mentions[::-1] for one in turned) and any(one.relation == 1 for one in turned)

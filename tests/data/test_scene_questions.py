@@ -38,15 +38,15 @@ def asked(ask: Callable[..., Question], count: int = 400, seed: int = 7) -> list
 def test_yes_and_no_are_the_truth_of_the_caption() -> None:
     checked = Counter()
     for scene, question in asked(compositional, 1500):
-        said = question.text.rstrip("?")
+        asked_for = question.text.rstrip("?")
         answer = question.answers[0]
-        if found := re.fullmatch(r"is there (an? [a-z ]+?) or (an? [a-z ]+)", said):
+        if found := re.fullmatch(r"is there (an? [a-z ]+?) or (an? [a-z ]+)", asked_for):
             expected = any(holds(scene, mention) for mention in found.groups())
-        elif found := re.fullmatch(r"are there both (an? [a-z ]+?) and (an? [a-z ]+)", said):
+        elif found := re.fullmatch(r"are there both (an? [a-z ]+?) and (an? [a-z ]+)", asked_for):
             expected = all(holds(scene, mention) for mention in found.groups())
-        elif found := re.fullmatch(r"is there (an? [a-z ]+)", said):
+        elif found := re.fullmatch(r"is there (an? [a-z ]+)", asked_for):
             expected = holds(scene, found[1])
-        elif found := re.fullmatch(r"is the (\w+ \w+) (left of|right of|above|below) the (\w+ \w+)", said):
+        elif found := re.fullmatch(r"is the (\w+ \w+) (left of|right of|above|below) the (\w+ \w+)", asked_for):
             expected = holds(scene, f"{_a(found[1])} {found[2]} {_a(found[3])}")
         else:
             continue
@@ -95,12 +95,15 @@ def test_counts_are_those_of_the_scene() -> None:
 
 
 def test_no_answer_is_a_safe_guess() -> None:
-    said = Counter(question.answers[0] for _, question in asked(compositional, 1500))
-    assert said.most_common(1)[0][1] / 1500 < 0.35
+    asked_for = Counter(question.answers[0] for _, question in asked(compositional, 1500))
+    assert asked_for.most_common(1)[0][1] / 1500 < 0.35
 
 
 def test_knowledge_has_ten_answers_of_the_right_kind() -> None:
-    known = {**{name: set(said) for name, said in OF_COLOUR.items()}, **{n: set(s) for n, s in OF_SHAPE.items()}}
+    known = {
+        **{name: set(s) for name, s in OF_COLOUR.items()},
+        **{n: set(s) for n, s in OF_SHAPE.items()},
+    }
     assert set(OF_COLOUR) == set(COLOURS) and set(OF_SHAPE) == set(SHAPES)
     kinds = Counter()
     for scene, question in asked(knowledge):
@@ -127,7 +130,7 @@ def test_no_word_of_questions_answers_and_statements_is_unknown() -> None:
     captions = (folder / "vocab.txt").read_text().splitlines()
     assert known[: len(captions)] == captions and len(set(known)) == len(known)
     scenes = [scene_number(7, number) for number in range(1500)]
-    said = [" ".join([q.text, *q.answers]) for ask in (compositional, knowledge) for _, q in asked(ask, 1500)]
-    said += [statement_about(a, b, scene_rng(7, n, 7))[0] for n, (a, b) in enumerate(pairwise(scenes))]
-    words = {word for text in said for word in re.findall(r"[a-z0-9]+|[?,]", text.lower())}
+    asked_for = [" ".join([q.text, *q.answers]) for ask in (compositional, knowledge) for _, q in asked(ask, 1500)]
+    asked_for += [statement_about(a, b, scene_rng(7, n, 7))[0] for n, (a, b) in enumerate(pairwise(scenes))]
+    words = {word for text in asked_for for word in re.findall(r"[a-z0-9]+|[?,]", text.lower())}
     assert words <= set(known)

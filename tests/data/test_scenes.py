@@ -115,9 +115,9 @@ def test_other_text_is_refused(caption):
         parse(caption)
 
 
-def unordered(said: Statement) -> tuple[object, ...]:
-    mentions = said.mentions if said.relation is not None else tuple(sorted(said.mentions, key=str))
-    return mentions, said.relation, said.count, said.tone, said.pattern
+def unordered(statement: Statement) -> tuple[object, ...]:
+    mentions = statement.mentions if statement.relation is not None else tuple(sorted(statement.mentions, key=str))
+    return mentions, statement.relation, statement.count, statement.tone, statement.pattern
 
 
 def optional(n: int) -> st.SearchStrategy[int | None]:
@@ -129,14 +129,14 @@ def statements(draw: st.DrawFn) -> Statement:
     mentions, relation, count = draw(st.sampled_from(sorted(WORDINGS, key=str)))
     place = st.none() if relation is not None else optional(3)
     each = st.builds(Mention, optional(len(SHAPES)), optional(len(COLOURS)), optional(len(SIZES)), place, place)
-    said = tuple(draw(each) for _ in range(mentions))
-    return Statement(said, relation, count, draw(optional(len(TONES))), draw(optional(len(PATTERNS))))
+    statement = tuple(draw(each) for _ in range(mentions))
+    return Statement(statement, relation, count, draw(optional(len(TONES))), draw(optional(len(PATTERNS))))
 
 
 @settings(deadline=None, max_examples=400)
 @given(statements(), SEEDS)
-def test_whatever_can_be_said_is_read_back(said, seed):
-    assert unordered(parse(say(said, np.random.default_rng(seed)))) == unordered(said)
+def test_every_statement_is_read_back(statement, seed):
+    assert unordered(parse(say(statement, np.random.default_rng(seed)))) == unordered(statement)
 
 
 @FEW
@@ -157,8 +157,8 @@ def test_vocabulary_file_is_the_grammar():
 
 
 def test_paraphrases_are_many():
-    said = Statement((Mention(0, 0, 1), Mention(1, 5)), relation=0, tone=0)
-    assert len({say(said, np.random.default_rng(seed)) for seed in range(300)}) > 100
+    statement = Statement((Mention(0, 0, 1), Mention(1, 5)), relation=0, tone=0)
+    assert len({say(statement, np.random.default_rng(seed)) for seed in range(300)}) > 100
 
 
 def test_unknown_wordings_are_refused():
@@ -181,10 +181,10 @@ def test_codes_equal_the_definition(seed):
 
 @settings(deadline=None, max_examples=200)
 @given(statements(), SEEDS)
-def test_codes_equal_the_definition_for_any_statement(said, seed):
+def test_codes_equal_the_definition_for_any_statement(statement, seed):
     rng = np.random.default_rng(seed)
-    scenes, caption = [random_scene(rng) for _ in range(60)], say(said, rng)
-    block = holds_codes(scene_codes(scenes), statement_codes([said]), np.arange(60), np.zeros(60, int))
+    scenes, caption = [random_scene(rng) for _ in range(60)], say(statement, rng)
+    block = holds_codes(scene_codes(scenes), statement_codes([statement]), np.arange(60), np.zeros(60, int))
     assert block.tolist() == [holds(scene, caption) for scene in scenes]
 
 

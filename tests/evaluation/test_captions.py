@@ -40,7 +40,7 @@ def test_without_java_three_metrics_and_the_tokenizer_are_named(monkeypatch: pyt
     of_images = cider_of_images(SAID, REFERENCES)
     assert set(of_images) == set(SAID) and sum(of_images.values()) / 3 == pytest.approx(found["CIDEr"])
     assert of_images[1] > of_images[2] >= 0
-    perfect = caption_metrics({image: told[0] for image, told in REFERENCES.items()}, REFERENCES)
+    perfect = caption_metrics({image: message[0] for image, message in REFERENCES.items()}, REFERENCES)
     assert perfect["Bleu_4"] == pytest.approx(1) and perfect["ROUGE_L"] == pytest.approx(1)
     assert 0 < found["CIDEr"] < perfect["CIDEr"]
     assert 0 < found["Bleu_1"] < 1

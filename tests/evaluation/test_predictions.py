@@ -24,9 +24,9 @@ def test_two_ranks_are_merged_and_every_item_is_there_once(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
 def test_a_separator_of_lines_in_an_answer_ends_no_line(tmp_path: Path, separator: str) -> None:
-    said = {1: f"red{separator}blue", 2: "green"}
-    Predictions(tmp_path, "test", 0, ABOUT).append(said)
-    assert Predictions(tmp_path, "test", 0, ABOUT).done == merged(tmp_path, "test", ABOUT) == said
+    predicted = {1: f"red{separator}blue", 2: "green"}
+    Predictions(tmp_path, "test", 0, ABOUT).append(predicted)
+    assert Predictions(tmp_path, "test", 0, ABOUT).done == merged(tmp_path, "test", ABOUT) == predicted
 
 
 @pytest.mark.parametrize("torn", ['[2, "blu', "[2", '[2, "blue"]', "\n", ""])
@@ -47,7 +47,7 @@ def test_a_torn_header_is_a_fresh_start(tmp_path: Path) -> None:
     assert merged(tmp_path, "test", ABOUT) == {5: "x"}
 
 
-def test_predictions_about_something_else_are_told(tmp_path: Path) -> None:
+def test_predictions_about_something_else_are_reported(tmp_path: Path) -> None:
     Predictions(tmp_path, "test", 0, ABOUT).append({1: "red"})
     with pytest.raises(ValueError, match=r"prompt is 'Question: {} Answer:', expected '{}'\. Remove it"):
         Predictions(tmp_path, "test", 0, {**ABOUT, "prompt": "{}"})

@@ -53,13 +53,13 @@ def test_captions_of_coco_and_nocaps_are_named_by_number(tmp_path: Path) -> None
         "images": [],
         "annotations": [{"image_id": 391895, "caption": "a man"}, {"image_id": 391895, "caption": "b"}],
     }
-    told = read_references(write(tmp_path / "gt.json", references))
-    found = caption_truth(coco, told)
+    known = read_references(write(tmp_path / "gt.json", references))
+    found = caption_truth(coco, known)
     assert found == CaptionTruth([391895], [coco.annotation[0]["image"]], {391895: ["a man", "b"]})
     nocaps = SimpleNamespace(annotation=[{"image": "0013ea2087020901.jpg", "img_id": 0}])
     assert caption_truth(nocaps) == CaptionTruth([0], ["0013ea2087020901.jpg"], {})
     with pytest.raises(ValueError, match="no caption of 1 images, e.g. 0"):
-        caption_truth(nocaps, told)
+        caption_truth(nocaps, known)
 
 
 @pytest.fixture
@@ -90,8 +90,12 @@ def judge_on_rank_0(rank: int, world: int, url: str, cache: Path) -> Any:
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}])
     judged = None
     if rank == 0:
-        task, said = MafaCaptionTask(OmegaConf.create({"references": url, "prompt": ""})), {5: "a cat"}
-        judged = task.judge(dataset, said)["images"], len(task.table(dataset, said)), len(task.files(dataset, said))
+        task, predicted = MafaCaptionTask(OmegaConf.create({"references": url, "prompt": ""})), {5: "a cat"}
+        judged = (
+            task.judge(dataset, predicted)["images"],
+            len(task.table(dataset, predicted)),
+            len(task.files(dataset, predicted)),
+        )
     return gathered(judged)
 
 
@@ -111,7 +115,7 @@ def test_references_by_url_are_fetched_once_and_by_the_rank_that_judges(
 
 
 @pytest.mark.parametrize("name", ["gone.json", "torn.json"])
-def test_what_does_not_come_in_full_is_told_and_not_kept(
+def test_what_does_not_come_in_full_is_reported_and_not_kept(
     name: str, tmp_path: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path / "cache"))
@@ -125,15 +129,15 @@ def test_a_caption_is_told_with_its_prompt_and_its_cider() -> None:
     from lavis_mafa.tasks.captions import MafaCaptionTask
 
     dataset = SimpleNamespace(annotation=[{"image": "a_5.jpg"}, {"image": "b_6.jpg"}])
-    said, told = {5: "a cat sleeps", 6: "a dog"}, {5: ["a cat sleeps"], 6: ["the red bus"]}
+    predicted, known = {5: "a cat sleeps", 6: "a dog"}, {5: ["a cat sleeps"], 6: ["the red bus"]}
     task = MafaCaptionTask(OmegaConf.create({"prompt": "a photo of", "references": None}))
-    task.references = told
-    table, judged = task.table(dataset, said), task.judge(dataset, said)
+    task.references = known
+    table, judged = task.table(dataset, predicted), task.judge(dataset, predicted)
     assert table["question"].tolist() == ["a photo of"] * 2 and table["answer"].tolist() == ["a cat sleeps", "a dog"]
     assert table["verdict"][0] > table["verdict"][1] == 0
     assert 100 * table["verdict"].mean() == pytest.approx(judged["all"])
     task.references = {}
-    assert task.table(dataset, said)["verdict"].tolist() == [None, None]
+    assert task.table(dataset, predicted)["verdict"].tolist() == [None, None]
 
 
 def test_coco_format_reads_back(tmp_path: Path) -> None:

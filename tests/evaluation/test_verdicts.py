@@ -23,7 +23,7 @@ def row(number: int, *answers: str, types: tuple[str, str] = ("query", "other"))
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("predicted", "expected"),
     [
         ("plum", 1.0),  # five say so: whoever is left out, four others do
         ("apple", (3 * 2 / 3 + 7 * 1) / 10),  # each of its three sees two others, the seven see three
@@ -32,8 +32,8 @@ def row(number: int, *answers: str, types: tuple[str, str] = ("query", "other"))
         ("fig", 0.0),
     ],
 )
-def test_vqa_accuracy_is_the_mean_over_nine_of_ten(said: str, expected: float) -> None:
-    assert verdicts([row(1, *TEN)], [said])[0] == pytest.approx(expected, abs=1e-6)
+def test_vqa_accuracy_is_the_mean_over_nine_of_ten(predicted: str, expected: float) -> None:
+    assert verdicts([row(1, *TEN)], [predicted])[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_one_answer_is_matched_after_the_official_normalisation() -> None:
@@ -117,7 +117,7 @@ def test_lemmas_stand_first_where_they_are_asked_for(language: Language) -> None
         assert printed[2].split()[1] == ("raw" if lemmatise else "lemmatised")
 
 
-def test_without_spacys_model_the_answers_as_said_stand_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_spacys_model_the_raw_answers_stand_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=_missing))
     found = task(lemmatise=True).judge(ASKED, SAID)
     assert (found["all"], found["headline"], found["lemmatised"]) == (50, "raw", None)

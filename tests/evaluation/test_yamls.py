@@ -27,18 +27,18 @@ def by_name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", EVAL, ids=by_name)
 def test_an_evaluation_names_its_split_and_the_published_figures(path: Path) -> None:
-    said = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    comments = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     run = OmegaConf.load(path).run
-    assert all(re.search(rf"\b{split}\b", said) for split in run.test_splits)
-    if "o published figure" in said:
+    assert all(re.search(rf"\b{split}\b", comments) for split in run.test_splits)
+    if "o published figure" in comments:
         assert not run.get("expected")
         return
-    assert "BLIP-2's paper" in said and "LAVIS" in said
+    assert "BLIP-2's paper" in comments and "LAVIS" in comments
     expected = OmegaConf.to_container(run).get("expected", {})
     for figure in expected.values():
-        assert all(str(one) in said for one in (figure.values() if isinstance(figure, dict) else [figure]))
+        assert all(str(one) in comments for one in (figure.values() if isinstance(figure, dict) else [figure]))
     if not any(name.startswith("LAVIS") for name in expected):
-        assert re.search(r"LAVIS (1\.0\.2 )?has (no|this) figure", said)
+        assert re.search(r"LAVIS (1\.0\.2 )?has (no|this) figure", comments)
 
 
 @pytest.mark.parametrize("path", EVAL, ids=by_name)

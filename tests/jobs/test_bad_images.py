@@ -45,8 +45,8 @@ def start(folder: Path, module: str, *options: str) -> subprocess.CompletedProce
 
 
 def test_a_torn_image_stops_the_run_or_is_replaced(folder: Path) -> None:
-    told = start(folder, "train", f"run.output_dir={folder}/raised", "run.max_epoch=2")  # in one of two epochs it comes
-    assert told.returncode == 1 and "7.png cannot be read" in told.stderr
+    done = start(folder, "train", f"run.output_dir={folder}/raised", "run.max_epoch=2")  # in one of two epochs it comes
+    assert done.returncode == 1 and "7.png cannot be read" in done.stderr
     done = start(folder, "train", "datasets.image_text.on_bad_image=replace", "run.max_epoch=2")
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "bad_images_rank0.txt").read_text() == "7.png\n"
@@ -57,8 +57,8 @@ def test_a_torn_image_stops_the_run_or_is_replaced(folder: Path) -> None:
 def test_the_check_leaves_it_out(folder: Path) -> None:
     command = [sys.executable, "-m", "lavis_mafa.data", "check", "--cfg-path", "run.yaml", "--output", "checked"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=folder)
-    assert told.returncode == 1 and "7.png cannot be read" in told.stdout
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=folder)
+    assert done.returncode == 1 and "7.png cannot be read" in done.stdout
     cleaned = folder / "checked" / "train_clean.jsonl"
     done = start(folder, "train", f"datasets.image_text.annotations.train={cleaned}")
     assert done.returncode == 0, done.stderr

@@ -49,13 +49,13 @@ def load(*options: str, path: Path = SCENES) -> Any:
         ("model.arch=mafa_blip", "mafa_blip2"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_closest_valid_one(option: str, named: str) -> None:
+def test_an_unknown_name_is_reported_with_the_closest_valid_one(option: str, named: str) -> None:
     with pytest.raises(ValueError, match=rf"did you mean {re.escape(named)}\b"):
         load(option)
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("model.mafa.low=0.9", r"model\.mafa: low \(0\.9\) is above high \(0\.8\)"),
         ("model.mafa.action=link", r"model\.mafa: action is 'link': allowed is connect or drop or keep"),
@@ -83,8 +83,8 @@ def test_an_unknown_name_is_told_with_the_closest_valid_one(option: str, named: 
         ("run.max_epoch", r"--options takes key=value"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_allowed(option: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_value_is_reported_with_what_is_allowed(option: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         load(option)
 
 
@@ -110,7 +110,7 @@ def test_a_data_set_without_settings_takes_the_packaged_ones(tmp_path: Path) -> 
     assert load(path=path).datasets.scenes.splits.train.n == 8000
 
 
-def test_an_unset_environment_variable_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_environment_variable_is_reported_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LAVIS_MAFA_DATA", raising=False)
     with pytest.raises(ValueError, match=r"LAVIS_MAFA_DATA, which is not set .*export LAVIS_MAFA_DATA="):
         load(path=ROOT / "projects" / "mafa" / "blip2" / "pretrain_stage1_flickr8k.yaml")

@@ -47,7 +47,7 @@ def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "blocks"),
+    ("code", "message", "blocks"),
     [
         (GOOD, "", False),
         (
@@ -62,22 +62,24 @@ def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
         (WRONG, "cannot search here: AssertionError", False),
     ],
 )
-def test_a_fake_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str, blocks: bool) -> None:
+def test_a_fake_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str, blocks: bool) -> None:
     fake(tmp_path, monkeypatch, faiss=code)
     findings = list(doctor.judge_faiss(doctor.probe(doctor.FAISS, timeout=3 if "sleep" in code else 100), True))
-    assert [told in finding.message and finding.blocks == blocks for finding in findings] == ([True] if told else [])
+    assert [message in finding.message and finding.blocks == blocks for finding in findings] == (
+        [True] if message else []
+    )
     assert all("pip install faiss-cpu" in finding.remedy for finding in findings)
 
 
 def test_known_bad_versions() -> None:
     well = {"salesforce-lavis": "1.0.2", "numpy": "1.26.4", "faiss-cpu": "1.15.1"}
-    told = {
+    expected = {
         "numpy 2": {**well, "numpy": "2.1.0"},
         "faiss-cpu beside faiss-gpu": {**well, "faiss-gpu": "1.15.1"},
         "LAVIS is not installed": {"numpy": "2.0.0", "faiss-cpu": "1.15.1"},
         "no FAISS": {"salesforce-lavis": "1.0.2", "numpy": "1.26.4"},
     }
-    for words, found in told.items():
+    for words, found in expected.items():
         (finding,) = doctor.judge_versions(found)
         assert words in finding.message and finding.remedy
         assert finding.blocks == (words in ("numpy 2", "LAVIS is not installed"))

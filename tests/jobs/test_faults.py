@@ -94,11 +94,11 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 
 
 def whole(life: Life, folder: Path, *options: str, **config: Any) -> Path:
-    assert life(folder, *options, **config) == 0, told(folder)
+    assert life(folder, *options, **config) == 0, log_of(folder)
     return folder
 
 
-def told(folder: Path) -> str:
+def log_of(folder: Path) -> str:
     return Path(f"{folder}.log").read_text()[-3000:]
 
 
@@ -157,7 +157,7 @@ def same(mine: Any, other: Any) -> None:
 def test_a_run_killed_at_every_named_point_ends_as_an_unbroken_one(life: Life, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for name, *kill in POINTS:
-        assert life(folder, kill=kill) == -signal.SIGKILL, f"{name}: not reached\n{told(folder)}"
+        assert life(folder, kill=kill) == -signal.SIGKILL, f"{name}: not reached\n{log_of(folder)}"
         if kill[0].endswith("Journal.step"):
             tear_last_line(folder / "steps.jsonl")
     ends_alike(whole(life, folder), unbroken)
@@ -193,7 +193,7 @@ def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(life: Life, tmp_
     folder, dead = tmp_path / "killed", 0
     for moment in np.random.default_rng(len(name)).uniform(0.05, 1.0, 3):
         dead += life(folder, *both, *killed, kill=["clock", moment], config=config) == -signal.SIGPROF
-    assert dead >= 2, told(folder)
+    assert dead >= 2, log_of(folder)
     whole(life, folder, *both, *killed, config=config)
     ends_alike(folder, whole(life, tmp_path / "unbroken", *both, config=config))
 
@@ -236,7 +236,7 @@ def test_bad_images_found_before_a_kill_are_named_after_it(life: Life, tmp_path:
     (config := tmp_path / "run.yaml").write_text(BAD_IMAGES.format(tmp_path))
     folder = tmp_path / "run"
     kill = ["lavis_mafa.tasks.loop:_update", 3, "before"]
-    assert life(folder, kill=kill, config=config, small=[]) == -signal.SIGKILL, told(folder)
+    assert life(folder, kill=kill, config=config, small=[]) == -signal.SIGKILL, log_of(folder)
     whole(life, folder, config=config, small=[])
     assert rows(folder / "epochs.jsonl")[0]["bad_images"] == 12
     assert sorted((folder / "bad_images_rank0.txt").read_text().split()) == sorted(f"{n}.png" for n in range(12))
@@ -246,8 +246,8 @@ def test_bad_images_found_before_a_kill_are_named_after_it(life: Life, tmp_path:
 
 
 def refused(life: Life, folder: Path, *options: str) -> str:
-    assert life(folder, *options) == 1, told(folder)
-    return told(folder)
+    assert life(folder, *options) == 1, log_of(folder)
+    return log_of(folder)
 
 
 @pytest.fixture
@@ -277,14 +277,14 @@ def flip(path: Path) -> None:
 def test_a_torn_checkpoint_names_the_newest_whole_one(life: Life, copied: Path, unbroken: Path, damage: Any) -> None:
     damage(newest(copied))
     instead = f"the newest whole checkpoint is {newest(copied, 2)}: set run.resume_ckpt_path to it"
-    assert "torn" in (said := refused(life, copied)) and instead in said
+    assert "torn" in (message := refused(life, copied)) and instead in message
     if damage is cut:
         whole(life, copied, f"run.resume_ckpt_path={newest(copied, 2)}")
         ends_alike(copied, unbroken)
 
 
 @pytest.mark.parametrize(
-    ("torn", "said", "back"),
+    ("torn", "message", "back"),
     [
         ("plan_2.npz", "plan_2.npz is torn or no readable plan", 2),
         ("plan_1.npz", None, 1),
@@ -293,25 +293,25 @@ def test_a_torn_checkpoint_names_the_newest_whole_one(life: Life, copied: Path, 
     ],
 )
 def test_a_torn_plan_or_store_names_a_checkpoint_that_needs_it_not(
-    life: Life, copied: Path, torn: str, said: str | None, back: int
+    life: Life, copied: Path, torn: str, message: str | None, back: int
 ) -> None:
     cut(copied / torn)
-    if said is None:  # the newest checkpoint does not need it
+    if message is None:  # the newest checkpoint does not need it
         whole(life, copied)
         return
     found = refused(life, copied)
-    assert said in found and f"the newest whole checkpoint is {newest(copied, back)}" in found
+    assert message in found and f"the newest whole checkpoint is {newest(copied, back)}" in found
 
 
-def test_a_torn_embedding_store_is_told(life: Life, copied: Path) -> None:
+def test_a_torn_embedding_store_is_reported(life: Life, copied: Path) -> None:
     newest(copied).unlink()
     cut(next((copied / "embeddings").glob("*odd*")))
-    assert "is torn: it holds fewer than 32 rows" in (said := refused(life, copied))
-    assert f"the newest whole checkpoint is {copied}/checkpoint_e0001_s0000002.pth" in said  # of 16 rows
+    assert "is torn: it holds fewer than 32 rows" in (message := refused(life, copied))
+    assert f"the newest whole checkpoint is {copied}/checkpoint_e0001_s0000002.pth" in message  # of 16 rows
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["datasets.scenes.splits.train.seed=99"], "data: the checkpoint has"),
         (["model.vocab=VOCAB"], "vocabulary: the checkpoint has"),
@@ -320,19 +320,19 @@ def test_a_torn_embedding_store_is_told(life: Life, copied: Path) -> None:
         (["run.batch_size_train=9"], "batch_size is 8, expected 9"),
     ],
 )
-def test_a_run_of_something_else_is_told(
-    life: Life, unbroken: Path, tmp_path: Path, options: list[str], said: str
+def test_a_run_of_something_else_is_reported(
+    life: Life, unbroken: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     words = (ROOT / "lavis_mafa" / "data" / "scenes" / "vocab.txt").read_text().splitlines()
     (tmp_path / "vocab.txt").write_text("\n".join([*words[:-2], words[-1], words[-2]]) + "\n")
     before = {path: path.stat().st_mtime_ns for path in files(unbroken)}
     found = refused(life, unbroken, *(option.replace("VOCAB", f"{tmp_path}/vocab.txt") for option in options))
-    assert "belongs to another run" in found and said in found
+    assert "belongs to another run" in found and message in found
     assert "no other checkpoint there is whole and of this run: choose another run.output_dir" in found
     assert before == {path: path.stat().st_mtime_ns for path in files(unbroken)}, "a refused run changes nothing"
 
 
-def test_foreign_files_are_told(life: Life, copied: Path, tmp_path: Path) -> None:
+def test_foreign_files_are_reported(life: Life, copied: Path, tmp_path: Path) -> None:
     best = copied / "checkpoint_best.pth"
     assert "is no run checkpoint;" in refused(life, copied, f"run.resume_ckpt_path={best}")
     elsewhere = f"run.resume_ckpt_path={newest(copied)}"
@@ -347,6 +347,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_goes_on
     folder = whole(life, tmp_path / "run", "run.stop_epoch=1")
     assert life(folder, "run.resume_ckpt_path=auto", "run.init_lr=1e30") == 2
     batch = Plan.load(folder / "plan_1.npz", epoch=1).batches(0)[1].tolist()
-    assert "the loss of epoch 1, step 1 is not finite" in told(folder) and f"records {batch}" in told(folder)
+    assert "the loss of epoch 1, step 1 is not finite" in log_of(folder) and f"records {batch}" in log_of(folder)
     assert checkpoint.list_checkpoints(folder)[-1].name == "checkpoint_e0001_s0000000.pth"
     ends_alike(whole(life, folder, "run.resume_ckpt_path=auto"), unbroken)

@@ -256,12 +256,12 @@ def bad(**changes: Any) -> list[Any]:
         ({"a": 1}, r"judged\.json: broken JSON"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told(rows: Any, message: str, written: Any) -> None:
+def test_what_is_wrong_with_a_file_is_reported(rows: Any, message: str, written: Any) -> None:
     with pytest.raises(ValueError, match=message):
         read_judged_pairs(written(rows), split_of(SPLIT, OneHot()).table)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run\.judged_pairs: no file at .*none\.json"):
         read_judged_pairs(tmp_path / "none.json", split_of(SPLIT, OneHot()).table)
 

@@ -97,29 +97,30 @@ def test_nlvr_is_flipped_in_training_alone(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"), [(["table", "A  chair", "lamp"], [1.0, 1.0, 0.0]), (["bed", "table", "two"], [0.0, 0.0, 0.0])]
+    ("predicted", "expected"),
+    [(["table", "A  chair", "lamp"], [1.0, 1.0, 0.0]), (["bed", "table", "two"], [0.0, 0.0, 0.0])],
 )
-def test_a_hit_on_any_answer_counts(said: list[str], expected: list[float]) -> None:
+def test_a_hit_on_any_answer_counts(predicted: list[str], expected: list[float]) -> None:
     from lavis_mafa.data.questions import QuestionRow
     from lavis_mafa.evaluation.vqa_accuracy import hits
 
     rows = [
         QuestionRow(i, "x", "q", given) for i, given in enumerate([("table",), ("bed", "chair"), ("book", "3"), ()])
     ]
-    found = hits(rows, [*said, "anything"])
+    found = hits(rows, [*predicted, "anything"])
     assert found[:3].tolist() == expected and found[3] != found[3]  # held back: no verdict
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "answers"),
     [("a.json", '["x", "y", "x", " "]', ["x", "y"]), ("a.txt", "x\ny\n\n", ["x", "y"]), ("a.json", "{}", None)],
 )
-def test_answer_lists(name: str, text: str, told: list[str] | None, tmp_path: Path) -> None:
+def test_answer_lists(name: str, text: str, answers: list[str] | None, tmp_path: Path) -> None:
     from lavis_mafa.tasks.albef import _read_answers
 
     (tmp_path / name).write_text(text)
-    if told is None:
+    if answers is None:
         with pytest.raises(ValueError, match=r"run\.answer_list: .* is no list of answers"):
             _read_answers(str(tmp_path / name))
     else:
-        assert _read_answers(str(tmp_path / name)) == told
+        assert _read_answers(str(tmp_path / name)) == answers

@@ -259,7 +259,7 @@ def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], t
         (["run.cache_folder=setup.py"], "run.cache_folder is 'setup.py': allowed is a folder"),
     ],
 )
-def test_what_a_user_gets_wrong_is_told(
+def test_what_a_user_gets_wrong_is_reported(
     files: tuple[Path, Path], tmp_path: Path, options: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -267,7 +267,7 @@ def test_what_a_user_gets_wrong_is_told(
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_an_output_folder_that_is_a_file_is_told(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_output_folder_that_is_a_file_is_reported(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(ValueError, match="allowed is a folder; this is a file"):
         mine_here(files[0], f"run.output_dir={tmp_path / 'out'}")
@@ -287,7 +287,7 @@ def test_without_candidates_it_says_so_and_judges_nothing(files: tuple[Path, Pat
     assert len(pd.read_parquet(out / "connections.parquet")) == 0
 
 
-def test_what_the_gallery_leaves_out_is_said(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_the_gallery_leaves_out_is_reported(files: tuple[Path, Path], tmp_path: Path) -> None:
     summary = mine_here(files[0], "run.gallery_size=1", f"run.output_dir={tmp_path}")
     page = (tmp_path / "gallery" / "index.html").read_text()
     assert f"Shown are the 1 surest of {summary['connections']:,} connections" in page

@@ -77,7 +77,7 @@ def share(part: int, whole: int) -> Any:
     return pytest.approx(part / whole, abs=1e-6)  # files keep six digits
 
 
-def test_only_the_first_caption_is_told_and_the_others_are_looked_for(mined: Any, rows: list[dict[str, Any]]) -> None:
+def test_only_the_first_caption_is_known_and_the_others_are_looked_for(mined: Any, rows: list[dict[str, Any]]) -> None:
     summary, frame, annotation = mined
     first = {(row["image"], text_id(row["caption"][0])) for row in rows}
     hidden = {(row["image"], text_id(caption)) for row in rows for caption in row["caption"][1:]} - first

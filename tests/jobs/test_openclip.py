@@ -93,10 +93,10 @@ def test_it_embeds_for_mining(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [("run.k_test=4", "no matching head"), ("run.con_d={arch: open_clip, vit: x}", "did you mean run.con_d.vit_model")],
 )
-def test_what_a_dual_encoder_cannot_do_is_told_first(option: str, told: str, tmp_path: Path) -> None:
+def test_what_a_dual_encoder_cannot_do_is_reported_first(option: str, message: str, tmp_path: Path) -> None:
     import subprocess
 
     from tests.jobs.commands import ROOT, environment
@@ -104,4 +104,4 @@ def test_what_a_dual_encoder_cannot_do_is_told_first(option: str, told: str, tmp
     command = train(CONFIG, *SHORT, option, f"run.output_dir={tmp_path}")
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr

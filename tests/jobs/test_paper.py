@@ -205,8 +205,8 @@ def test_an_item_is_shown_when_its_runs_are_whole(grid: Grid, monkeypatch: pytes
     write_report(runs[runs["row"] == item.rows[0].name], [item], 2, tmp_path, [1.0])
     assert "## Table 7" in (tmp_path / "README.md").read_text()
     write_report(runs[runs["row"] == item.rows[0].name], [item], 3, tmp_path, [1.0])
-    said = (tmp_path / "README.md").read_text()
-    assert "## Table 7" not in said and "2 of 3 runs were done (`paper.sh tiny`)" in said
+    shown = (tmp_path / "README.md").read_text()
+    assert "## Table 7" not in shown and "2 of 3 runs were done (`paper.sh tiny`)" in shown
 
 
 # ---- photographs, whose siblings are hidden
@@ -476,11 +476,11 @@ def test_runs_go_at_once_and_none_before_the_one_it_starts_from(
     missing = [("warm-up", warm_up), ("after", after), ("last", last), ("alone", alone)]
     assert run_all(missing, Timed(), at_once=2) == 1
     assert set(finished) == {cell.key for _, cell in missing}
-    said = capsys.readouterr()
-    assert "[4/4]" in said.out + said.err and "last: no luck" in said.err
+    shown = capsys.readouterr()
+    assert "[4/4]" in shown.out + shown.err and "last: no luck" in shown.err
 
 
-def test_hours_are_told_from_runs_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hours_are_reported_from_runs_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PAPER))
     from cells import Cell
     from paper import EXPECTED, expected_seconds

@@ -138,7 +138,7 @@ def test_two_processes_ask_every_question_once(everything: tuple[Path, str], tmp
         options = [f"model.pretrained={checkpoint}", f"run.output_dir={tmp_path / name}", *SMALL]
         run(*start, *evaluate(GQA, *options)[1:])
         tables.append(pd.read_parquet(tmp_path / name / "predictions_test.parquet"))
-    assert len(list((tmp_path / "two" / "result").rglob("test_said_rank*.jsonl"))) == 2
+    assert len(list((tmp_path / "two" / "result").rglob("test_answers_rank*.jsonl"))) == 2
     pd.testing.assert_frame_equal(*tables)
 
 
@@ -153,19 +153,19 @@ def test_a_run_that_dies_in_evaluation_goes_on_from_there(everything: tuple[Path
     before = _lines(tmp_path)
     assert not (tmp_path / "results.json").exists(), "the run was over before it was killed"
     run(*command)
-    said = next((tmp_path / "result").rglob("test_said_rank0.jsonl")).read_text().splitlines()[1:]
-    assert len(said) == 60 and before > 1
-    assert len({json.loads(line)[0] for line in said}) == 60
+    lines = next((tmp_path / "result").rglob("test_answers_rank0.jsonl")).read_text().splitlines()[1:]
+    assert len(lines) == 60 and before > 1
+    assert len({json.loads(line)[0] for line in lines}) == 60
     run(*command)  # nothing is left to ask
     assert _lines(tmp_path) == 61
 
 
 def _lines(folder: Path) -> int:
-    return sum(path.read_text().count("\n") for path in folder.rglob("test_said_rank0.jsonl"))
+    return sum(path.read_text().count("\n") for path in folder.rglob("test_answers_rank0.jsonl"))
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["model.opt_model=./no/such"], "no folder at ./no/such"),
         (["model.llm_precision=int8"], "model.llm_precision is 'int8'"),
@@ -177,7 +177,7 @@ def _lines(folder: Path) -> int:
         ),
     ],
 )
-def test_what_is_wrong_is_told(options: list[str], told: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported(options: list[str], message: str, tmp_path: Path) -> None:
     command = evaluate(GQA, "model.load_pretrained=false", "model.pretrained=", f"run.output_dir={tmp_path}", *options)
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode != 0 and told in done.stderr
+    assert done.returncode != 0 and message in done.stderr

@@ -55,7 +55,7 @@ def read(path: Path) -> Any:
 
 
 def test_a_caption_stands_behind_words_of_its_siblings_alone(script: Any) -> None:
-    said = {
+    words_of = {
         "a brown dog": "brown dog",
         "the hound runs": "hound runs",
         "an animal in the grass": "animal grass",
@@ -63,8 +63,8 @@ def test_a_caption_stands_behind_words_of_its_siblings_alone(script: Any) -> Non
         "it is t-shirt weather": "t-shirt weather",
     }
     for seed in range(20):
-        text = script.caption_text(list(said), np.random.default_rng(seed), blind=0)
-        others = {word for caption, words in said.items() if caption != text.told for word in words.split()}
+        text = script.caption_text(list(words_of), np.random.default_rng(seed), blind=0)
+        others = {word for caption, words in words_of.items() if caption != text.target for word in words.split()}
         assert len(set(text.phrases)) == 8 and set(text.phrases) <= others
 
 
@@ -73,8 +73,8 @@ def test_a_question_stands_behind_answers_to_others(script: Any) -> None:
     for seed in range(20):
         text = script.question_text(questions, np.random.default_rng(seed), blind=0)
         asked = text.given.removeprefix("Question: ").removesuffix(" Answer:")
-        ((own, said),) = [(question, answers) for question, answers in questions if question == asked]
-        assert text.told in said
+        ((own, words_of),) = [(question, answers) for question, answers in questions if question == asked]
+        assert text.target in words_of
         assert set(text.phrases) == {answer for question, answers in questions if question != own for answer in answers}
     assert script.question_text(questions[:1], np.random.default_rng(0), blind=0).phrases == []
 

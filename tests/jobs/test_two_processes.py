@@ -116,12 +116,12 @@ def batches(folder: Path, epoch: int) -> list[np.ndarray]:
 # ---- a rank that dies
 
 
-@pytest.mark.parametrize(("how", "told"), [("killed", "Signal 9 (SIGKILL)"), ("raises", "this GPU is gone")])
-def test_a_rank_that_dies_ends_the_run_with_its_name(how: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "message"), [("killed", "Signal 9 (SIGKILL)"), ("raises", "this GPU is gone")])
+def test_a_rank_that_dies_ends_the_run_with_its_name(how: str, message: str, tmp_path: Path) -> None:
     died = tmp_path / "died"
     command = ["-m", "tests.jobs.dying_rank", "1", how, str(died), *train(SCENES, *ODD)[3:]]
     env = environment(LAVIS_MAFA_SMOKE=str(tmp_path))
     done = subprocess.run(TORCHRUN + command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode != 0 and time.time() - float(died.read_text()) < 60
     cause = done.stderr.partition("Root Cause")[2]
-    assert "rank      : 1" in cause and told in cause, done.stderr[-3000:]
+    assert "rank      : 1" in cause and message in cause, done.stderr[-3000:]

@@ -38,9 +38,11 @@ def test_hidden_siblings_are_no_own_pairs_and_so_candidates(corpus, tmp_path):
     pairs = list(zip(hiding.own_record_P.tolist(), hiding.own_text_P.tolist(), strict=True))
     assert pairs == [(0, 0), (1, 2), (2, 3), (3, 0)]
     assert hiding.is_hidden(np.array([0, 1, 2, 0]), np.array([1, 1, 1, 0])).tolist() == [True, True, False, False]
-    told = run(tmp_path, corpus=corpus, range_max=4)  # the same cache serves both, and neither takes the other's pairs
+    with_siblings = run(
+        tmp_path, corpus=corpus, range_max=4
+    )  # the same cache serves both, and neither takes the other's pairs
     untold = run(tmp_path, corpus=hiding, range_max=4)
-    assert len(untold.candidates) == len(told.candidates) + 2
+    assert len(untold.candidates) == len(with_siblings.candidates) + 2
     figures = results.against_siblings(hiding, untold)
     assert (figures["hidden"], figures["candidates"], figures["coverage"]) == (2, 2, 1.0)
 
@@ -169,7 +171,7 @@ def test_a_caption_without_an_own_image_has_no_margin_to_keep(tmp_path):
         {"nprobe": 0},
     ],
 )
-def test_settings_out_of_range_are_told(wrong):
+def test_settings_out_of_range_are_reported(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SearchSettings(**{"range_max": 3, **wrong})
 

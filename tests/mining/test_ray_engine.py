@@ -90,7 +90,7 @@ def test_ray_gives_what_the_local_engine_gives(cluster: Any, tmp_path: Path) -> 
     assert len(asked) >= 2 and str(os.getpid()) not in asked
 
 
-def test_what_a_worker_finds_wrong_is_told_here(cluster: Any, tmp_path: Path) -> None:
+def test_what_a_worker_finds_wrong_is_reported_here(cluster: Any, tmp_path: Path) -> None:
     build = Noting(tmp_path)
 
     def elsewhere() -> Networks:
@@ -101,7 +101,7 @@ def test_what_a_worker_finds_wrong_is_told_here(cluster: Any, tmp_path: Path) ->
     assert not (tmp_path / "connections.parquet").exists()
 
 
-def test_without_ray_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_remedy_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     build = Noting(tmp_path)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[ray\]"'):

@@ -77,7 +77,7 @@ def test_a_table_of_image_caption_and_label_will_do(mined, corpus, tmp_path):
         ("image,caption,label\nz.jpg,x,1", "line 2: image is 'z.jpg'"),
     ],
 )
-def test_a_review_that_cannot_be_read_is_told(mined, corpus, tmp_path, text, message):
+def test_a_review_that_cannot_be_read_is_reported(mined, corpus, tmp_path, text, message):
     (tmp_path / "review.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_review(tmp_path / "review.csv", corpus, mined.candidates)
@@ -92,7 +92,7 @@ def test_precision_and_recall_at_every_threshold_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"", "is no CSV"),
         (b'image,caption,label\n"a.jpg,x', "is no CSV"),
@@ -101,9 +101,9 @@ def test_precision_and_recall_at_every_threshold_by_hand():
         (b"image,caption,label,weight\na.jpg,x,1,-1\n", "line 2: weight is '-1'"),
     ],
 )
-def test_a_file_that_is_no_review_is_told(mined, corpus, tmp_path, content, told):
+def test_a_file_that_is_no_review_is_reported(mined, corpus, tmp_path, content, expected):
     (tmp_path / "review.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=expected) as error:
         read_review(tmp_path / "review.csv", corpus, mined.candidates)
     assert str(tmp_path / "review.csv") in str(error.value)
 

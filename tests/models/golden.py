@@ -39,7 +39,7 @@ def golden_step(
     dropped = set()
     if drop:  # a connection is ambiguous to ITM, and has no column in its anchor's row of the ITC
         dropped = {(pair, way) for pair, label, way in mined(cosine, verdicts, same, once=False) if label}
-        verdicts = {pair: "ambiguous" if said == "connection" else said for pair, said in verdicts.items()}
+        verdicts = {pair: "ambiguous" if word == "connection" else word for pair, word in verdicts.items()}
     settled = mined(cosine, verdicts, same, once)
     return {
         "loss_itc": itc(cosine, lavis.temp, settled, same, alpha, dropped),
@@ -60,14 +60,14 @@ def mined(cosine: list[list[Tensor]], verdicts: dict[Pair, str], same: set[Pair]
         others = sorted((t for t in range(B) if (i, t) not in same), key=lambda t: -cosine[i][t].item())
         if others:
             asked.append(((i, others[0]), (i, others[1]) if len(others) > 1 else None, "i2t"))
-    told = {pair: verdicts[pair] for pair, _, _ in asked}
+    asked_about = {pair: verdicts[pair] for pair, _, _ in asked}
     settled: Settled = []
     for pair, spare, direction in asked:
-        if told[pair] != "ambiguous":
-            settled.append((pair, int(told[pair] == "connection"), direction))
+        if asked_about[pair] != "ambiguous":
+            settled.append((pair, int(asked_about[pair] == "connection"), direction))
         elif spare is not None:
             # the other direction may have asked about the spare itself: then that verdict counts
-            found = told.get(spare, "negative") if once else "negative"
+            found = asked_about.get(spare, "negative") if once else "negative"
             if found != "ambiguous":
                 settled.append((spare, int(found == "connection"), direction))
     return settled
@@ -107,8 +107,8 @@ def pair_losses(lavis: Any, images: Tensor, texts: list[str], settled: Settled, 
     listed = [(key if once else key[0], label) for key, label in pairs.items()]
     matched = [((i, i), 1) for i in range(len(texts))] + listed
     loss_itm = sum(F.cross_entropy(itm(lavis, images, texts, pair), torch.tensor(label)) for pair, label in matched)
-    told = [pair for pair, label in matched if label]
-    losses, count = zip(*(lm(lavis, images, texts, pair) for pair in told), strict=True)
+    matching = [pair for pair, label in matched if label]
+    losses, count = zip(*(lm(lavis, images, texts, pair) for pair in matching), strict=True)
     return {"loss_itm": loss_itm / len(matched), "loss_lm": sum(losses) / sum(count)}  # a mean over all real tokens
 
 

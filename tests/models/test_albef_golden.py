@@ -74,15 +74,17 @@ def verdict(score: float) -> str:
 def mined(of: dict[str, Any], p: Tensor, known: set[tuple[int, int]]) -> list[tuple[int, int, int, str]]:
     """ECM (MAFA, section 4.2): (image, text, label, anchor) of every anchor that keeps a pair.
 
-    A spare that the other direction put to Con-D follows what that said (core/pairs.py, reconcile).
+    A spare that the other direction put to Con-D follows that verdict (core/pairs.py, reconcile).
     """
     hardest = two_hardest(of, known)
-    told = {pair: verdict(float(p[pair])) for _, pair, _ in hardest}
+    verdicts = {pair: verdict(float(p[pair])) for _, pair, _ in hardest}
     found = []
     for anchor, pair, spare in hardest:
-        kept, said = (spare, told.get(spare, "negative")) if told[pair] == "ambiguous" else (pair, told[pair])
-        if said != "ambiguous":
-            found.append((*kept, int(said == "connection"), anchor))
+        kept, word = (
+            (spare, verdicts.get(spare, "negative")) if verdicts[pair] == "ambiguous" else (pair, verdicts[pair])
+        )
+        if word != "ambiguous":
+            found.append((*kept, int(word == "connection"), anchor))
     return found
 
 
@@ -123,18 +125,18 @@ def itm(model: Any, of: dict[str, Any], pairs: list[tuple[int, int, int]]) -> Te
 
 
 def mlm(model: Any, of: dict[str, Any], pairs: list[tuple[int, int]]) -> Tensor:
-    """ALBEF, eq. 3: half of the tokens are told; 80 % of these are [MASK], 10 % a random word, 10 % left."""
+    """ALBEF, eq. 3: half of the tokens are predicted; 80 % of these are [MASK], 10 % a random word, 10 % left."""
     tokenizer, vocab = model.tokenizer, model.text_encoder.config.vocab_size
     ids = torch.stack([of["ids"][t] for _, t in pairs])
     chosen, masked, swapped = (torch.bernoulli(torch.full(ids.shape, chance)).bool() for chance in (0.5, 0.8, 0.5))
     words = torch.randint(vocab, ids.shape)
     losses = []
     for k, (i, t) in enumerate(pairs):
-        shown, told = ids[k].clone(), []
+        shown, places = ids[k].clone(), []
         for place, token in enumerate(ids[k].tolist()):
             if not chosen[k, place] or token in (tokenizer.pad_token_id, tokenizer.cls_token_id):
                 continue
-            told.append(place)
+            places.append(place)
             if masked[k, place]:
                 shown[place] = tokenizer.mask_token_id
             elif swapped[k, place]:
@@ -146,7 +148,7 @@ def mlm(model: Any, of: dict[str, Any], pairs: list[tuple[int, int]]) -> Tensor:
             return_dict=True,
             return_logits=True,
         )[0]
-        losses += [torch.logsumexp(logits[place], dim=0) - logits[place, ids[k, place]] for place in told]
+        losses += [torch.logsumexp(logits[place], dim=0) - logits[place, ids[k, place]] for place in places]
     return torch.stack(losses).mean()
 
 

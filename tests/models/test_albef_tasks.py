@@ -69,7 +69,7 @@ HEADS = "vision_proj, text_proj, itm_head, temp"
         ("nlvr", {"cls_head": "initialised$", "cls_head_m": "a copy$"}, f"{HEADS}, text_encoder.cls"),
     ],
 )
-def test_what_is_loaded_what_is_new_and_what_is_not_used_is_told(
+def test_what_is_loaded_what_is_new_and_what_is_not_used_is_reported(
     arch: str, weights: dict[str, str], unused: str, pretrained: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -80,11 +80,11 @@ def test_what_is_loaded_what_is_new_and_what_is_not_used_is_told(
         "visual_encoder_m": "a copy$",
         "text_encoder_m": "a copy$",
     }
-    told = dict(line.removeprefix("weights of ").split(": ", 1) for line in caplog.messages if "weights of " in line)
+    report = dict(line.removeprefix("weights of ").split(": ", 1) for line in caplog.messages if "weights of " in line)
     for part, expected in {**common, **weights}.items():
-        assert re.match(expected, told[part]), f"{part}: {told[part]}"
-    assert set(told) == {key.split(".")[0] for key in model.state_dict()}
-    assert all(str(pretrained[1]) in line for line in told.values() if " tensors from " in line)
+        assert re.match(expected, report[part]), f"{part}: {report[part]}"
+    assert set(report) == {key.split(".")[0] for key in model.state_dict()}
+    assert all(str(pretrained[1]) in line for line in report.values() if " tensors from " in line)
     assert f"not used by {type(model).__name__}: {unused}" in caplog.messages
 
 

@@ -94,7 +94,7 @@ def test_retrieval_file_lacks_the_mlm_head_and_says_so(tmp_path: Path) -> None:
         load(tiny_mafa_albef(), content, tmp_path)
 
 
-def test_every_gap_is_told_key_by_key_and_nothing_is_loaded(tmp_path: Path) -> None:
+def test_every_gap_is_reported_key_by_key_and_nothing_is_loaded(tmp_path: Path) -> None:
     content, model = of_pretraining(changed(tiny_mafa_albef())), tiny_mafa_albef()
     del (
         content["model"]["itm_head.bias"],
@@ -103,12 +103,12 @@ def test_every_gap_is_told_key_by_key_and_nothing_is_loaded(tmp_path: Path) -> N
     content["model"]["text_encoder.bert.pooler.dense.weight"] = torch.zeros(2)
     with pytest.raises(ValueError) as error:
         load(model, content, tmp_path)
-    for told in (
+    for reported in (
         "missing: itm_head.bias",
         "missing: text_encoder.bert.encoder.layer.3",
         "unexpected: text_encoder.bert.pooler",
     ):
-        assert told in str(error.value)
+        assert reported in str(error.value)
     assert_same(model, tiny_mafa_albef())
 
 
@@ -137,7 +137,7 @@ def test_deit_file_starts_the_tower_at_another_resolution(tmp_path: Path) -> Non
     torch.testing.assert_close(tower.pos_embed[:, 0], deit.pos_embed[:, 0])
 
 
-def test_a_bert_that_is_not_there_is_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_bert_that_is_not_there_is_reported_with_the_remedy(tmp_path: Path) -> None:
     from lavis_mafa.models.albef.parts import build_text_encoder
 
     with pytest.raises(ValueError, match="model.bert: .* local folder"):

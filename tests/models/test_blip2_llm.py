@@ -44,14 +44,14 @@ def greedy(model: Any, image: torch.Tensor, question: str, longest: int) -> str:
     """One question, token by token, all read again each time; a line ends the answer."""
     queries = model.opt_proj(model.query_states({"image": image[None]}))
     ids = model.opt_tokenizer(PROMPT.format(question), return_tensors="pt").input_ids
-    told: list[int] = []
+    ids_so_far: list[int] = []
     for _ in range(longest):
-        words = model.opt_model.model.decoder.embed_tokens(torch.cat([ids, torch.tensor([told]).long()], 1))
+        words = model.opt_model.model.decoder.embed_tokens(torch.cat([ids, torch.tensor([ids_so_far]).long()], 1))
         hidden = model.opt_model.model.decoder(inputs_embeds=torch.cat([queries, words], 1)).last_hidden_state
-        told.append(int(model.opt_model.lm_head(hidden[0, -1]).argmax()))
-        if told[-1] == model.opt_tokenizer("\n", add_special_tokens=False).input_ids[0]:
+        ids_so_far.append(int(model.opt_model.lm_head(hidden[0, -1]).argmax()))
+        if ids_so_far[-1] == model.opt_tokenizer("\n", add_special_tokens=False).input_ids[0]:
             break
-    return str(model.opt_tokenizer.decode(told, skip_special_tokens=True)).strip()
+    return str(model.opt_tokenizer.decode(ids_so_far, skip_special_tokens=True)).strip()
 
 
 def test_opt_answers_as_a_greedy_decode_by_hand(models: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -64,8 +64,8 @@ def test_opt_answers_as_a_greedy_decode_by_hand(models: dict[str, Any], asked: d
 
 def test_opt_stops_at_the_newline(models: dict[str, Any], asked: dict[str, Any]) -> None:
     model = models["opt"]
-    said = model.opt_model.generate
-    with mock.patch.object(model.opt_model, "generate", wraps=said) as generate:
+    generate_as_is = model.opt_model.generate
+    with mock.patch.object(model.opt_model, "generate", wraps=generate_as_is) as generate:
         model.predict_answers(asked, num_beams=1, max_len=3)
     assert generate.call_args.kwargs["eos_token_id"] == model.opt_tokenizer("\n", add_special_tokens=False).input_ids[0]
 
@@ -193,7 +193,7 @@ def test_stage_2_comes_back_without_the_language_model(folders: dict[str, Path],
         stage_2("opt", folders["opt"], load_pretrained=True, pretrained=str(tmp_path / "part.pth"))
 
 
-def test_a_language_model_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+def test_a_language_model_that_cannot_be_had_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no folder at"):
         stage_2("opt", tmp_path / "gone")
     (tmp_path / "empty").mkdir()
@@ -201,7 +201,7 @@ def test_a_language_model_that_cannot_be_had_is_told(tmp_path: Path) -> None:
         stage_2("opt", tmp_path / "empty")
 
 
-# ---- how much is said
+# ---- the length of an answer
 
 
 class Leaning(torch.nn.Module):
@@ -218,7 +218,7 @@ class Leaning(torch.nn.Module):
 
 
 def lengths(model: Any, say: Callable[[], Any], lean: float) -> set[int]:
-    """Tokens that are said before the end, of every image."""
+    """Tokens that are generated before the end, of every image."""
     llm, whole = model.language_model, []
     end = model.stop.get("eos_token_id", llm.config.eos_token_id)
     generate = llm.generate
@@ -240,7 +240,7 @@ def lengths(model: Any, say: Callable[[], Any], lean: float) -> set[int]:
 @pytest.mark.parametrize("least", [0, 1, 3])
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_min_len_and_max_len_are_of_what_is_said(
+def test_min_len_and_max_len_count_generated_tokens(
     kind: str, beams: int, least: int, models: dict[str, Any], asked: dict[str, Any]
 ) -> None:
     """Whatever stands before it: the question, the prompt, a start token."""
@@ -254,8 +254,8 @@ def test_min_len_and_max_len_are_of_what_is_said(
         MafaCaptionTask(OmegaConf.create({**run, "prompt": "a big red"})),
     )
     for task in tasks:
-        assert lengths(models[kind], lambda task=task: task.say(models[kind], asked), lean=1e4) == {least}
-        assert lengths(models[kind], lambda task=task: task.say(models[kind], asked), lean=-1e4) == {6}
+        assert lengths(models[kind], lambda task=task: task.answer(models[kind], asked), lean=1e4) == {least}
+        assert lengths(models[kind], lambda task=task: task.answer(models[kind], asked), lean=-1e4) == {6}
 
 
 # ---- the precision of the language model
@@ -280,7 +280,7 @@ def test_a_cpu_keeps_the_precision_that_is_asked_for(
     task, model = built_by_task(kind, folders[kind], llm_precision=name)
     assert {value.dtype for value in model.language_model.parameters()} == {dtype}
     assert {value.dtype for value in model.Qformer.parameters()} == {torch.float32}
-    assert len(task.say(model, asked)) == 3 and len(model.generate(asked, num_beams=2, max_length=4)) == 3
+    assert len(task.answer(model, asked)) == 3 and len(model.generate(asked, num_beams=2, max_length=4)) == 3
     model({**batch})["loss"].backward()
     assert model.query_tokens.grad.isfinite().all() and model.query_tokens.grad.any()
 
@@ -301,7 +301,7 @@ def test_a_gpu_gives_what_it_can(caplog: pytest.LogCaptureFixture) -> None:
             precision_name("bf16", fp16, "cuda")
 
 
-def test_a_precision_that_the_device_lacks_is_told(folders: dict[str, Path]) -> None:
+def test_a_precision_that_the_device_lacks_is_reported(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"model.llm_precision is fp16, which needs a GPU: take bf16 or fp32"):
         built_by_task("opt", folders["opt"], llm_precision="fp16")
     with pytest.raises(ValueError, match=r"model.llm_precision is 'int8': allowed are fp32, bf16, fp16"):
@@ -389,5 +389,5 @@ def test_without_the_image_no_less_is_said_than_with_it(kind: str, models: dict[
     run = {"num_beams": 1, "max_len": 6, "min_len": 3, "length_penalty": 0, "prompt": "a big red"}
     llm = models[kind].language_model
     with mock.patch.object(llm, "generate", wraps=llm.generate) as asked:
-        MafaCaptionTask(OmegaConf.create(run)).say_without_image(models[kind], None, [0, 1])
+        MafaCaptionTask(OmegaConf.create(run)).answer_without_image(models[kind], None, [0, 1])
     assert asked.call_args.kwargs["min_new_tokens"] == 3 and asked.call_args.kwargs["max_new_tokens"] == 6

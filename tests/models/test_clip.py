@@ -72,16 +72,16 @@ def test_with_nothing_to_manage_it_has_open_clips_loss(name: str, batch: dict[st
     assert ours.image_embed.shape == ours.text_embed.shape == (B, model.embed_dim)
 
 
-def told(image: int, text: int) -> Any:
+def verdict_of(image: int, text: int) -> Any:
     """A scorer that finds one pair to match."""
 
-    class Told:
-        fingerprint = "told"
+    class GivenVerdicts:
+        fingerprint = "given"
 
         def score(self, batch: Any, image_K: torch.Tensor, text_K: torch.Tensor) -> torch.Tensor:
             return torch.where((image_K == image) & (text_K == text), 0.9, 0.1)
 
-    return Told()
+    return GivenVerdicts()
 
 
 @pytest.mark.parametrize("action", ["connect", "drop"])
@@ -89,7 +89,7 @@ def test_what_con_d_says_enters_as_in_mafa_clip_loss(name: str, batch: dict[str,
     model = built(name, action=action)
     first = model({**batch}).mined.candidates  # the hardest pairs, whatever is said of them
     image, text, from_text = int(first.image_C[0]), int(first.text_C[0]), bool(first.from_text_C[0])
-    model.miner = ConnectionMiner(model.mafa, told(image, text))
+    model.miner = ConnectionMiner(model.mafa, verdict_of(image, text))
     marks = torch.zeros(2, B, B, dtype=torch.bool)
     anchored = zip(first.image_C.tolist(), first.text_C.tolist(), first.from_text_C.tolist(), strict=True)
     for anchored_image, anchored_text, by_text in anchored:
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_ours_is_loaded_key_by_key(name: str, tmp_path: Path) ->
     assert built(name).origin["clip"].endswith("tiny.pt")
 
 
-def test_what_is_not_there_is_told() -> None:
+def test_what_is_not_there_is_reported() -> None:
     with pytest.raises(ValueError, match="did you mean open_clip:ViT-B-32"):
         built("open_clip:ViT-B-33")
     with pytest.raises(ValueError, match="neither a local file nor a tag"):

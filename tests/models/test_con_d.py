@@ -39,15 +39,15 @@ def p_by_lavis_blip2(ours: Any, images: Tensor, image_K: Tensor, text_K: Tensor)
 
 def p_by_retrieval(model: Any, images: Tensor, image_K: Tensor, text_K: Tensor) -> Tensor:
     """LAVIS' compute_sim_matrix, made to tell log-odds: the head's second output less the first, and no ITC."""
-    told = deepcopy(model)
+    other = deepcopy(model)
     with torch.no_grad():
-        for parameter in told.itm_head.parameters():
+        for parameter in other.itm_head.parameters():
             parameter[1] -= parameter[0]
-        for parameter in told.vision_proj.parameters():
+        for parameter in other.vision_proj.parameters():
             parameter.zero_()
     loader = mock.MagicMock(dataset=SimpleNamespace(text=CAPTIONS, image=list(range(len(images)))))
     loader.__iter__.return_value = iter([{"image": images}])
-    i2t, t2i = told.compute_sim_matrix(loader, SimpleNamespace(k_test=len(CAPTIONS)))
+    i2t, t2i = other.compute_sim_matrix(loader, SimpleNamespace(k_test=len(CAPTIONS)))
     assert abs(i2t - t2i.T).max() < 1e-4
     return torch.from_numpy(i2t)[image_K, text_K].sigmoid()
 
@@ -319,7 +319,7 @@ def test_our_con_d_that_fits_in_part_is_refused(edit: Any, tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"arch": "albef_retrival", "model_type": "coco"}, "albef_retrieval"),
         ({"arch": "mafa_blip2", "model_type": "sceens"}, "scenes"),
@@ -329,8 +329,8 @@ def test_our_con_d_that_fits_in_part_is_refused(edit: Any, tmp_path: Any) -> Non
         ({"arch": "mafa_blip2", "model_type": "scenes", "load_finetuned": True, "finetuned": "gone.pth"}, "gone.pth"),
     ],
 )
-def test_config_that_names_no_network_is_refused(config: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_config_that_names_no_network_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build(config)
 
 

@@ -98,7 +98,7 @@ def test_similarities_are_those_of_lavis(build: Any, itc: Any, size: int, querie
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"arch": "albef_pretrain", "model_type": "base"}, "mafa_albef reads those it wrote"),
         ({"arch": "blip_pretrain", "model_type": "base"}, "blip_feature_extractor reads"),
@@ -109,8 +109,8 @@ def test_similarities_are_those_of_lavis(build: Any, itc: Any, size: int, querie
         ),
     ],
 )
-def test_what_embeds_nothing_is_refused(config: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_embeds_nothing_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build_embedder(config, torch.device("cpu"), "model")
 
 

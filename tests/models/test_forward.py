@@ -18,13 +18,13 @@ Pair = tuple[int, int]  # image, text
 
 
 @dataclass
-class Told:
-    """A scorer that says what it was told, `rest` of any other pair, and remembers what it was asked."""
+class GivenVerdicts:
+    """A scorer with given verdicts, `rest` for any other pair, and remembers what it was asked."""
 
     p: dict[Pair, float] = field(default_factory=dict)
     rest: float = NEGATIVE
     asked: list[Pair] = field(default_factory=list)
-    fingerprint: str = "told"
+    fingerprint: str = "given"
 
     def score(self, batch: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
         pairs = list(zip(image_K.tolist(), text_K.tolist(), strict=True))
@@ -32,7 +32,7 @@ class Told:
         return torch.tensor([self.p.get(pair, self.rest) for pair in pairs])
 
 
-def model_with(scorer: Told | None, **mafa: Any) -> Any:
+def model_with(scorer: GivenVerdicts | None, **mafa: Any) -> Any:
     model = loud(tiny_blip2(**mafa))
     model.miner = ConnectionMiner(model.mafa, scorer)
     return model
@@ -52,8 +52,8 @@ def own(batch: dict[str, Any]) -> set[Pair]:
 
 
 def candidates(batch: dict[str, Any]) -> tuple[list[Pair], list[Pair]]:
-    """The hardest pairs that a model asks about, by text and by image: verdicts can then be told for some of them."""
-    mined = model_with(Told())({**batch}).mined.candidates
+    """The hardest pairs that a model asks about, by text and by image: verdicts can then be given for some of them."""
+    mined = model_with(GivenVerdicts())({**batch}).mined.candidates
     pairs = list(zip(mined.image_C.tolist(), mined.text_C.tolist(), strict=True))
     return (
         [pair for pair, from_text in zip(pairs, mined.from_text_C, strict=True) if from_text],
@@ -61,7 +61,7 @@ def candidates(batch: dict[str, Any]) -> tuple[list[Pair], list[Pair]]:
     )
 
 
-def check(model: Any, batch: dict[str, Any], scorer: Told, same: set[Pair], **options: Any) -> dict[str, Any]:
+def check(model: Any, batch: dict[str, Any], scorer: GivenVerdicts, same: set[Pair], **options: Any) -> dict[str, Any]:
     """The step's losses and gradients equal the golden ones; returns the golden step."""
     found = model({**batch})
     lavis = lavis_blip2(model).eval()
@@ -90,11 +90,11 @@ def compare_gradients(model: Any, lavis: Any, found: Any, golden: dict[str, Any]
 # ---- whole steps
 
 
-def verdicts(batch: dict[str, Any], scenario: str) -> Told:
+def verdicts(batch: dict[str, Any], scenario: str) -> GivenVerdicts:
     by_text, by_image = candidates(batch)
     one_way = next(pair for pair in by_text if pair not in by_image)
     other_way = next(pair for pair in by_image if pair not in by_text)
-    told = {
+    by_scenario = {
         "none": {},
         "by text": {one_way: CONNECTION},
         "by image": {other_way: CONNECTION},
@@ -104,7 +104,7 @@ def verdicts(batch: dict[str, Any], scenario: str) -> Told:
         "mixed": dict(zip([*by_text, *by_image], [CONNECTION, AMBIGUOUS, NEGATIVE] * 4, strict=True)),
         "bounds": dict(zip([*by_text, *by_image], [0.5, 0.8] * 6, strict=True)),
     }
-    return Told(told[scenario], rest=AMBIGUOUS if scenario == "bounds" else NEGATIVE)
+    return GivenVerdicts(by_scenario[scenario], rest=AMBIGUOUS if scenario == "bounds" else NEGATIVE)
 
 
 SCENARIOS = ["none", "by text", "by image", "both ways", "all", "ambiguous", "mixed", "bounds"]
@@ -136,7 +136,7 @@ def test_step_with_known_positives(scenario: str, batch: dict[str, Any]) -> None
 def test_step_with_known_positives_off(batch: dict[str, Any]) -> None:
     batch["image_id"][:] = 7
     batch["epoch"] = 1
-    scorer = Told()
+    scorer = GivenVerdicts()
     check(model_with(scorer, known_positives=False), batch, scorer, own(batch), alpha=0.5)
     assert scorer.asked
 
@@ -146,7 +146,7 @@ def test_step_with_known_positives_off(batch: dict[str, Any]) -> None:
 def test_step_of_a_small_batch(size: int, p: float, batch: dict[str, Any]) -> None:
     """Alone there is no candidate; of two, each has one and no spare, so an ambiguous pair leaves none."""
     batch = part(batch, size) | {"epoch": 1}
-    scorer = Told(rest=p)
+    scorer = GivenVerdicts(rest=p)
     golden = check(model_with(scorer), batch, scorer, own(batch), alpha=0.5)
     assert len(golden["settled"]) == (0 if size == 1 or p == AMBIGUOUS else 4)
 
@@ -155,7 +155,7 @@ def test_step_of_one_caption(batch: dict[str, Any]) -> None:
     """Every pair is a known positive: nothing is mined, nothing is asked, and the losses are whole."""
     batch |= {"text_input": [CAPTIONS[0]] * 6, "caption": [CAPTIONS[0]] * 6, "epoch": 1}
     batch["text_id"][:] = 7
-    scorer = Told(rest=CONNECTION)
+    scorer = GivenVerdicts(rest=CONNECTION)
     golden = check(model_with(scorer), batch, scorer, known(batch), alpha=0.5)
     assert golden["settled"] == [] and scorer.asked == []
 
@@ -206,7 +206,7 @@ def test_connection_is_a_target_of_its_anchor_alone(direction: str, batch: dict[
 
 def test_spare_of_an_ambiguous_pair_is_not_asked_for(batch: dict[str, Any]) -> None:
     by_text, by_image = candidates(batch)
-    scorer = Told(rest=AMBIGUOUS)
+    scorer = GivenVerdicts(rest=AMBIGUOUS)
     mined = model_with(scorer)({**batch}).mined
     assert set(scorer.asked) == {*by_text, *by_image}
     assert mined.counts["ambiguous"] == 12
@@ -216,25 +216,26 @@ def test_spare_of_an_ambiguous_pair_is_not_asked_for(batch: dict[str, Any]) -> N
 def test_no_scorer_means_hard_negatives(batch: dict[str, Any]) -> None:
     """GRIT-VLP: what the scorer would have called a connection is a negative."""
     batch["epoch"] = 1
-    check(model_with(None, action="keep"), batch, Told(), own(batch), alpha=0.5)
+    check(model_with(None, action="keep"), batch, GivenVerdicts(), own(batch), alpha=0.5)
 
 
 # ---- S-ITC, and what a step gives back
 
 
 def test_smoothing_starts_with_the_epoch_that_the_settings_say(batch: dict[str, Any]) -> None:
-    losses = [model_with(Told())({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1, 2)]
+    losses = [model_with(GivenVerdicts())({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1, 2)]
     assert losses[0] != losses[1] == losses[2]
     later = [
-        model_with(Told(), alpha_from_epoch=2)({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1, 2)
+        model_with(GivenVerdicts(), alpha_from_epoch=2)({**batch, "epoch": epoch})["loss_itc"].item()
+        for epoch in (0, 1, 2)
     ]
     assert later == [losses[0], losses[0], losses[2]]
-    off = [model_with(Told(), alpha=0.0)({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1)]
+    off = [model_with(GivenVerdicts(), alpha=0.0)({**batch, "epoch": epoch})["loss_itc"].item() for epoch in (0, 1)]
     assert off == [losses[0], losses[0]]
 
 
 def test_embeddings_are_the_query_that_fits_its_own_caption(batch: dict[str, Any]) -> None:
-    model = model_with(Told())
+    model = model_with(GivenVerdicts())
     output, encoded = model({**batch}), model.encode({**batch})
     for image in range(6):
         best = (encoded.image_feat[image] @ encoded.text_feat[image]).argmax()
@@ -247,13 +248,13 @@ def test_embeddings_are_the_query_that_fits_its_own_caption(batch: dict[str, Any
 @pytest.mark.parametrize("size", [1, 6])
 def test_every_trained_parameter_gets_a_gradient(size: int, batch: dict[str, Any]) -> None:
     """DDP waits for a parameter that gets none, whatever was found in the batch."""
-    model = model_with(Told()).train()
+    model = model_with(GivenVerdicts()).train()
     model(part(batch, size)).loss.backward()
     assert [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None] == []
 
 
 def test_loss_is_the_sum_of_its_parts(batch: dict[str, Any]) -> None:
-    output = model_with(Told())({**batch})
+    output = model_with(GivenVerdicts())({**batch})
     assert set(output.losses) == {"loss_itc", "loss_itm", "loss_lm"}
     assert output["loss"].item() == pytest.approx(sum(value.item() for value in output.losses.values()), rel=1e-6)
 

@@ -167,7 +167,7 @@ def test_the_processors_prepare_images_as_open_clip_does():
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("open_clip:ViT-L14/openai", "did you mean open_clip:ViT-L-14"),
         ("open_clip:ViT-B-32/laion3b", "laion2b_s34b_b79k"),
@@ -175,9 +175,9 @@ def test_the_processors_prepare_images_as_open_clip_does():
         ("open_clip:EVA02-B-16/merged2b_s8b_b131k", "timm 0.4.12 is too old"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_fetched(name, told, monkeypatch):
+def test_what_cannot_work_is_reported_before_anything_is_fetched(name, message, monkeypatch):
     monkeypatch.setattr(open_clip, "create_model", None)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         build_tower(name, 224, None)
 
 

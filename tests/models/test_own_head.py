@@ -76,10 +76,10 @@ def test_the_mode_of_every_part_is_restored(training: bool, batch: dict[str, Any
     assert modes(model) == before
 
 
-class Told:
+class GivenVerdicts:
     """A scorer that knows P(match) of every pair beforehand."""
 
-    fingerprint = "told"
+    fingerprint = "given"
 
     def __init__(self, model: Any, batch: dict[str, Any]) -> None:
         every = range(len(batch["text_input"]))
@@ -101,11 +101,11 @@ def step(model: Any, scorer: Any, batch: dict[str, Any]) -> tuple[Any, dict[str,
 
 def test_a_step_is_that_of_a_scorer_which_says_the_same(model: Any, batch: dict[str, Any]) -> None:
     """So no gradient passes through the scores, and scoring leaves dropout and its draws as they were."""
-    told, expected = step(model, Told(model, batch), batch)
+    by_told, expected = step(model, GivenVerdicts(model, batch), batch)
     found, gradients = step(model, OwnHead(model), batch)
     counts = found.mined.counts
-    assert counts == told.mined.counts and 0 < counts["negatives"] < counts["candidates"]
-    torch.testing.assert_close(found.mined.p_C, told.mined.p_C, atol=1e-5, rtol=0)
+    assert counts == by_told.mined.counts and 0 < counts["negatives"] < counts["candidates"]
+    torch.testing.assert_close(found.mined.p_C, by_told.mined.p_C, atol=1e-5, rtol=0)
     torch.testing.assert_close(gradients, expected)
 
 
@@ -133,7 +133,7 @@ def test_no_store_keeps_its_scores(tmp_path: Path, batch: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("mafa", "con_d", "told"),
+    ("mafa", "con_d", "message"),
     [
         ({}, {"arch": "self"}, None),
         ({"rule": "relative"}, None, None),
@@ -142,13 +142,13 @@ def test_no_store_keeps_its_scores(tmp_path: Path, batch: dict[str, Any]) -> Non
         ({"action": "distil"}, None, "action is 'distil' but run.con_d names no"),
     ],
 )
-def test_the_task_builds_the_scorer_that_the_settings_need(mafa: Any, con_d: Any, told: str | None) -> None:
+def test_the_task_builds_the_scorer_that_the_settings_need(mafa: Any, con_d: Any, message: str | None) -> None:
     lavis_mafa.register()
     from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
     task, student = MafaPretrainTask(OmegaConf.create({"con_d": con_d})), tiny_blip2(**mafa)
-    if told:
-        with pytest.raises(ValueError, match=told):
+    if message:
+        with pytest.raises(ValueError, match=message):
             task.build_scorer(student, None, torch.device("cpu"))
         return
     scorer = task.build_scorer(student, None, torch.device("cpu"))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavis_mafa.models.text import TokenizedOnce, TokenTable, load_tokenizer, tokenize
+from lavis_mafa.models.text import CaptionTokens, TokenizedOnce, load_tokenizer, tokenize
 from lavis_mafa.scorers import pair_blocks as module
 from lavis_mafa.scorers.pair_blocks import by_image, pair_blocks
 from tests.models.tiny import CAPTIONS, VOCAB
@@ -50,7 +50,7 @@ def tokenizer() -> Any:
 @settings(max_examples=15, deadline=None)
 def test_a_block_is_what_tokenizing_its_texts_gives(tokenizer: Any, texts: list[int], batch: int) -> None:
     parts = [CAPTIONS[low : low + batch] for low in range(0, len(CAPTIONS), batch)]
-    table = TokenTable.joined([TokenTable.of(tokenize(tokenizer, part, 10, "cpu")) for part in parts])
+    table = CaptionTokens.joined([CaptionTokens.of(tokenize(tokenizer, part, 10, "cpu")) for part in parts])
     expected = tokenize(tokenizer, [CAPTIONS[text] for text in texts], 10, "cpu")
     found = table.block(torch.tensor(texts))
     for name in ("input_ids", "attention_mask"):

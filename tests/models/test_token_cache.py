@@ -74,7 +74,7 @@ def test_what_is_not_fixed_is_not_cached(model: Any, tmp_path: Path) -> None:
         attach(model, augmented, tmp_path)
 
 
-def test_tokens_beyond_float16_are_told(model: Any, tmp_path: Path) -> None:
+def test_tokens_beyond_float16_are_reported(model: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         model.visual_encoder.norm.bias += 1e5
     with pytest.raises(ValueError, match="float16's range; set run.cache_tokens: false"):

@@ -78,7 +78,7 @@ def test_a_pass_runs_the_network_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("resnet18", "unknown tower 'resnet18'.*torchvision:NAME"),
         ("torchvision:", "unknown tower"),
@@ -89,13 +89,13 @@ def test_a_pass_runs_the_network_once() -> None:
         ("torchvision:shufflenet_v2_x0_5", "ShuffleNetV2 yields no token grid"),
     ],
 )
-def test_unknown_towers_are_told(name: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_unknown_towers_are_reported(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build_tower(name, 64, None)
 
 
 @pytest.mark.parametrize("name", ["torchvision:vit_b_16", "timm:vit_tiny_patch16_224"])
-def test_image_size_that_the_network_cannot_take_is_told(name: str) -> None:
+def test_image_size_that_the_network_cannot_take_is_reported(name: str) -> None:
     with pytest.raises(ValueError, match="model.image_size is 64"):
         build_tower(name, 64, None)
 
@@ -147,7 +147,7 @@ def test_classifier_and_counters_do_not_matter(changes: dict[str, Any], resnet: 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"layer1.0.conv1.weight": None}, "missing: layer1.0.conv1.weight"),
         ({"layer9.weight": torch.zeros(1)}, "unexpected: layer9.weight"),
@@ -157,13 +157,13 @@ def test_classifier_and_counters_do_not_matter(changes: dict[str, Any], resnet: 
         ),
     ],
 )
-def test_weights_of_another_network_are_told_key_by_key(changes: dict[str, Any], told: str, resnet: Any) -> None:
+def test_weights_of_another_network_are_reported_key_by_key(changes: dict[str, Any], message: str, resnet: Any) -> None:
     _, written = resnet
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         build_tower("torchvision:resnet18", 64, written(changes))
 
 
-def test_missing_weights_are_told() -> None:
+def test_missing_weights_are_reported() -> None:
     with pytest.raises(ValueError, match="no file at .*gone"):
         build_tower("torchvision:resnet18", 64, "gone.safetensors")
 

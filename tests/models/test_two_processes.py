@@ -199,8 +199,8 @@ def mined(batch: dict[str, Any]) -> dict[str, Any]:
     model = build("blip2", preset="mafa")
     model.miner = ConnectionMiner(model.mafa, Even())
     found = model({**batch, "epoch": 1}).mined
-    told = {**vars(found.candidates), **vars(found.settled), "p_C": found.p_C, "matches_C": found.matches_C}
-    return {name: value for name, value in told.items() if value is not None}  # p_K: of a distilled Con-D alone
+    compared = {**vars(found.candidates), **vars(found.settled), "p_C": found.p_C, "matches_C": found.matches_C}
+    return {name: value for name, value in compared.items() if value is not None}  # p_K: of a distilled Con-D alone
 
 
 def rank_mined(rank: int, world: int) -> dict[str, Any]:

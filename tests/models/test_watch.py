@@ -45,7 +45,7 @@ def test_false_negatives_are_true_pairs_that_the_annotation_does_not_know() -> N
     assert step_row(without_ids, output(settled([(1, 0, 0)])), truth)["false_negatives"] == 4
 
 
-def test_itm_is_counted_as_it_is_told() -> None:
+def test_itm_is_counted_by_its_targets() -> None:
     row = step_row(SAMPLES, output(settled([(0, 1, 1), (1, 2, 0), (1, 0, 0)])), truth)
     assert (row["itm_negatives"], row["itm_false_negatives"], row["itm_false_negative_rate"]) == (2, 1, 0.5)
 

@@ -61,15 +61,15 @@ def test_another_vocabulary_is_refused() -> None:
 # ---- what does not fit
 
 
-def test_every_misfit_is_told_and_nothing_is_loaded() -> None:
+def test_every_misfit_is_reported_and_nothing_is_loaded() -> None:
     model, given = tiny_blip2(), state_of(loud(tiny_blip2(), seed=7))
     before = state_of(model)
     del given["itm_head.bias"]
     given["teacher.weight"] = torch.zeros(1)
     given["vision_proj.weight"] = torch.zeros(16, 8)
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as error:
         fit(model, given)
-    lines = str(told.value).splitlines()
+    lines = str(error.value).splitlines()
     assert "given.pth" in lines[0]
     assert "  missing: itm_head.bias" in lines
     assert "  unexpected: teacher.weight" in lines
@@ -134,7 +134,7 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 @pytest.mark.parametrize("kept", [0, 40, 0.5])
-def test_torn_file_is_told(name: str, kept: float, tmp_path: Path) -> None:
+def test_torn_file_is_reported(name: str, kept: float, tmp_path: Path) -> None:
     from lavis_mafa.models.weights import read_state_dict
 
     path, state = tmp_path / name, {"a": torch.randn(50, 50)}
@@ -145,7 +145,7 @@ def test_torn_file_is_told(name: str, kept: float, tmp_path: Path) -> None:
         read_state_dict(path)
 
 
-def test_missing_and_foreign_files_are_told(tmp_path: Path) -> None:
+def test_missing_and_foreign_files_are_reported(tmp_path: Path) -> None:
     from lavis_mafa.models.weights import read_state_dict
 
     with pytest.raises(ValueError, match=r"gone\.pth is missing"):
@@ -199,15 +199,15 @@ def test_the_switch_chooses_the_file(switches: dict[str, Any], weights: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"load_pretrained": True}, "model.pretrained names no file"),
         ({"load_finetuned": True, "finetuned": ""}, "model.finetuned names no file"),
         ({"load_pretrained": True, "pretrained": "gone.pth"}, "gone.pth"),
     ],
 )
-def test_weights_that_are_asked_for_must_be_there(keys: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_weights_that_are_asked_for_must_be_there(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         built(**keys)
 
 

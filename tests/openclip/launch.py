@@ -23,7 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> list[dict[str, Any]
     """Trains; of every call of the loss its epoch, α, features, keywords and value."""
     calls: list[dict[str, Any]] = []
 
-    def spied(self: Any, *features: Any, _forward: Any = train.HandedLoss.__call__, **rest: Any) -> Any:
+    def spied(self: Any, *features: Any, _forward: Any = train.LossAdapter.__call__, **rest: Any) -> Any:
         inner = self.loss.forward
 
         def forward(*args: Any, **keywords: Any) -> Any:
@@ -39,6 +39,6 @@ def run(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> list[dict[str, Any]
         finally:
             self.loss.forward = inner
 
-    monkeypatch.setattr(train.HandedLoss, "__call__", spied)
+    monkeypatch.setattr(train.LossAdapter, "__call__", spied)
     train.main(argv)
     return calls

@@ -99,7 +99,7 @@ def test_the_launcher_hands_its_verdicts_to_the_loss(monkeypatch, data, tmp_path
         assert all(one["pairs"] is two["pairs"] for one, two in zip(calls[::2], calls[1::2], strict=True))
 
 
-def test_without_lavis_it_is_told(monkeypatch):
+def test_without_lavis_it_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "lavis", None)
     monkeypatch.setattr("lavis_mafa.register", lambda: __import__("lavis"))
     with pytest.raises(ValueError, match="needs LAVIS"):
@@ -127,12 +127,12 @@ def test_a_packaged_con_d_judges_images_or_their_tokens(data, tmp_path, monkeypa
         torch.testing.assert_close(read, looked, atol=2e-3, rtol=0)  # kept in float16
 
 
-def test_tokens_without_a_con_d_are_told():
+def test_tokens_without_a_con_d_are_reported():
     with pytest.raises(ValueError, match="give that, too"):
         train.Training(train.parser().parse_args(["--mafa-con-d-cache-tokens"]))
 
 
-def test_tokens_of_shards_are_told(monkeypatch):
+def test_tokens_of_shards_are_reported(monkeypatch):
     monkeypatch.setattr(train, "_con_d", lambda words, device: ByGrey())
     options = train.parser().parse_args(["--mafa-con-d", "arch=any", "--mafa-con-d-cache-tokens"])
     with pytest.raises(ValueError, match="shards have none"):

@@ -180,7 +180,7 @@ def test_the_output_dictionary_of_a_model_may_carry_the_ids():
 
 
 @pytest.mark.parametrize("keywords", [{"alpha": 1.5}, {"connections": torch.zeros(3)}, {"use_horovod": True}])
-def test_wrong_settings_are_told(keywords):
+def test_wrong_settings_are_reported(keywords):
     with pytest.raises(ValueError, match=r"allowed|give|leave out"):
         MafaClipLoss(**keywords)
 

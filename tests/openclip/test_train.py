@@ -168,7 +168,7 @@ def test_siglip_trains_too(monkeypatch, data, tmp_path):
     assert not (tmp_path / "run" / "mafa" / "embeddings").exists()
 
 
-def test_what_is_not_there_is_told(data, tmp_path):
+def test_what_is_not_there_is_reported(data, tmp_path):
     with pytest.raises(ValueError, match="csv or webdataset"):
         train.main([*arguments(data, tmp_path / "a", "--train-num-samples", 8), "--dataset-type", "synthetic"])
     with pytest.raises(ValueError, match="bi-encoder-pretrained"):

@@ -75,7 +75,7 @@ def test_names_are_the_folders_or_imagenets():
         class_names(["red"], "wordnet")
 
 
-def test_what_is_not_there_is_told(tmp_path):
+def test_what_is_not_there_is_reported(tmp_path):
     with pytest.raises(ValueError, match="class_name"):
         zero_shot(Seer(), tokenizer, mean_colour, tmp_path / "none")
     with pytest.raises(ValueError, match="openai, simple, name"):

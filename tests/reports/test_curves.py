@@ -86,7 +86,7 @@ def test_one_step_without_epochs_is_enough(tmp_path: Path, panels: dict[str, Axe
     assert list(panels) == ["Losses"]
 
 
-def test_nothing_to_draw_is_told(tmp_path: Path) -> None:
+def test_nothing_to_draw_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no step was logged"):
         draw_curves(STEPS.head(0), EPOCHS.head(0), tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lavis_mafa.reports.predictions import Said, write_predictions
+from lavis_mafa.reports.predictions import Prediction, write_predictions
 from tests.reports.test_gallery import grey, opened
 
 ROWS = [
-    Said(0, "a.jpg", "what is <b>this</b>?", "</script>", ["cat", "cat", "dog"], 0.9, "query"),
-    Said(1, "a.jpg", "how many?", "2", ["3"], 0.0, "count"),
-    Said(2, "b.jpg", "", "a cat", [], None),
+    Prediction(0, "a.jpg", "what is <b>this</b>?", "</script>", ["cat", "cat", "dog"], 0.9, "query"),
+    Prediction(1, "a.jpg", "how many?", "2", ["3"], 0.0, "count"),
+    Prediction(2, "b.jpg", "", "a cat", [], None),
 ]
 
 
@@ -79,14 +79,14 @@ def test_a_card_says_all_that_is_known_and_never_as_html(tmp_path: Path, chromiu
 
 def test_captions_are_neither_right_nor_wrong(tmp_path: Path, chromium: Callable[..., str]) -> None:
     scores = enumerate((0.2, 0.0, 1.5))
-    rows = [Said(n, f"{n}.jpg", "a photo of", f"caption {n}", ["a cat"], score) for n, score in scores]
+    rows = [Prediction(n, f"{n}.jpg", "a photo of", f"caption {n}", ["a cat"], score) for n, score in scores]
     dom = opened(chromium, write_predictions(tmp_path / "page", rows, grey, "x", "CIDEr"), "sort=-score")
     assert answers(dom) == ["caption 2", "caption 0", "caption 1"] and "CIDEr 1.50 · 2.jpg" in dom
     assert "CIDEr, highest first" in dom and not re.search(r'class="card (right|wrong)"|data-verdict="right"', dom)
 
 
 def test_the_keyboard_and_the_theme(tmp_path: Path, chromium: Callable[..., str]) -> None:
-    rows = [Said(n, "a.jpg", "what?", f"answer {n}", [], None) for n in range(100)]
+    rows = [Prediction(n, "a.jpg", "what?", f"answer {n}", [], None) for n in range(100)]
     page = write_predictions(tmp_path / "page", rows, grey, "x")
     press = (
         "const press = key => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"

@@ -28,10 +28,14 @@ def changed(statement: Statement, siblings: Sequence[Statement], rng: np.random.
     what they belong to, do not tell the change.
     """
     kinds = [kind for kind in _CHANGES if kind(statement, siblings, rng) is not None]
-    told = {mention for sibling in siblings for mention in sibling.mentions}
+    mentioned = {mention for sibling in siblings for mention in sibling.mentions}
     for _ in range(TRIES):
         found = pick(rng, kinds)(statement, siblings, rng)
-        if found is not None and _meaning(found) != _meaning(statement) and not _is_told(found, statement, told):
+        if (
+            found is not None
+            and _meaning(found) != _meaning(statement)
+            and not _is_mentioned(found, statement, mentioned)
+        ):
             return found
     return _attribute(statement, (), rng)
 
@@ -42,10 +46,10 @@ def _meaning(statement: Statement) -> tuple[object, ...]:
     return order, statement.relation, statement.count, statement.tone, statement.pattern
 
 
-def _is_told(found: Statement, statement: Statement, told: set[Mention]) -> bool:
+def _is_mentioned(found: Statement, statement: Statement, mentioned: set[Mention]) -> bool:
     """Whether a new mention fits an object that the siblings tell of."""
     new = set(found.mentions) - set(statement.mentions)
-    return any(_fits(mention, other) for mention in new for other in told)
+    return any(_fits(mention, other) for mention in new for other in mentioned)
 
 
 def _fits(mention: Mention, other: Mention) -> bool:

@@ -41,10 +41,14 @@ def scenes_table(
         raise ValueError("scenes need n >= 1, seed >= 0, captions_a_scene >= 1 and 0 <= noise <= 1")
     scenes = [scene_number(seed, index) for index in range(n)]
     shares = np.cumsum(mixture(match_share) if details is None else _equal_shares(details))
-    said = [_captions(scene, scene_rng(seed, i, 2), shares, noise, captions_a_scene) for i, scene in enumerate(scenes)]
+    captions_N = [
+        _captions(scene, scene_rng(seed, i, 2), shares, noise, captions_a_scene) for i, scene in enumerate(scenes)
+    ]
     keys = [f"scene/{seed}/{index}" for index in range(n)]
-    rows = pa.table({"image": keys, "caption": [list(captions) for captions in said], "image_id": keys}).cast(ROWS)
-    statements = [statement for captions in said for statement in captions.values()]
+    rows = pa.table({"image": keys, "caption": [list(captions) for captions in captions_N], "image_id": keys}).cast(
+        ROWS
+    )
+    statements = [statement for captions in captions_N for statement in captions.values()]
     truth = partial(holds_codes, scene_codes(scenes), statement_codes(statements))
     return RecordTable.from_rows(rows, dataset="scenes"), partial(open_scene, seed), truth
 
@@ -68,7 +72,7 @@ def _captions(
     captions: dict[str, Statement] = {}
     while len(captions) < count:
         level = min(int(np.searchsorted(shares, rng.random(), side="right")), len(DETAILS) - 1)
-        told = random_scene(rng) if rng.random() < noise else scene
-        statement = statement_of(told, rng, DETAILS[level])
+        described = random_scene(rng) if rng.random() < noise else scene
+        statement = statement_of(described, rng, DETAILS[level])
         captions[say(statement, rng)] = statement
     return captions

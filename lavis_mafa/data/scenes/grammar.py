@@ -160,10 +160,10 @@ def say(statement: Statement, rng: np.random.Generator) -> str:
     if kind not in WORDINGS:
         raise ValueError(f"no wording for {kind} (mentions, relation, count); known are {sorted(WORDINGS, key=str)}")
     wording = pick(rng, WORDINGS[kind]).format(*(_say_mention(mention, rng) for mention in statement.mentions))
-    said = [pick(rng, words(name)) for name in _background_names(statement)]
-    backed = pick(rng, BACKED) if said else "{}"
+    background = [pick(rng, words(name)) for name in _background_names(statement)]
+    backed = pick(rng, BACKED) if background else "{}"
     frame = pick(rng, FRAMES) if backed.startswith("{}") else "{}"  # no 'on a dark background, a picture of'
-    return backed.format(frame.format(wording)).replace("B", f"a {' '.join(said)} {pick(rng, BACKDROPS)}")
+    return backed.format(frame.format(wording)).replace("B", f"a {' '.join(background)} {pick(rng, BACKDROPS)}")
 
 
 def _background_names(statement: Statement) -> list[str]:
@@ -208,9 +208,9 @@ def parse(caption: str) -> Statement:
 
 def _read_mention(match: re.Match[str]) -> Mention:
     *adjectives, place = match.groups()
-    said = [_MEANING[word] for word in adjectives if word]
-    fields = dict(said)
-    if len(fields) < len(said):
+    stated = [_MEANING[word] for word in adjectives if word]
+    fields = dict(stated)
+    if len(fields) < len(stated):
         raise ValueError(f"{match.group()!r} says one thing twice")
     row, column = _PLACED.get(place, (None, None))
     return Mention(**fields, row=row, column=column)

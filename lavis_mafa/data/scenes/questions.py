@@ -44,7 +44,7 @@ OF_SHAPE = {
     "ring": ("donut", "bracelet"),
 }
 CORNERS = {"circle": "0", "ring": "0", "triangle": "3", "square": "4"}
-SAID_BY = (0.65, 0.25, 0.10)  # shares of annotators who give the first, second, third answer
+ANSWER_SHARES = (0.65, 0.25, 0.10)  # shares of annotators who give the first, second, third answer
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def knowledge(scene: Scene, rng: np.random.Generator) -> Question:
         if kind == "corners":
             return Question(f"how many corners does {name} have?", (CORNERS[shape],) * ANSWERS, kind, "number")
         known = OF_COLOUR[colour] if kind == "color" else OF_SHAPE[shape]
-        shares = np.array(SAID_BY[: len(known)])
-        said = rng.choice(len(known), ANSWERS, p=shares / shares.sum())
-        return Question(f"what else has the {kind} of {name}?", tuple(known[i] for i in said), kind, "other")
+        shares = np.array(ANSWER_SHARES[: len(known)])
+        chosen = rng.choice(len(known), ANSWERS, p=shares / shares.sum())
+        return Question(f"what else has the {kind} of {name}?", tuple(known[i] for i in chosen), kind, "other")
 
 
 def _answer_type(answer: str) -> str:
@@ -170,13 +170,13 @@ def _mention(scene: Scene, rng: np.random.Generator) -> tuple[str, bool]:
     while True:
         thing, there = pick(rng, scene.objects), True
         fields = ("colour", "shape") if rng.random() < 0.7 else ("size", "colour", "shape")
-        told = {field: value(thing, field) for field in fields}
+        named = {field: value(thing, field) for field in fields}
         if not wanted:
             field = pick(rng, fields)
-            told[field] = pick(rng, NAMES[field])
-            there = any(all(value(one, f) == told[f] for f in fields) for one in scene.objects)
+            named[field] = pick(rng, NAMES[field])
+            there = any(all(value(one, f) == named[f] for f in fields) for one in scene.objects)
         if there == wanted:
-            words = [told[field] for field in ("size", "colour", "shape") if field in told]
+            words = [named[field] for field in ("size", "colour", "shape") if field in named]
             return ("an " if words[0][0] in "aeiou" else "a ") + " ".join(words), there
 
 

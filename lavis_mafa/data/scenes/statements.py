@@ -29,15 +29,15 @@ def _name(scene: Scene, rng: np.random.Generator) -> tuple[str, dict[str, str]]:
     """'red circle' after an object of the scene, at times with one word changed; and what it says."""
     thing = pick(rng, scene.objects)
     fields = ("colour", "shape") if rng.random() < 0.7 else ("size", "colour", "shape")
-    told = {field: value(thing, field) for field in fields}
+    named = {field: value(thing, field) for field in fields}
     if rng.random() < 0.5:
         changed = pick(rng, fields)
-        told[changed] = pick(rng, NAMES[changed])
-    return " ".join(told[field] for field in ("size", "colour", "shape") if field in told), told
+        named[changed] = pick(rng, NAMES[changed])
+    return " ".join(named[field] for field in ("size", "colour", "shape") if field in named), named
 
 
-def _fitting(scene: Scene, told: dict[str, str]) -> list[SceneObject]:
-    return [thing for thing in scene.objects if all(value(thing, field) == word for field, word in told.items())]
+def _fitting(scene: Scene, named: dict[str, str]) -> list[SceneObject]:
+    return [thing for thing in scene.objects if all(value(thing, field) == word for field, word in named.items())]
 
 
 def _article(name: str) -> str:
@@ -46,8 +46,8 @@ def _article(name: str) -> str:
 
 def _side(left: Scene, right: Scene, rng: np.random.Generator) -> tuple[str, bool]:
     side, scene = ("left", left) if rng.random() < 0.5 else ("right", right)
-    name, told = _name(pick(rng, (left, right)), rng)
-    return f"the {side} image contains {_article(name)}", bool(_fitting(scene, told))
+    name, named = _name(pick(rng, (left, right)), rng)
+    return f"the {side} image contains {_article(name)}", bool(_fitting(scene, named))
 
 
 def _word(left: Scene, right: Scene, rng: np.random.Generator) -> tuple[str, list[int]]:
@@ -77,11 +77,11 @@ def _neither(left: Scene, right: Scene, rng: np.random.Generator) -> tuple[str, 
 def _count(left: Scene, right: Scene, rng: np.random.Generator) -> tuple[str, bool]:
     name, found = _word(left, right, rng)
     # a wrong number is another word's, so that "one" is wrong about as often as "no" is
-    said = sum(found) if rng.random() < 0.5 else sum(_word(left, right, rng)[1])
-    if said >= len(NUMBERS):
+    number = sum(found) if rng.random() < 0.5 else sum(_word(left, right, rng)[1])
+    if number >= len(NUMBERS):
         return f"there are more than three {_plural(name)} in the two images", sum(found) >= len(NUMBERS)
-    told = f"is one {name}" if said == 1 else f"are {NUMBERS[said]} {_plural(name)}"
-    return f"there {told} in the two images", said == sum(found)
+    claim = f"is one {name}" if number == 1 else f"are {NUMBERS[number]} {_plural(name)}"
+    return f"there {claim} in the two images", number == sum(found)
 
 
 def _plural(name: str) -> str:

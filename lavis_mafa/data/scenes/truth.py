@@ -35,17 +35,17 @@ _MATCHES = tuple(permutations(range(MOST_OBJECTS)))  # object of mention 0, 1, 2
 
 def holds(scene: Scene, caption: str) -> bool:
     """Whether the caption is true of the scene. ValueError for a caption outside the grammar."""
-    said = parse(caption)
-    whole = ((said.count, len(scene.objects)), (said.tone, scene.tone), (said.pattern, scene.pattern))
+    statement = parse(caption)
+    whole = ((statement.count, len(scene.objects)), (statement.tone, scene.tone), (statement.pattern, scene.pattern))
     if any(stated is not None and stated != true for stated, true in whole):
         return False
-    return any(_match(said, chosen) for chosen in permutations(scene.objects, len(said.mentions)))
+    return any(_match(statement, chosen) for chosen in permutations(scene.objects, len(statement.mentions)))
 
 
-def _match(said: Statement, chosen: Sequence[SceneObject]) -> bool:
-    if said.relation is not None and not chosen[0].stands(RELATIONS[said.relation], chosen[1]):
+def _match(statement: Statement, chosen: Sequence[SceneObject]) -> bool:
+    if statement.relation is not None and not chosen[0].stands(RELATIONS[statement.relation], chosen[1]):
         return False
-    return all(_fits(thing, mention) for thing, mention in zip(chosen, said.mentions, strict=True))
+    return all(_fits(thing, mention) for thing, mention in zip(chosen, statement.mentions, strict=True))
 
 
 def _fits(thing: SceneObject, mention: Mention) -> bool:
@@ -89,10 +89,10 @@ def statement_codes(statements: Sequence[Statement]) -> Codes:
         np.zeros((len(statements), MOST_OBJECTS), np.uint32),
         np.zeros(len(statements), np.uint8),
     )
-    for n, said in enumerate(statements):
-        codes.whole[n] = _mask((said.count, said.tone, said.pattern), _WHOLE_FIELDS)
-        codes.relations[n] = 0 if said.relation is None else 1 << said.relation
-        for i, m in enumerate(said.mentions):
+    for n, statement in enumerate(statements):
+        codes.whole[n] = _mask((statement.count, statement.tone, statement.pattern), _WHOLE_FIELDS)
+        codes.relations[n] = 0 if statement.relation is None else 1 << statement.relation
+        for i, m in enumerate(statement.mentions):
             codes.things[n, i] = _mask((m.shape, m.colour, m.size, m.row, m.column), _OBJECT_FIELDS)
     return codes
 

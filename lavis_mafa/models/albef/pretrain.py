@@ -171,8 +171,8 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
         if lesson is None:
             return {"loss_mlm": token_loss(logits, labels[masked])}
         with torch.no_grad():
-            said = lesson.model.word_logits(lesson.encoded.state, ids, masked, image_K, text_K)
-        return {"loss_mlm": token_loss(logits, labels[masked], said, lesson.alpha)}
+            teacher_logits = lesson.model.word_logits(lesson.encoded.state, ids, masked, image_K, text_K)
+        return {"loss_mlm": token_loss(logits, labels[masked], teacher_logits, lesson.alpha)}
 
     def word_logits(self, state: AlbefState, ids_KT: Tensor, at_KT: Tensor, image_K: Tensor, text_K: Tensor) -> Tensor:
         """Logits over the vocabulary (M, V) at the M tokens that `at` marks; the head sees these alone."""

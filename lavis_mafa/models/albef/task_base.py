@@ -32,7 +32,7 @@ State = Mapping[str, Tensor]
 UNUSED = ("vision_proj.", "text_proj.", "itm_head.", "temp", "text_encoder.cls.")
 
 
-class AlbefTask(AlbefEncoding):
+class AlbefDownstreamModel(AlbefEncoding):
     """Mixin over one of LAVIS' ALBEF models, whose config it reads as `mafa_albef` does, and loads key by key.
 
     `model.pretrained`, with load_pretrained: a checkpoint of mafa_albef or LAVIS, or of ALBEF's authors;
@@ -64,7 +64,7 @@ class AlbefTask(AlbefEncoding):
         return {"text_encoder": XBertEncoder(bert_config(cfg, width, words), add_pooling_layer=False)}
 
     @classmethod
-    def from_config(cls, cfg: Any) -> AlbefTask:
+    def from_config(cls, cfg: Any) -> AlbefDownstreamModel:
         plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
         vit_weights, bert = files_of_parts(plain)
         tower = build_visual_encoder(plain, vit_weights)

@@ -19,11 +19,11 @@ from lavis.models.med import BertLMHeadModel, BertModel
 from torch import Tensor, nn
 
 from lavis_mafa.models.albef.parts import bert_config, build_text_encoder, files_of_parts
-from lavis_mafa.models.albef.task_base import AlbefTask, State, at_layer, layer_of, without_bert
+from lavis_mafa.models.albef.task_base import AlbefDownstreamModel, State, at_layer, layer_of, without_bert
 
 
 @registry.register_model("mafa_albef_retrieval")
-class MafaAlbefRetrieval(AlbefTask, AlbefRetrieval):
+class MafaAlbefRetrieval(AlbefDownstreamModel, AlbefRetrieval):
     """`albef_retrieval`. `queue_size` must be a multiple of the batch."""
 
     settings = ("embed_dim", "queue_size", "temp", "momentum", "alpha", "max_txt_len")
@@ -34,7 +34,7 @@ class MafaAlbefRetrieval(AlbefTask, AlbefRetrieval):
 
 
 @registry.register_model("mafa_albef_lavis")
-class LavisAlbef(AlbefTask, AlbefPretrain):
+class LavisAlbef(AlbefDownstreamModel, AlbefPretrain):
     """`albef_pretrain`, ALBEF as it was: queue, momentum distillation, drawn negatives (the ALBEF row of Table 3)."""
 
     settings = ("embed_dim", "queue_size", "mlm_mask_prob", "temp", "momentum", "alpha", "max_txt_len")
@@ -54,7 +54,7 @@ class LavisAlbef(AlbefTask, AlbefPretrain):
 
 
 @registry.register_model("mafa_albef_vqa")
-class MafaAlbefVqa(AlbefTask, AlbefVQA):
+class MafaAlbefVqa(AlbefDownstreamModel, AlbefVQA):
     """`albef_vqa`: its decoder starts as the fusion half of BERT and the MLM head (ALBEF, section 4)."""
 
     settings = ("momentum", "alpha", "max_txt_len")
@@ -100,7 +100,7 @@ class MafaAlbefVqa(AlbefTask, AlbefVQA):
 
 
 @registry.register_model("mafa_albef_nlvr")
-class MafaAlbefNlvr(AlbefTask, AlbefNLVR):
+class MafaAlbefNlvr(AlbefDownstreamModel, AlbefNLVR):
     """`albef_nlvr`: every fusion layer stands twice, one for each image, with one projection of keys and values.
 
     With `num_classes: 3` it is the model of ALBEF's text assignment, the pre-training step before NLVR2 (section 4).

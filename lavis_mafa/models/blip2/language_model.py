@@ -59,7 +59,7 @@ class LanguageModelParts(QformerParts):
             lambda module, args, queries: queries.to(next(self.language_model.parameters()).dtype)
         )
         _pass_tokens_through(self.visual_encoder)
-        self.tell_parts(lavis.get("vit_model", "eva_clip_g"))
+        self.set_part_files(lavis.get("vit_model", "eva_clip_g"))
         self.part_files[self.llm] = str(lavis[self.llm])
         self.parts_of_own_files = (f"{self.llm}.",)  # no checkpoint holds them
 
@@ -95,7 +95,7 @@ class LanguageModelParts(QformerParts):
         tokenizer = getattr(self, self.tokenizer_name)
         tokenizer.padding_side = "left"
         asked = tokenizer(with_prompt(questions, prompt), return_tensors="pt", padding="longest").to(self.device)
-        said = self.language_model.generate(
+        generated = self.language_model.generate(
             input_ids=asked.input_ids,
             attention_mask=asked.attention_mask,
             num_beams=num_beams,
@@ -105,7 +105,7 @@ class LanguageModelParts(QformerParts):
             **self.stop,
         )
         skipped = 0 if self.language_model.config.is_encoder_decoder else asked.input_ids.shape[1]
-        return [text.strip() for text in tokenizer.batch_decode(said[:, skipped:], skip_special_tokens=True)]
+        return [text.strip() for text in tokenizer.batch_decode(generated[:, skipped:], skip_special_tokens=True)]
 
     def tokens_before(self, prompt: str) -> int:
         """How many tokens stand before a caption, which transformers' min_length counts: T5's start, OPT's prompt."""

@@ -59,7 +59,7 @@ class QformerParts:
         ):
             return self.visual_encoder(samples["image"])
 
-    def tell_parts(self, vit_model: str) -> str | None:
+    def set_part_files(self, vit_model: str) -> str | None:
         """Note which own file the tower and the Q-Former start from (`part_files`); returns the tower's."""
         lavis_file = vit_model if vit_model in LAVIS_TOWERS else None
         tower_file = self._vit_weights or getattr(self.visual_encoder, "source", lavis_file)

@@ -58,7 +58,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         self._vocab, self._bert, self._qformer, self._vit_weights = vocab, bert, qformer, vit_weights
         super().__init__(**lavis)
         fuse_attention(self.Qformer)
-        self.tell_parts(lavis.get("vit_model", "eva_clip_g"))
+        self.set_part_files(lavis.get("vit_model", "eva_clip_g"))
         self.mafa = mafa or MafaSettings()
         self.miner = ConnectionMiner(self.mafa)
 

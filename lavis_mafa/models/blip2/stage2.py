@@ -66,7 +66,7 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
             queries_BQD = self.opt_proj(self.query_states(samples))
             embeds_BPD, mask_BP, last_B1 = self._question_embeds(samples["text_input"], prompt)
             prefix = torch.cat([queries_BQD, embeds_BPD.to(queries_BQD.dtype)], dim=1)
-            said = self.opt_model.generate(
+            generated = self.opt_model.generate(
                 input_ids=last_B1,
                 query_embeds=prefix.repeat_interleave(num_beams, dim=0),
                 attention_mask=torch.cat([mask_BP.new_ones(queries_BQD.shape[:2]), mask_BP], dim=1),
@@ -77,7 +77,7 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
                 length_penalty=length_penalty,
                 **self.stop,
             )
-        return [text.strip() for text in self.opt_tokenizer.batch_decode(said[:, 1:], skip_special_tokens=True)]
+        return [text.strip() for text in self.opt_tokenizer.batch_decode(generated[:, 1:], skip_special_tokens=True)]
 
     def query_states(self, samples: Mapping[str, Any]) -> Tensor:
         """The Q-Former's queries after the image (B, Q, hidden)."""
