@@ -38,6 +38,11 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
         return OmegaConf.merge(given, chosen)
 
 
+def plain_config(cfg: Any) -> dict[str, Any]:
+    """A section of a config, or a mapping, as a dict of its own with every ${…} resolved."""
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+
+
 @contextmanager
 def omegaconf_told(source: object) -> Iterator[None]:
     """OmegaConf's errors become a ValueError that names the key and, for an unset environment variable, the remedy."""

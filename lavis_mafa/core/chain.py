@@ -106,11 +106,6 @@ class Chainer:
         return sim_MM.numpy(), transposed_MM.numpy()
 
 
-def greedy_chain(image_MD: Rows, text_MD: Rows, start: int, **settings: Any) -> IntArray:
-    """`Chainer(**settings).chain(image_MD, text_MD, start)`."""
-    return Chainer(**settings).chain(image_MD, text_MD, start)
-
-
 @dataclass(frozen=True)
 class _Part:
     """Some rows of `rows` (`neighbors.Rows`)."""

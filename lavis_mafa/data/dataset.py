@@ -72,6 +72,11 @@ class RecordImages(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.table.n_records
 
+    def _record(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return int(index)
+
     @property
     def tokens(self) -> NDArray[np.float16] | None:
         """(N, L, V) cached vision tokens: samples then hold image_tokens (float32) and no image."""
@@ -149,14 +154,13 @@ class PairDataset(RecordImages):
         return rows[int(np.random.default_rng((self.seed, index, cycle)).permutation(len(rows))[place])]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+        record = self._record(index)
         try:
-            return self._sample(int(index))
+            return self._sample(record)
         except BadImageError:
             if self._bad is None:
                 raise
-            return self._replacement(int(index), self._bad)
+            return self._replacement(record, self._bad)
 
     def _replacement(self, record: int, bad_N: Tensor) -> dict[str, Any]:
         bad_N[record] = True
@@ -209,9 +213,8 @@ class RetrievalDataset(RecordImages):
         self.img2txt = {record: list(table.caption_rows(record)) for record in range(len(self))}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return self._views(index) | {"index": int(index), "image_id": int(self.table.image_id[index])}
+        record = self._record(index)
+        return self._views(record) | {"index": record, "image_id": int(self.table.image_id[record])}
 
     def positives(self, same_text: bool = False) -> tuple[Ints, Ints]:
         """(offsets (N+1,), caption rows): rows[offsets[i]:offsets[i+1]] are image i's positives, ascending.

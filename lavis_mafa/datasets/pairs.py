@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lavis.common.registry import registry
-from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.files import CONFIGS
@@ -16,40 +14,29 @@ from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
+from lavis_mafa.datasets.local import LocalBuilder, image_folder
 
 AUGMENTING = ("blip_image_train", "blip2_image_train", "albef_image_train", "clip_image_train", "open_clip_image_train")
 
 
-class RecordBuilder(BaseDatasetBuilder):
+class RecordBuilder(LocalBuilder):
     """A builder whose splits are record tables: `train` becomes pairs, every other split a retrieval set."""
-
-    def _download_data(self) -> None:
-        """Nothing is fetched: the data is local or rendered."""
 
     def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, Any, Any]:
         """(table, open_image(record) → PIL, truth or None) of a split."""
         raise NotImplementedError
 
-    def splits(self) -> Mapping[str, Any]:
-        raise NotImplementedError
-
-    def build(self) -> dict[str, Any]:
-        self.build_processors()
+    def make(self, split: str, options: Any, *processors: Callable[[Any], Any]) -> PairDataset | RetrievalDataset:
         config = OmegaConf.to_container(self.config, resolve=True)
-        built: dict[str, Any] = {}
-        for split in self.splits():
-            table, opener, truth = self.source(split, config)
-            train = split == "train"
-            kind = "train" if train else "eval"
-            vis, text = self.vis_processors[kind], self.text_processors[kind]
-            if train:
-                name = config["vis_processor"]["train"]["name"]
-                seed, on_bad_image = int(config.get("seed", 0)), config.get("on_bad_image", "raise")
-                built[split] = PairDataset(table, opener, vis, text, seed, name in AUGMENTING, on_bad_image)
-            else:
-                built[split] = RetrievalDataset(table, opener, vis, text)
-            built[split].truth = truth
-        return built
+        table, opener, truth = self.source(split, config)
+        if split == "train":
+            augmented = config["vis_processor"]["train"]["name"] in AUGMENTING
+            seed, on_bad_image = int(config.get("seed", 0)), config.get("on_bad_image", "raise")
+            dataset: Any = PairDataset(table, opener, *processors, seed, augmented, on_bad_image)
+        else:
+            dataset = RetrievalDataset(table, opener, *processors)
+        dataset.truth = truth
+        return dataset
 
 
 @registry.register_builder("image_text")
@@ -67,11 +54,7 @@ class ImageTextBuilder(RecordBuilder):
         return annotations
 
     def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, Any, Any]:
-        root = options.get("images")
-        if not root or not Path(root).is_dir():
-            raise ValueError(
-                f"datasets.image_text.images: no folder at {root!r}; give the folder that the image paths start from"
-            )
+        root = image_folder(options, "image_text")
         rows = read_annotations(options["annotations"][split], **(options.get("columns") or {}))
         rows = rows.slice(0, options.get("max_rows"))
         table = RecordTable.from_rows(rows, dataset=options.get("name", "image_text"))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from lavis.common.registry import registry
-from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.files import CONFIGS
@@ -18,31 +16,21 @@ from lavis_mafa.data.questions import QuestionDataset, QuestionRow, read_questio
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.questions import Question, compositional, knowledge
 from lavis_mafa.data.scenes.scene import Scene, scene_number, scene_rng
+from lavis_mafa.datasets.local import LocalBuilder, image_folder
 
 OpenImage = Callable[[int], Any]
 
 
-class QuestionBuilder(BaseDatasetBuilder):
-    """A builder whose splits are questions. Nothing is fetched."""
-
-    def _download_data(self) -> None:
-        pass
+class QuestionBuilder(LocalBuilder):
+    """A builder whose splits are questions."""
 
     def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
         """Rows of a split, and what opens the image of row i."""
         raise NotImplementedError
 
-    def splits(self) -> Mapping[str, Any]:
-        raise NotImplementedError
-
-    def build(self) -> dict[str, Any]:
-        self.build_processors()
-        return {split: self._build(split, options) for split, options in self.splits().items()}
-
-    def _build(self, split: str, options: Any) -> Any:
-        kind = "train" if split == "train" else "eval"
-        parts = *self.source(options), self.vis_processors[kind], self.text_processors[kind]
-        return AnsweredQuestions(*parts, int(self.config.seed)) if kind == "train" else QuestionDataset(*parts)
+    def make(self, split: str, options: Any, *processors: Callable[[Any], Any]) -> AnsweredQuestions | QuestionDataset:
+        parts = *self.source(options), *processors
+        return AnsweredQuestions(*parts, int(self.config.seed)) if split == "train" else QuestionDataset(*parts)
 
 
 class ScenesQuestionBuilder(QuestionBuilder):
@@ -100,10 +88,6 @@ class ImageQuestionsBuilder(QuestionBuilder):
         return self.config.annotations
 
     def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
-        root = self.config.get("images")
-        if not root or not Path(root).is_dir():
-            raise ValueError(
-                f"datasets.image_questions.images: no folder at {root!r}; give the folder that image paths start from"
-            )
+        root = image_folder(self.config, "image_questions")
         rows = read_questions(options)[: self.config.get("max_rows")]
         return rows, ImageFiles(root, pa.array([row.image for row in rows]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lavis.common.registry import registry
-from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from lavis.datasets.datasets.nlvr_datasets import NLVRDataset, NLVREvalDataset
 from omegaconf import OmegaConf
 
@@ -16,34 +15,28 @@ from lavis_mafa.data.images import open_image
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.scene import scene_number, scene_rng
 from lavis_mafa.data.scenes.statements import statement_about
+from lavis_mafa.datasets.local import LocalBuilder
 
 STREAM = 8  # of scene_rng
 
 
 @registry.register_builder("scenes_statements")
-class ScenesStatementBuilder(BaseDatasetBuilder):
+class ScenesStatementBuilder(LocalBuilder):
     """`splits: {train: {n: statements, seed: …}}`; statement i is about the scenes 2i and 2i + 1 of the seed."""
 
     DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "scenes_statements.yaml")}
 
-    def _download_data(self) -> None:
-        pass
+    def splits(self) -> Mapping[str, Any]:
+        return OmegaConf.to_container(self.config.splits, resolve=True)
 
-    def build(self) -> dict[str, Any]:
-        self.build_processors()
-        splits = OmegaConf.to_container(self.config.splits, resolve=True)
-        return {split: self._build(split, options) for split, options in splits.items()}
-
-    def _build(self, split: str, options: Mapping[str, int]) -> Statements:
+    def make(self, split: str, options: Mapping[str, int], *processors: Callable[[Any], Any]) -> Statements:
         if set(options) != {"n", "seed"}:
             raise ValueError(f"a split of scenes_statements needs n and seed, and has {options}")
-        kind, seed = "train" if split == "train" else "eval", options["seed"]
-        flip = NLVRDataset._flip if kind == "train" else None
+        seed, flip = options["seed"], NLVRDataset._flip if split == "train" else None
         return Statements(
             list(_rows(**options)),
             lambda row, side: open_scene(seed, 2 * row + side),
-            self.vis_processors[kind],
-            self.text_processors[kind],
+            *processors,
             int(self.config.seed),
             flip,
         )

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lavis.models.base_model import all_gather_with_grad, concat_all_gather
 from torch import Tensor
 
+from lavis_mafa.common.ranks import get_rank, get_world_size
 from lavis_mafa.core import losses
 from lavis_mafa.core.miner import ConnectionMiner, MinedPairs
 from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
@@ -97,7 +97,7 @@ class MafaForward:
 
     def _known(self, samples: Mapping[str, Any], batch: int, device: Any) -> tuple[Tensor, int]:
         """(B, W) mask of own and known positives, and the first of this rank's own columns."""
-        width, first = (_world() * batch, _rank() * batch) if self.mafa.itc_gather else (batch, 0)
+        width, first = (get_world_size() * batch, get_rank() * batch) if self.mafa.itc_gather else (batch, 0)
         known_BW = own_positives(batch, width, first, device)
         if self.mafa.known_positives and "image_id" in samples:
             ids = [samples[name].to(device) for name in ("image_id", "text_id")]
@@ -109,7 +109,7 @@ class MafaForward:
         """Cosines (B, W) of own images with all texts and of own texts with all images; keys detached by default."""
         image, text = encoded.image_feat.float(), encoded.text_feat.float()
         gather = all_gather_with_grad if self.mafa.itc_key_grad else concat_all_gather
-        gathered = self.mafa.itc_gather and _world() > 1
+        gathered = self.mafa.itc_gather and get_world_size() > 1
         image_keys, text_keys = (gather(image), gather(text)) if gathered else (image, text)
         if not self.mafa.itc_key_grad:
             image_keys, text_keys = image_keys.detach(), text_keys.detach()
@@ -180,11 +180,3 @@ def _query_that_fits(image_BQD: Tensor, text_BD: Tensor) -> Tensor:
 def _generator(device: torch.device) -> torch.Generator:
     """torch's own generator of the device, which the task seeds step by step."""
     return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-
-
-def _world() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from lavis.common.registry import registry
 from lavis.models.base_model import BaseModel
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import SettledPairs
@@ -105,7 +105,7 @@ class MafaOpenClip(MafaForward, BaseModel):
 
     @classmethod
     def from_config(cls, cfg: Any) -> MafaOpenClip:
-        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        plain = plain_config(cfg)
         name = TowerName.parse(plain["vit_model"], plain.get("vit_weights"))
         settings = MafaSettings.from_dict({**CLIP_SETTINGS, **(plain.get("mafa") or {})})
         model = cls(create_openclip_model(name, plain.get("image_size")), name, settings)

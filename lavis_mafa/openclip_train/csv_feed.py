@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lavis_mafa.common.ranks import barrier
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
@@ -80,11 +80,11 @@ class Feed:
     def set_value(self, epoch: int) -> None:
         """Plans the epoch; open_clip's DataInfo.set_epoch calls this before it iterates."""
         self.epoch = epoch
-        self._barrier()  # every rank's embeddings of the epoch before are on disk
+        barrier()  # every rank's embeddings of the epoch before are on disk
         path = self.folder / f"plan_{epoch}.npz"
         if self.rank == 0 and not path.exists():  # a resumed run follows the plan it had
             self._make_plan(epoch).save(path)
-        self._barrier()
+        barrier()
         self._plan = Plan.load(path, epoch=epoch, **self._expected())
         if self._store is not None:
             self._store.begin_epoch(epoch, self.num_batches * self.planner.batch_size)
@@ -150,7 +150,3 @@ class Feed:
             "world": planner.world,
             "fingerprint": planner.fingerprint,
         }
-
-    def _barrier(self) -> None:
-        if self.planner.world > 1:
-            dist.barrier()

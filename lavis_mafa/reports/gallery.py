@@ -6,7 +6,7 @@ index.html shows a page of cards at a time from data.js, so that ten thousand pa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,24 +61,44 @@ def write_gallery(
     note: a sentence below the title, as of what the rows leave out.
     An address names a view: index.html#q=red+cube&verdict=ambiguous&sort=-similarity&page=2.
     """
-    folder, rows = Path(folder), list(rows)
+    rows = list(rows)
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+    return write_page(
+        Path(folder),
+        "gallery.html.j2",
+        [_plain(row) for row in rows],
+        {record: record for record in _records(rows)},
+        open_image,
+        title=title,
+        searched="captions and paths",
+        note=note,
+        counts={verdict: count for verdict, count in counts.items() if count},
+        n_true=sum(row.true is True for row in rows if row.verdict == "connection"),
+        n_known=sum(row.true is not None for row in rows if row.verdict == "connection"),
+        has_similarity=any(row.similarity is not None for row in rows),
+    )
+
+
+def write_page(
+    folder: Path,
+    template: str,
+    rows: Sequence[Mapping[str, Any]],
+    images: Mapping[Any, int],
+    open_image: OpenImage,
+    **facts: Any,
+) -> Path:
+    """Writes the folder anew and returns its index.html.
+
+    rows: what data.js has of each. images: a thumbnail's name in the rows → the record that is opened for it.
+    facts: what the template asks for.
+    """
     with atomic_folder(folder) as new:
         (new / "images").mkdir()
-        images = {record: thumbnail(open_image(record), new, record) for record in _records(rows)}
-        data = {"images": images, "rows": [_plain(row) for row in rows]}
+        shown = {name: _thumbnail(open_image(record), new, record) for name, record in images.items()}
         # ASCII alone: a caption may hold characters that end a line in JavaScript
-        (new / "data.js").write_text(f"window.gallery = {json.dumps(data)};\n", encoding="ascii")
-        counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
-        html = PAGES.get_template("gallery.html.j2").render(
-            title=title,
-            searched="captions and paths",
-            note=note,
-            n=len(rows),
-            counts={verdict: count for verdict, count in counts.items() if count},
-            n_true=sum(row.true is True for row in rows if row.verdict == "connection"),
-            n_known=sum(row.true is not None for row in rows if row.verdict == "connection"),
-            has_similarity=any(row.similarity is not None for row in rows),
-        )
+        data = json.dumps({"images": shown, "rows": rows})
+        (new / "data.js").write_text(f"window.gallery = {data};\n", encoding="ascii")
+        html = PAGES.get_template(template).render(n=len(rows), **facts)
         (new / "index.html").write_text(html, encoding="utf-8")
     return folder / "index.html"
 
@@ -88,7 +108,7 @@ def _records(rows: Sequence[GalleryRow]) -> list[int]:
     return sorted(shown)
 
 
-def thumbnail(image: Image.Image, folder: Path, record: int) -> str:
+def _thumbnail(image: Image.Image, folder: Path, record: int) -> str:
     """Writes a thumbnail and returns its address below the folder."""
     kind = "png" if max(image.size) < SMALL else "jpg"
     address = f"images/{record}.{kind}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from lavis_mafa.common.artifacts import atomic_folder
-from lavis_mafa.reports.gallery import PAGES, thumbnail
+from lavis_mafa.reports.gallery import write_page
 
 VERDICT = "verdict"
 
@@ -40,25 +38,19 @@ def write_predictions(
     measure: what scores are; a verdict is right where it is above 0, or wrong, a CIDEr is neither.
     An address names a view: index.html#q=red+cube&verdict=wrong&sort=score&page=2.
     """
-    folder, rows = Path(folder), list(rows)
-    with atomic_folder(folder) as new:
-        (new / "images").mkdir()
-        first = {row.image: row.number for row in reversed(rows)}
-        images = {image: thumbnail(open_image(number), new, number) for image, number in first.items()}
-        verdicts = [_verdict(row.score) if measure == VERDICT else "" for row in rows]
-        shown = [{**asdict(row), "verdict": verdict} for row, verdict in zip(rows, verdicts, strict=True)]
-        data = {"images": images, "rows": shown}
-        # ASCII alone: an answer may hold characters that end a line in JavaScript
-        (new / "data.js").write_text(f"window.gallery = {json.dumps(data)};\n", encoding="ascii")
-        html = PAGES.get_template("predictions.html.j2").render(
-            title=title,
-            searched="questions and answers",
-            measure=measure,
-            n=len(rows),
-            counts={name: verdicts.count(name) for name in ("right", "wrong") if name in verdicts},
-        )
-        (new / "index.html").write_text(html, encoding="utf-8")
-    return folder / "index.html"
+    rows = list(rows)
+    verdicts = [_verdict(row.score) if measure == VERDICT else "" for row in rows]
+    return write_page(
+        Path(folder),
+        "predictions.html.j2",
+        [{**asdict(row), "verdict": verdict} for row, verdict in zip(rows, verdicts, strict=True)],
+        {row.image: row.number for row in reversed(rows)},
+        open_image,
+        title=title,
+        searched="questions and answers",
+        measure=measure,
+        counts={name: verdicts.count(name) for name in ("right", "wrong") if name in verdicts},
+    )
 
 
 def _verdict(score: float | None) -> str:

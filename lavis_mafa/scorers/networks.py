@@ -13,6 +13,7 @@ from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
@@ -50,7 +51,7 @@ class Network:
 
 def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
     """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
-    given: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+    given = plain_config(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
     if arch in READ_BY:
         raise ValueError(f"{section}.arch: LAVIS' {arch} reads no checkpoint; {READ_BY[arch]} reads those it wrote")

@@ -4,10 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lavis_mafa.core import chain, neighbors
-from lavis_mafa.core.chain import Chainer, greedy_chain
+from lavis_mafa.core.chain import Chainer
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import PlannedBatchSampler
+
+
+def greedy_chain(image, text, start, **settings):
+    return Chainer(**settings).chain(image, text, start)
 
 
 def plain_chain(image, text, start):

@@ -12,9 +12,9 @@ from lavis.common.registry import registry
 from lavis.models.albef_models.albef_pretrain import AlbefPretrain
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2 import disabled_train
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.core.losses import token_loss
 from lavis_mafa.core.miner import ConnectionMiner
@@ -188,7 +188,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
     @classmethod
     def from_config(cls, cfg: Any, may_miss: tuple[str, ...] = ()) -> MafaAlbef:
         """Build and load. `may_miss`: prefixes that the checkpoint may lack (Con-D needs no MLM head)."""
-        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        plain = plain_config(cfg)
         frozen = bool(plain.get("freeze_vit", False))
         vit_weights, bert = files_of_parts(plain)
         tower = build_visual_encoder(plain, vit_weights)

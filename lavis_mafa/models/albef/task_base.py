@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lavis.models.med import XBertEncoder
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.models.albef.parts import (
     MOMENTUM,
@@ -65,7 +65,7 @@ class AlbefDownstreamModel(AlbefEncoding):
 
     @classmethod
     def from_config(cls, cfg: Any) -> AlbefDownstreamModel:
-        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        plain = plain_config(cfg)
         vit_weights, bert = files_of_parts(plain)
         tower = build_visual_encoder(plain, vit_weights)
         tower.vision_width = tower.num_features

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import PACKAGE
 from lavis_mafa.models.blip2.parts import QformerParts
 from lavis_mafa.models.pretrained import load_from_config
@@ -119,7 +119,7 @@ class LanguageModelParts(QformerParts):
 
     @classmethod
     def from_config(cls, cfg: Any) -> Any:
-        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        plain = plain_config(cfg)
         model = cls(
             vocab=plain.get("vocab", "bert-base-uncased"),
             bert=plain.get("bert", "bert-base-uncased"),

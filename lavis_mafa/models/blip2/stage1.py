@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from lavis.common.registry import registry
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
@@ -127,7 +127,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
 
     @classmethod
     def from_config(cls, cfg: Any) -> MafaBlip2:
-        plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        plain = plain_config(cfg)
         model = cls(
             mafa=MafaSettings.from_dict(plain.get("mafa") or {}),
             vocab=plain.get("vocab", "bert-base-uncased"),

@@ -1,0 +1,40 @@
+"""A builder for LAVIS' registry whose data is local or made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+
+
+class LocalBuilder(BaseDatasetBuilder):
+    """`splits` names the splits and what each is made of, `make` makes one. Nothing is fetched."""
+
+    def _download_data(self) -> None:
+        pass
+
+    def splits(self) -> Mapping[str, Any]:
+        """{split: its options}."""
+        raise NotImplementedError
+
+    def make(self, split: str, options: Any, *processors: Callable[[Any], Any]) -> Any:
+        """The data set of a split; processors: of images and of texts."""
+        raise NotImplementedError
+
+    def build(self) -> dict[str, Any]:
+        self.build_processors()
+        built: dict[str, Any] = {}
+        for split, options in self.splits().items():
+            kind = "train" if split == "train" else "eval"
+            built[split] = self.make(split, options, self.vis_processors[kind], self.text_processors[kind])
+        return built
+
+
+def image_folder(config: Mapping[str, Any], name: str) -> str:
+    """`images` of a data set's config. Raises ValueError: there is no such folder."""
+    root = config.get("images")
+    if not root or not Path(root).is_dir():
+        raise ValueError(f"datasets.{name}.images: no folder at {root!r}; give the folder that image paths start from")
+    return str(root)
