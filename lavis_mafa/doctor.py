@@ -53,7 +53,7 @@ print(json.dumps({"done": True}), flush=True)
 
 @dataclass
 class Probe:
-    """What a probe told before it ended. fault: "" where it came to its end."""
+    """What a probe printed before it ended. fault: "" where it ended by itself."""
 
     facts: dict[str, object] = field(default_factory=dict)
     fault: str = ""

@@ -39,7 +39,7 @@ MODEL_KEYS = (
     ),
     *("load_finetuned", "load_pretrained", "finetuned", "pretrained", "mlm_mask_prob", "temp"),
     *("vit_model", "prompt", "max_txt_len", "llm_precision"),  # of a language model
-    *("queue_size", "momentum", "alpha", "num_classes"),  # of LAVIS' ALBEF models (models/albef_tasks.py)
+    *("queue_size", "momentum", "alpha", "num_classes"),  # of LAVIS' ALBEF models (models/albef/tasks.py)
 )
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
 PROCESSOR_KEYS = ("name", "vit_model", "image_size")

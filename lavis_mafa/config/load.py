@@ -48,7 +48,7 @@ class RunConfig(Config):
 
 
 def load_config(arguments: argparse.Namespace, defaults_file: str = "run.yaml") -> RunConfig:
-    """The run's config over packaged defaults, every key and value checked (config_keys.py, config_values.py).
+    """The run's config over packaged defaults, every key and value checked (keys.py, values.py).
 
     Raises:
         ValueError: a missing or broken file, an option that is not key=value, an unknown key (the closest valid one is

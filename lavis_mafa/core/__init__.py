@@ -1,1 +1,1 @@
-"""The method itself on torch, NumPy, FAISS and pandas: it knows neither LAVIS nor transformers."""
+"""The method itself, on torch, NumPy, FAISS and pandas; imports neither LAVIS nor transformers."""

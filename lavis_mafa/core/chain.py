@@ -1,9 +1,9 @@
 """The GRIT chain: image → most similar unused text → most similar unused image → … (GRIT-VLP, section 3.2).
 
-Up to DENSE_LIMIT records all similarities are computed at once. Above, the chain walks exact lists of neighbours, made
-anew over what is unused whenever little is left, until the rest is small enough for all its similarities. Where a
-search would not be exact (neighbors.FLAT_LIMIT), it goes through windows of similar records, with all similarities of
-each.
+Up to DENSE_LIMIT records, all similarities are computed at once. Above that, the chain follows exact neighbour lists
+and rebuilds them over the unused records whenever they run short, until the rest fits into one similarity matrix. Where
+a search would not be exact (neighbors.FLAT_LIMIT), the chain passes through windows of similar records and computes all
+similarities of each window.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,13 +22,13 @@ BLOCK = 256  # rows of a product that are transposed while they are in the cache
 
 @dataclass
 class Chainer:
-    """Chains search spaces one after another; its buffers are reused, since fresh pages cost as much as the chain.
+    """Chains search spaces one after another and reuses its buffers: allocating them costs as much as the chain.
 
     Attributes:
         dense_limit: records up to which all similarities are held.
         k: neighbours listed for each record of a larger space.
         options: backend, threads and seed of NeighborIndex; backend `ivf` stands for windows.
-        skip, quantile: go to another than the nearest unused record (`place`), where all similarities are held.
+        skip, quantile: choose another record than the nearest unused one (`place`); needs all similarities in memory.
     """
 
     dense_limit: int = DENSE_LIMIT
@@ -39,13 +39,13 @@ class Chainer:
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
-        self.dense_limit = max(self.dense_limit, 2)  # where the chain is, and where it goes
+        self.dense_limit = max(self.dense_limit, 2)  # the current record and the next one
 
     def chain(self, image_MD: Rows, text_MD: Rows, start: int) -> IntArray:
         """The order (M,) in which the chain that leaves from the image of `start` visits M records.
 
-        Each step goes to the unused record of the largest inner product, ties to the lowest index. The order is that of
-        this definition without windows; with them, of the unused records of its window.
+        Each step goes to the unused record of the largest inner product, ties to the lowest index. With
+        windows, the choice is among the unused records of the current window.
         """
         n = image_MD.shape[0]
         order, count = np.empty(n, np.int64), 1

@@ -3,10 +3,10 @@
 A folder holds store.json (format, fingerprint) and runs of sorted pairs. Everything else follows from the names:
   part_{generation}_r{rank}_{number}.npy   what one rank scored since the last merge
   merged_{generation}.npy                  merged_{generation-1} and all parts of generation-1
-Live are the newest merged run and the parts of its generation; a rank looks pairs up in the merged run and in its own
-parts, so that what it finds does not hang on how far the others are. A file (see runs.py) appears whole and is never
-changed: a kill at any moment leaves whole files, and rollback only has to delete those that came after a state.
-A merged-away file leaves at the second commit after: until then the newest checkpoint may name it.
+The newest merged run and the parts of its generation are live. A rank looks pairs up in the merged run and in its own
+parts, so its results do not depend on the progress of other ranks. Files (see runs.py) are written atomically and never
+changed: a kill at any moment leaves whole files, and rollback only deletes those written after a state. A file that was
+merged is deleted at the second commit after the merge, because until then the newest checkpoint may name it.
 
 With several ranks: all flush, barrier, rank 0 merges or commits, barrier, all reload (after a merge).
 """
@@ -36,7 +36,7 @@ class ConnectionStore:
     """Scores P(match) keyed by (index of the record, text_row), append-only, shared by the ranks after each merge.
 
     folder: made if missing; None keeps everything in memory. fingerprint: of data, scorer weights and preparation.
-    state: a committed one, which `rollback` is going to return to; what came after it need not be whole.
+    state: a committed state that `rollback` will return to; files written after it may be damaged.
     Raises ValueError if the folder holds another fingerprint or format, or a damaged file, or as `check` does.
     """
 
@@ -59,7 +59,7 @@ class ConnectionStore:
 
     @property
     def rows(self) -> int:
-        """Stored pairs that this rank sees: those merged and its own."""
+        """Number of stored pairs that this rank sees: the merged ones and its own."""
         return sum(map(len, self._seen.values())) + len(self._buffer)
 
     def lookup(self, record_K: Ints, text_row_K: Ints) -> Floats:
@@ -82,7 +82,7 @@ class ConnectionStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write the buffer as a part of this rank; nothing to write, no part."""
+        """Write the buffer as a part of this rank; an empty buffer writes nothing."""
         if not self._buffer:
             return
         stem, taken = f"part_{self._generation}_r{self.rank}_", self._names()
@@ -91,9 +91,9 @@ class ConnectionStore:
         self._buffer.clear()
 
     def merge(self) -> None:
-        """Make one run of everything live, of all ranks; of a pair scored twice the first run's score stays.
+        """Merge the live runs of all ranks into one; a pair that was scored twice keeps the score of the first run.
 
-        Called by one rank at epoch end, when all have flushed. Takes 12 bytes of memory a pair while it runs.
+        Call it on one rank at the end of an epoch, after all have flushed. Takes 12 bytes of memory per pair.
         """
         self.flush()
         names = self._live_names()
@@ -106,15 +106,15 @@ class ConnectionStore:
         self.reload()
 
     def reload(self) -> None:
-        """Take up what the folder holds now: the newest merged run, and this rank's parts since."""
+        """Read the current state of the folder: the newest merged run and this rank's parts since then."""
         self._generation = max((_generation(name) for name in self._names() if name.startswith("merged")), default=0)
         self._see(self._live_names())
 
     def commit(self) -> dict[str, Any]:
-        """Flush and name what is stored, in plain types, for a checkpoint.
+        """Flush, and return a state in plain types that names the stored files, for a checkpoint.
 
-        Rank 0 then deletes what neither this state nor the one before names: so the checkpoint of the state before
-        must be on disk by now. With several ranks, rank 0's state is the state of all.
+        Rank 0 then deletes the files that neither this state nor the previous one names, so the checkpoint with the
+        previous state must be on disk by now. With several ranks, rank 0's state holds for all.
         """
         self.flush()
         rows = {name: len(self._read(name)) for name in self._live_names()}
@@ -143,7 +143,7 @@ class ConnectionStore:
         self._return_to(state)
         if self.rank == 0:
             after = {name for name in self._names() if _generation(name) >= self._generation}
-            self._delete(after - self._committed)  # what was merged away before stays until the next commit
+            self._delete(after - self._committed)  # files merged before stay until the next commit
             for leftover in self._folder.glob("*.tmp") if self._folder else ():
                 leftover.unlink(missing_ok=True)
 
@@ -158,7 +158,7 @@ class ConnectionStore:
         """All pairs, of all ranks' files, as columns record, text_row, score, sorted by record and text_row.
 
         connections: the connections.parquet mined with this store, whose columns are joined (image, caption, ITC
-        similarity, ranks, verdict, ...); they are empty for what is no candidate of it, as own pairs.
+        similarity, ranks, verdict, ...); they are empty for pairs that are no candidates, such as own pairs.
         Raises ValueError where that file was mined with another store.
         """
         run = united([*(self._read(name) for name in self._live_names()), self._buffered()])

@@ -1,7 +1,7 @@
 """EmbeddingStore: the ITC embeddings of every record on disk, from which the next epoch's batches are planned.
 
 Every rank appends rows (record, image embedding, text embedding) to a file of its own, in the order of its steps;
-rank 0 reads them all. Two epochs are kept, even and odd: 2 · N · D · 2 bytes each, and 8 bytes a record for its number.
+rank 0 reads them all. Two epochs are kept, even and odd: 2 · N · D · 2 bytes each, plus 8 bytes per record number.
 """
 
 import json
@@ -46,7 +46,7 @@ class EmbeddingStore:
         self._epoch = -1
 
     def begin_epoch(self, epoch: int, rows: int) -> None:
-        """Starts this rank's rows of `epoch` anew; those of the epoch before stay, those of two epochs ago go.
+        """Starts this rank's file of `epoch`, replacing that of two epochs ago; the file of the previous epoch stays.
 
         Raises:
             ValueError: the disk has no room for the `rows` that this rank is going to write.
@@ -90,13 +90,13 @@ class EmbeddingStore:
         return {"epoch": self._epoch, "rows": self._rows_in(self._path(self._epoch, self.rank))}
 
     def check(self, state: dict[str, int]) -> None:
-        """Whether `rollback` can go back to a state; changes nothing.
+        """Checks that `rollback` can return to a state; changes nothing.
 
         Raises:
             ValueError: the file is missing, foreign, or shorter than the state says.
         """
         epoch, rows = state["epoch"], state["rows"]
-        if rows == 0:  # nothing to keep, so it matters not what became of the file
+        if rows == 0:  # nothing to keep, so the file does not matter
             return
         path = self._path(epoch, self.rank)
         self._check(path, epoch, self.rank)
@@ -104,7 +104,7 @@ class EmbeddingStore:
             raise ValueError(f"{path} is torn: it holds fewer than {rows} rows. Resume from another checkpoint.")
 
     def rollback(self, state: dict[str, int]) -> None:
-        """Goes back to a committed state: what this rank wrote after it is dropped, and writing goes on from there.
+        """Returns to a committed state: drops this rank's later rows and continues from there.
 
         Raises:
             ValueError: as `check` does.
@@ -129,7 +129,7 @@ class EmbeddingStore:
         shards = [self._map(epoch, rank) for rank in range(self.world)]
         index = np.concatenate([shard["index"] for shard in shards])
         place_N = np.full(self._n_records, -1, np.int64)
-        place_N[index] = np.arange(len(index))  # of a record written twice the last row stays
+        place_N[index] = np.arange(len(index))  # a record that was written twice keeps its last row
         return Embeddings(epoch, place_N, shards)
 
     def close(self) -> None:

@@ -125,7 +125,7 @@ class GritPlanner:
         source = None if self.sampling == "random" else _source(embeddings, n_records)
         leading, rest = self._divide(source, n_records, lead, rng)
         order = np.concatenate([leading, rest])
-        # What is left out is drawn before chaining, else it would always be the loners that end a chain.
+        # The records left out are drawn before chaining; otherwise they would always be the outliers that end a chain.
         n_trained = n_records - n_records % step
         chained = order[len(leading) : n_trained]
         if source is not None and len(chained):

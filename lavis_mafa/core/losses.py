@@ -13,7 +13,7 @@ from lavis_mafa.core.pairs import Candidates, SettledPairs
 
 
 def connection_masks(settled: SettledPairs, B: int, W: int, first_col: int = 0) -> tuple[Tensor, Tensor]:
-    """Connections as (i2t_BW, t2i_BW) bool masks: each only in its anchor's row, in its direction (MAFA)."""
+    """Connections as (i2t_BW, t2i_BW) bool masks, each only in its anchor's row and direction (MAFA)."""
     i2t_BW = torch.zeros(B, W, dtype=torch.bool, device=settled.image_K.device)
     t2i_BW = torch.zeros_like(i2t_BW)
     from_text_K = settled.connections & settled.from_text_K
@@ -66,7 +66,7 @@ def managed_itc_targets(
 
 
 def leave_out(logits_RW: Tensor, target_RW: Tensor, dropped_RW: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, in float32, and targets without the dropped pairs: what the target gave them goes to the row's others."""
+    """Float32 logits and targets without the dropped pairs, whose share of the target goes to the rest of the row."""
     kept_RW = target_RW.masked_fill(dropped_RW, 0.0)
     # not -inf: a target of 0 times the logarithm of 0 would be NaN
     logits_RW = logits_RW.float().masked_fill(dropped_RW, torch.finfo(torch.float32).min)

@@ -32,8 +32,8 @@ from lavis_mafa.core.settings import MafaSettings
 class MinedPairs:
     """What mining found in one batch. p_C is P(match) of the candidates, None where they were not judged.
 
-    Under rule relative it is 1 for a candidate near its anchor's own pair, else 0. matches_C says which of them were
-    judged to match, whatever the action made of that.
+    Under rule relative it is 1 for a candidate near its anchor's own pair, else 0. matches_C marks those that were
+    judged to match, whatever the action does with them.
     """
 
     settled: SettledPairs
@@ -47,8 +47,8 @@ class ConnectionMiner:
     """Finds the hard pairs of a batch and lets a scorer tell false negatives from true ones (MAFA).
 
     Without a scorer every candidate is a negative: GRIT-VLP's hard negatives, or BLIP-2's drawn ones. With a store,
-    a pair (record, caption) is put to the scorer only if the store does not hold its score. Under rule relative the
-    similarities judge, and no scorer is asked; a pair near the own one is no spare either (NV-Retriever).
+    a pair (record, caption) goes to the scorer only if the store lacks its score. Under rule relative the similarities
+    decide without a scorer, and a pair near the own one is no spare either (NV-Retriever).
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ConnectionMiner:
         the setting known_positives is off. generator: on the similarities' device, needed for drawing alone.
 
         counts: candidates, connections, ambiguous, negatives, spares (rows, see pairs.settle), scored (pairs put to
-        the scorer), from_store (pairs the store knew), known_positives (pairs beside the own ones never negatives).
+        the scorer), from_store (scores found in the store), known_positives (known matches beside the own pairs).
 
         Raises ValueError if the scorer returns anything but probabilities.
         """

@@ -85,7 +85,7 @@ def near_own(sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, share: float) -> tuple[Tens
 
 
 def at_candidates(candidates: Candidates, i2t_BB: Tensor, t2i_BB: Tensor) -> Tensor:
-    """(C,) what stands of each candidate in the row of its anchor."""
+    """(C,) the matrix entry of each candidate, in the row of its anchor."""
     image_C, text_C = candidates.image_C, candidates.text_C
     return torch.where(candidates.from_text_C, t2i_BB[text_C, image_C], i2t_BB[image_C, text_C])
 
@@ -152,10 +152,10 @@ def settle(
     reconcile: bool = True,
     spare_p_C: Tensor | None = None,
 ) -> tuple[SettledPairs, dict[str, int]]:
-    """Turn P(match) of every candidate into settled pairs; also return how many of each verdict there were.
+    """Turn P(match) of every candidate into settled pairs, and count the verdicts.
 
     A connection gets label 1, a negative 0; an ambiguous pair gives way to its spare as an unverified negative, and
-    without a spare to nothing (MAFA, efficient connection mining). `action` is MafaSettings.action.
+    without a spare it is left out (MAFA, efficient connection mining). `action` is MafaSettings.action.
     p_C: (C,) P(match) of the candidates; None (nothing scored) makes all of them negatives.
     spare_p_C: (C,) P(match) of spares, NaN where not verified. A verified spare follows its own verdict; an ambiguous
     one has no spare in turn, so its anchor is left without a pair.
@@ -187,7 +187,7 @@ def settle(
 
 
 def _spares(excluded_BB: Tensor, no_spare: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """What may not be a spare, image→text and text→image."""
+    """Pairs that may not be spares, image→text and text→image."""
     i2t_BB, t2i_BB = no_spare or (excluded_BB, excluded_BB.T)
     return excluded_BB | i2t_BB, excluded_BB.T | t2i_BB
 
@@ -213,7 +213,7 @@ def _drawn(weights_BB: Tensor, excluded_BB: Tensor, generator: torch.Generator) 
 
 
 def _and_taken(excluded_BB: Tensor, column_B: Tensor) -> Tensor:
-    """`excluded_BB` and each row's own column_B; a row without one (-1) is closed throughout already."""
+    """`excluded_BB` plus column_B of each row; a row without a column (-1) is fully excluded already."""
     return excluded_BB.scatter(1, column_B.clamp(min=0)[:, None], True)
 
 
@@ -231,14 +231,14 @@ def _candidates(image_B: Tensor, spare_image_B: Tensor, text_B: Tensor, spare_te
 
 
 def _acted(verdict_C: Tensor, action: str) -> Tensor:
-    """The verdict as the action has it: drop makes a connection ambiguous, keep and distil make all a negative."""
+    """The verdict under the action: drop turns connections ambiguous, keep and distil turn all into negatives."""
     if action in ("keep", "distil"):
         return torch.full_like(verdict_C, NEGATIVE)
     return verdict_C.clamp(max=AMBIGUOUS) if action == "drop" else verdict_C
 
 
 def _reconciled(candidates: Candidates, verdict_C: Tensor, spare_verdict_C: Tensor) -> Tensor:
-    """Verdict of every spare, that of the same pair as a candidate of the other direction going first."""
+    """Verdict of every spare; that of the same pair as a candidate of the other direction takes precedence."""
     same_image_CC = candidates.spare_image_C[:, None] == candidates.image_C[None, :]
     same_CC = same_image_CC & (candidates.spare_text_C[:, None] == candidates.text_C[None, :])
     # at most one row of the other direction is the same pair, so that the sum is its verdict
@@ -247,6 +247,6 @@ def _reconciled(candidates: Candidates, verdict_C: Tensor, spare_verdict_C: Tens
 
 def _counts(verdict_C: Tensor, spare_C: Tensor) -> dict[str, int]:
     masks = (verdict_C == CONNECTION, verdict_C == AMBIGUOUS, verdict_C == NEGATIVE, spare_C)
-    numbers = torch.stack([mask_C.sum() for mask_C in masks]).tolist()  # one wait for the device, not four
+    numbers = torch.stack([mask_C.sum() for mask_C in masks]).tolist()  # one device synchronisation instead of four
     names = ("connections", "ambiguous", "negatives", "spares")
     return {"candidates": len(verdict_C), **dict(zip(names, numbers, strict=True))}

@@ -27,7 +27,7 @@ class Plan:
     the next plan.
 
     Attributes:
-        sampling: `grit` or `random`, what this plan really is (the first epoch of a GRIT run is random).
+        sampling: how this plan was made, `grit` or `random` (the first epoch of a GRIT run is random).
         search_space: M or `all`.
         fingerprint: names data, weights and config of the run.
         stats: `distinct_images`: mean number of different images in a batch.
@@ -64,7 +64,7 @@ class Plan:
         return self.batches_of_all[rank :: self.world]
 
     def save(self, path: str | Path) -> None:
-        """Writes the plan; a crash leaves no half a file."""
+        """Writes the plan atomically."""
         about = json.dumps({**header("plan"), "n_records": len(self.order_N), "stats": self.stats, **self._about()})
         with atomic_write(Path(path)) as file:
             np.savez(file, order=self.order_N, about=np.array(about))

@@ -28,7 +28,7 @@ class Run:
 
     @classmethod
     def of(cls, key_P: Ints, score_P: Floats) -> Run:
-        """The run of any pairs; of equal keys the first stays."""
+        """The run of any pairs; of equal keys the first is kept."""
         key_U, first_U = np.unique(key_P, return_index=True)
         run = cls.empty(len(key_U))
         run.key_P[:], run.score_P[:] = key_U, score_P[first_U]
@@ -61,7 +61,7 @@ class Run:
         return self.words[2 * len(self) :].view("<f4")
 
     def find(self, key_K: Ints) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Where each key stands or would stand, and whether it is there."""
+        """The position where each key is or would be inserted, and whether it is there."""
         at_K = np.searchsorted(self.key_P, key_K)
         if not len(self):
             return at_K, np.zeros(len(key_K), dtype=np.bool_)
@@ -69,13 +69,13 @@ class Run:
 
 
 def united(runs: Iterable[Run]) -> Run:
-    """One run of several by sorting them; of equal keys the first stays."""
+    """Merge several runs by sorting; of equal keys the first is kept."""
     keys, scores = zip(*((run.key_P, run.score_P) for run in [Run.empty(0), *runs]), strict=True)
     return Run.of(np.concatenate(keys), np.concatenate(scores))
 
 
 def merged(old: Run, new: Run) -> Run:
-    """One run of two without sorting the old one again; of equal keys the old one stays."""
+    """Merge two runs without sorting the old one again; of equal keys the old one is kept."""
     at_P, known_P = old.find(new.key_P)
     fresh_P, fresh = ~known_P, int((~known_P).sum())
     run = Run.empty(len(old) + fresh)

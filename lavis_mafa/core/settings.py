@@ -42,7 +42,7 @@ class MafaSettings:
         are only counted. distil: the matching head learns the score itself, nothing is connected (a control: what
         Con-D gives as a teacher).
     rule: when a candidate is a connection. absolute: by the bounds of P(match). relative: where its ITC similarity is
-        at least own_share of its anchor's own pair; no Con-D is asked (with action drop NV-Retriever's rule, arXiv
+        at least own_share of its anchor's own pair; no Con-D is used (with action drop NV-Retriever's rule, arXiv
         2407.15831; with connect and own_share 1 PCME++'s pseudo-positives, arXiv 2305.18171, section 3.3).
     own_share: of rule relative; NV-Retriever's is 0.95.
     low, high: bounds of P(match); below low a negative, above high a connection, else ambiguous.
@@ -51,10 +51,10 @@ class MafaSettings:
         directions together (GRIT-VLP). core/targets.py has them; a plugin may add to them.
     alpha, alpha_from_epoch: S-ITC smoothing, and the first epoch (from 0) that has it (Table 5).
     label_smoothing: plain label smoothing of the ITC where S-ITC is off (LAVIS' BLIP-2: 0.1).
-    distillation, ema: of targets momentum, the weight of the average's word, and what it keeps of itself each step.
+    distillation, ema: of targets momentum, the weight of its predictions, and the decay of the moving average.
     consistency: of targets consistency, the weight of its loss.
     known_positives: equal images or captions are positives, never negatives.
-    pairs_once: ITM and LM see a pair once that was found in both directions.
+    pairs_once: a pair that was found in both directions enters ITM and LM once.
     verify_spare: score a spare before it becomes a negative.
     itc_key_grad: let the ITC gradient reach the keys, not only the queries.
     itc_gather: compare with the keys of all ranks.
@@ -107,7 +107,7 @@ class MafaSettings:
 
     @property
     def asks_scorer(self) -> bool:
-        """Whether a scorer has a say in what becomes of a candidate."""
+        """Whether a scorer decides about candidates."""
         return self.action != "keep" and self.rule == "absolute"
 
     @property

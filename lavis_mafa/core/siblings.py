@@ -17,8 +17,8 @@ def distinct_images(image_id_KB: IntArray) -> float:
 def keep_apart(order: IntArray, image_id_N: IntArray, batch_size: int) -> IntArray:
     """Reorders whole batches so that a batch holds at most one row of an image, wherever that is possible.
 
-    A row whose image is already in the batch waits for the next one; so the siblings of a batch of look-alikes make
-    the next batches, of the same look-alikes.
+    A row whose image is already in the batch waits for the next batch, so the siblings of a batch of look-alikes form
+    the following batches of the same look-alikes.
     """
     assert len(order) % batch_size == 0
     deferred = _defer(order.tolist(), image_id_N.tolist(), batch_size)

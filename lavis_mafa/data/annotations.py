@@ -1,6 +1,6 @@
 """Annotation files of image-caption pairs (JSON, JSONL, CSV, TSV, Parquet), read row by row into one Arrow table.
 
-Rows are streamed, so that a file of millions of rows never stands in memory as Python objects.
+Rows are streamed: a file of millions of rows is never held in memory as Python objects.
 """
 
 import csv
@@ -82,7 +82,7 @@ def _read_file(file: Path, image_key: str | None, caption_key: str | None, id_ke
 def annotated_rows(
     file: Path, image_key: str | None = None, caption_key: str | None = None, id_key: str | None = None
 ) -> Iterator[tuple[Mapping[str, Any], str, str | None, str]]:
-    """Every row of a file as it stands there, with image, image id (None without one) and caption column."""
+    """Every row of a file as read, with image, image id (None without one) and caption column."""
     columns: Columns | None = None
     for _, row in READERS[file.suffix.lower()][0](file):
         columns = columns or Columns.find(row, image_key, caption_key, id_key)

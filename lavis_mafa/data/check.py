@@ -1,6 +1,6 @@
-"""Reading a whole data set before a run does: what is wrong with it, row by row, and the annotation without that.
+"""Checks a whole data set before a run: reports every fault by row and writes the annotation without the faulty rows.
 
-Nothing stops at the first fault. Images are opened as training opens them (images.py), each once.
+It does not stop at the first fault. Each image is opened once, as in training (images.py).
 """
 
 import json
@@ -21,7 +21,7 @@ from lavis_mafa.data.identity import clean_path, normalised
 from lavis_mafa.data.images import open_image
 
 LONG_CAPTION = 1000  # characters; a tokenizer cuts far below
-CHUNK = 1024  # images handed to the threads at a time
+CHUNK = 1024  # images submitted to the threads at a time
 
 
 class Problem(NamedTuple):
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row as it stands in its file (values), and what is read of it."""
+    """A row of a file (values), and the fields read from it."""
 
     file: str
     place: str
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What opening an image told: its fault ("" for none), Pillow's colour mode, whether it has several frames."""
+    """What opening an image showed: its fault ("" for none), Pillow's colour mode, whether it has several frames."""
 
     fault: str
     mode: str = ""
@@ -132,7 +132,7 @@ def _note(row: Row, identity: str, seen: set[tuple[str, str]], report: SplitRepo
 
 
 def _rows(files: Sequence[Path], columns: Mapping[str, str], problems: list[Problem]) -> Iterator[Row]:
-    """Every row that can be read; what cannot goes into `problems`. Of a file that breaks off, the rows before that."""
+    """Every readable row; faults go into `problems`. A file that breaks off yields the rows before the break."""
     for file in files:
         if file.suffix.lower() not in READERS or not file.is_file():
             problem = (

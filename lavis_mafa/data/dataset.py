@@ -29,9 +29,9 @@ REPLACEMENTS = 16  # other records tried in place of one whose image cannot be r
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Run a block with Python's, NumPy's and torch's CPU generators seeded from `key`, and put them back after it.
+    """Run a block with Python's, NumPy's and torch's CPU generators seeded from `key`, and restore them after it.
 
-    LAVIS' processors draw from the global generators; the training step in the same process must not notice.
+    LAVIS' processors draw from the global generators, which must not affect the training step in the same process.
     """
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     python, numpy, pytorch = (int(word) for word in np.random.SeedSequence(key).generate_state(3))

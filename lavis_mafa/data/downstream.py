@@ -37,7 +37,7 @@ class StatementRow:
 
 
 class RowTable:
-    """What a run asks of its training data: how many rows, and what they are. Each row is of an image of its own."""
+    """What a run needs from its training data: the number and content of its rows. Each row has an image of its own."""
 
     def __init__(self, rows: Sequence[Any]) -> None:
         self.n_records = len(rows)

@@ -1,4 +1,4 @@
-"""Opening an image of a data set: always RGB, never outside the root, never a broken one without its name."""
+"""Opens images of a data set: always in RGB, never outside the root, and with an error that names a broken file."""
 
 import os
 import posixpath
@@ -56,7 +56,7 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
             return _rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(f"image file {file} is refused as a decompression bomb ({error}): shrink it") from error
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+    except Exception as error:  # Pillow's decoders raise all kinds of errors for damaged files
         raise BadImageError(f"image file {file} cannot be read ({error}): replace it or remove its rows") from error
 
 

@@ -100,7 +100,7 @@ def _judged(row: Any, record_of: Mapping[str, int]) -> tuple[int, str, bool, str
 
 
 def _votes(row: Mapping[str, Any]) -> list[bool]:
-    """What every voter said: whether the caption fits the image."""
+    """The vote of every person: whether the caption fits the image."""
     crowd = [row.get(key, 0) for key in ("cf_yes", "cf_no")]
     experts = row.get("expert", [])
     if not all(type(count) is int and count >= 0 for count in crowd):

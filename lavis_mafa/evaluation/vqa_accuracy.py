@@ -99,5 +99,5 @@ def accuracies(rows: Sequence[QuestionRow], verdict_N: np.ndarray) -> dict[str, 
 
 
 def majority(rows: Sequence[QuestionRow]) -> str:
-    """The answer that most questions of the split have: the best that can be said without looking or reading."""
+    """The answer that most questions of the split have: the best answer without image or question."""
     return Counter(Counter(row.answers).most_common(1)[0][0] for row in rows if row.answers).most_common(1)[0][0]

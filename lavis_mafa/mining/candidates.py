@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Which pairs are put to Con-D.
+    """Which pairs Con-D scores.
 
     range_max: the k of the k nearest, known positives not counted; range_min: skip that many of the nearest.
     min_score, max_score: leave out pairs of a smaller, of a larger ITC similarity. absolute_margin, relative_margin:
@@ -150,7 +150,7 @@ def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings, anchors_a
     """The pairs that the settings let through."""
     rank_Ak = np.broadcast_to(np.arange(1, near.item_Ak.shape[1] + 1, dtype=np.int32), near.item_Ak.shape)
     kept = (near.item_Ak >= 0) & (rank_Ak > settings.range_min)
-    has_own_A1 = np.isfinite(best_own_A)[:, None]  # without, there is nothing to keep a margin to
+    has_own_A1 = np.isfinite(best_own_A)[:, None]  # otherwise there is nothing to measure a margin from
     if settings.min_score is not None:
         kept &= near.similarity_Ak >= settings.min_score
     if settings.max_score is not None:

@@ -20,10 +20,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Every caption counts once, however many images carry it: no candidate is a copy of an own caption.
+    """Every distinct caption counts once, however many images have it: no candidate repeats an own caption.
 
     text_row_T: the first caption row of each text; own_record_P, own_text_P: own pairs, sorted, each once;
-    hidden_H: packed, the annotated pairs that mining is not told of (known false negatives), sorted.
+    hidden_H: packed, the annotated pairs that are hidden from mining (known false negatives), sorted.
     """
 
     table: RecordTable
@@ -57,12 +57,12 @@ class Corpus:
         return captions
 
     def is_hidden(self, record_K: Ints, text_K: Ints) -> NDArray[np.bool_]:
-        """(K,) whether mining was not told of a pair that is annotated."""
+        """(K,) whether a pair is annotated but was hidden from mining."""
         hidden: NDArray[np.bool_] = np.isin(packed(record_K, text_K), self.hidden_H)
         return hidden
 
     def places(self, captions: Iterable[str]) -> Ints:
-        """The text that each caption is, by text_id; -1 where there is none."""
+        """The text number of each caption, by text_id; -1 if unknown."""
         id_T = self.table.text_id[self.text_row_T]
         order = np.argsort(id_T)
         wanted = np.fromiter((text_id(caption) for caption in captions), np.int64)
@@ -95,7 +95,7 @@ def unpacked(key_K: Ints) -> tuple[Ints, Ints]:
 
 
 def places(key_K: Ints, wanted_L: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Where the keys stand among sorted ones, and whether they do; K may be 0."""
+    """Positions of the keys among sorted ones, and whether they are there; K may be 0."""
     if not len(key_K):
         return np.zeros(len(wanted_L), np.int64), np.zeros(len(wanted_L), np.bool_)
     at_L = np.searchsorted(key_K, wanted_L).clip(max=len(key_K) - 1)

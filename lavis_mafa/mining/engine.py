@@ -1,6 +1,6 @@
 """Missing connections of a data set: embed → search → score → judge. Tested in tests/mining/test_engine.py.
 
-Plain callables embed and score; everything between is here, streams, and goes on where it was killed.
+Plain callables embed and score. Everything between is here; it streams, and resumes where it was killed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Networks:
 
 
 class Engine(Protocol):
-    """Who does the work: this process (Local), or Ray (ray_engine.py). Results come in the order of what was asked."""
+    """Where the work runs: in this process (Local) or on Ray (ray_engine.py). Results keep the order of the inputs."""
 
     def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
         """The results of one network, called with each of the inputs."""
@@ -91,7 +91,7 @@ def mine(
     data_fingerprint: str,
     engine: Engine | None = None,
 ) -> Mined:
-    """Mine the whole corpus; what `cache` keeps is named by a hash of all that it depends on, not by the engine."""
+    """Mine the whole corpus. Files in `cache` are named by a hash of everything they depend on; engines share them."""
     engine = engine or Local(networks)
     data = f"{corpus.table.fingerprint}:{data_fingerprint}"
     embeddings = _hash(networks.embedder_fingerprint, data)

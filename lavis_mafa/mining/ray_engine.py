@@ -1,8 +1,7 @@
 """The work of mining on a Ray cluster: embedding and scoring on Ray Data, a task for every shard that is searched.
 
-Results come back in the order of what was asked, part by part as the local engine has them, and are written by the
-process that asked: so both engines leave the same files and share their cache. Tested in
-tests/mining/test_ray_engine.py.
+Results come back in the order of the inputs, in the same parts as from the local engine, and the calling process writes
+them: both engines leave the same files and share their cache. Tested in tests/mining/test_ray_engine.py.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Worker:
         return called
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        """Parts travel as bytes, whatever their shapes; what a user can get wrong comes back to be told there."""
+        """Parts travel as bytes, whatever their shapes; user errors are sent back and raised in the calling process."""
         (part,) = batch["part"]
         try:
             result: object = self.call(*pickle.loads(part))
@@ -86,7 +85,7 @@ class RayEngine:
             yield result
 
     def search_shards(self, search: ShardSearch, shards: Shards) -> Iterator[Nearest]:
-        """No more shards are on their way at a time than there are workers."""
+        """At most as many shards are in flight as there are workers."""
         task = self.ray.remote(lambda search, start, items: search(start, items))
         shared = self.ray.put(replace(search, anchors_APD=np.asarray(search.anchors_APD)))  # a memory map stays here
         waiting: deque[Any] = deque()
@@ -103,9 +102,9 @@ def fingerprints(networks: Networks) -> tuple[str, str]:
 
 
 def _started() -> Any:
-    """Ray, connected: nothing is reported to anyone, and no dashboard is started."""
+    """Connects to Ray without usage reports and without a dashboard."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let anything else on the machine go first
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would give way to everything else on the machine
     try:
         import ray
         import ray.data

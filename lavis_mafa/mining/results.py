@@ -1,4 +1,4 @@
-"""What mining leaves: connections.parquet, suspects.csv, and the figures of summary.json. Symbols as in engine.py."""
+"""Outputs of mining: connections.parquet, suspects.csv and the figures of summary.json. Symbols as in engine.py."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, Any]:
 
 
 def quality(mined: Mined, labelled: Labelled) -> dict[str, Any]:
-    """Precision and recall of the connections over the labelled candidates, weighted; and the precision of the surest
-    candidates among which are four fifths of the matches."""
+    """Weighted precision and recall of the connections over the labelled candidates, and the precision at a recall of
+    four fifths."""
     connected_L = mined.verdict_K[labelled.at_L] == CONNECTION
     weight_L, true_L = labelled.weight_L, labelled.true_L
     hits = float(weight_L[connected_L & true_L].sum())

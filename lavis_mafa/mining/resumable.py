@@ -1,4 +1,4 @@
-"""Arrays computed part by part on disk: killed at any point, they go on after the last whole part."""
+"""Arrays computed part by part on disk; a killed run continues after the last whole part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""review.csv: pairs for people to label, and what their labels say. Tested in tests/mining/test_review.py."""
+"""review.csv: pairs for people to label, and the figures from their labels. Tested in tests/mining/test_review.py."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sample_for_review(p_K: Floats, size: int, seed: int) -> tuple[Ints, NDArray[
     chosen, weight = [], []
     strata = sorted((np.flatnonzero(stratum_K == b) for b in range(BINS)), key=len)
     left, open_strata = size, sum(len(members) > 0 for members in strata)
-    for members in strata:  # the smallest first: what they cannot give goes to the larger ones
+    for members in strata:  # the smallest first: the larger ones fill up what they lack
         if not len(members):
             continue
         count = min(len(members), left // open_strata)
@@ -50,7 +50,7 @@ def sample_for_review(p_K: Floats, size: int, seed: int) -> tuple[Ints, NDArray[
     if not chosen:
         return np.empty(0, np.int64), np.empty(0)
     at = np.concatenate(chosen).astype(np.int64)
-    order = rng.permutation(len(at))  # mixed: a labeller should not guess from the place
+    order = rng.permutation(len(at))  # shuffled, so that the position does not hint at the label
     return at[order], np.concatenate(weight)[order]
 
 
@@ -107,7 +107,7 @@ def _column(
 
 
 def has_labels(path: Path) -> bool:
-    """Whether somebody has labelled: then the file is theirs, and is not written again."""
+    """Whether the file has labels; then it is kept as it is."""
     if not path.exists():
         return False
     frame = _read(path)
@@ -117,7 +117,7 @@ def has_labels(path: Path) -> bool:
 def precision_recall(p_L: Floats, labelled: Labelled) -> pd.DataFrame:
     """Precision and recall over the candidates for every threshold: pairs above it count as connections.
 
-    Weighted, so that a stratified sample speaks for all candidates; columns threshold, precision, recall.
+    Weighted, so that a stratified sample stands for all candidates; columns threshold, precision, recall.
     """
     order = np.argsort(-p_L, kind="stable")
     true = (labelled.weight_L * labelled.true_L)[order].cumsum()

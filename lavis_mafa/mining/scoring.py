@@ -1,4 +1,4 @@
-"""P(match) of many pairs, kept in a ConnectionStore part by part: a killed run goes on after the last part."""
+"""P(match) of many pairs, kept in a ConnectionStore part by part; a killed run continues after the last part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scored(
     text_row_K: Ints,
     what: str,
 ) -> Floats:
-    """(K,) P(match), each pair scored once in the life of the store; pairs sorted by record come in few images a part.
+    """(K,) P(match); the store scores each pair once. Sorted by record, a part has few images.
 
     score: parts of the pairs → their P(match), part by part. Raises ValueError: a score that is no probability.
     """

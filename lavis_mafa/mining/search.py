@@ -105,7 +105,7 @@ def nearest_items(
     """The k items most similar to each anchor, known ones left out: similarity is the maximum over both sides' vectors.
 
     Exact where the index is (flat, torch): a search that finds too few distinct items is repeated with twice the depth.
-    Works shard by shard of the items and keeps the best so far at `path`, from where a killed search goes on.
+    Goes through the items shard by shard and keeps the best so far at `path`, where a killed search resumes.
     search_shards: results in the order of the shards; the default searches one after the other, here.
     """
     n_anchors, (n_items, depth, _) = len(anchors_APD), items_BQD.shape
@@ -132,7 +132,7 @@ def _nothing(n_anchors: int, k: int) -> Nearest:
 def _search(index: NeighborIndex, anchors_aPD: Floats, depth: int, wanted: int) -> tuple[Ints, Floats]:
     """At least `wanted` distinct items an anchor, where the index has them, each with its largest similarity.
 
-    Every vector of an anchor finds so many: an item may be far from the first vector and near to the second.
+    Each vector of an anchor is searched: an item may be far from the first vector and near to the second.
     """
     n_anchors, _, dim = anchors_aPD.shape
     fetch = min(wanted, index.n)

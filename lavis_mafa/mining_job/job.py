@@ -213,7 +213,7 @@ def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
     cache = Path(settings.cache_folder).expanduser() if settings.cache_folder else folder / "cache"
     for place in (folder, cache, *cache.glob("scores_*")):
         sweep(place)
-    choose(search.index, 1)  # an index without FAISS is told before hours of embedding
+    choose(search.index, 1)  # a missing FAISS is reported before hours of embedding
     if settings.review and not Path(settings.review).expanduser().is_file():
         raise ValueError(f"run.review: no file at {settings.review}")
     if settings.judged_pairs:
@@ -229,7 +229,7 @@ def main() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells every instruction set that it tries
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every instruction set that it tries
     try:
         arguments = parse_arguments("Mine the missing connections of an image-text data set", engines=ENGINES)
         run(arguments, arguments.engine)

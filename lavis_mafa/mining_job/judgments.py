@@ -1,4 +1,7 @@
-"""What `mine` found, against pairs that people judged (judgments.py). Tested in tests/jobs/test_mine_flickr8k.py."""
+"""What `mine` found, against pairs that people judged (evaluation/judgments.py).
+
+Tested in tests/jobs/test_mine_flickr8k.py.
+"""
 
 from __future__ import annotations
 

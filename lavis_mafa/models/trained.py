@@ -31,7 +31,7 @@ def tensor_parts(state: Mapping[str, torch.Tensor]) -> Iterator[object]:
 
 
 def size(model: nn.Module) -> str:
-    """What tells networks apart that do not hold each other's weights."""
+    """Identifies networks that cannot hold each other's weights."""
     state = model.state_dict()
     return f"{type(model).__name__}, {len(state)} tensors of {sum(value.numel() for value in state.values()):,} numbers"
 

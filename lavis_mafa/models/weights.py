@@ -53,7 +53,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_torch(path: str | Path) -> object:
-    """torch.load with weights_only=True, and its errors told as a user can act on them."""
+    """torch.load with weights_only=True, with errors that say what to do."""
     try:
         with reading(Path(path), "torch checkpoint"):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -62,7 +62,7 @@ def unit_length(features_BG: Tensor) -> Tensor:
 class OpenClipEncoder:
     """A frozen open_clip model whose features a BiEncoderJudge reads.
 
-    model: what open_clip.create_model gives, with its pretrained weights. It sees the batch as it is handed in: images
+    model: what open_clip.create_model gives, with its pretrained weights. It sees the batch as it comes: images
     in its own preprocessing, texts from its own tokenizer.
     """
 

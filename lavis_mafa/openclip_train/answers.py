@@ -1,4 +1,4 @@
-"""Who tells false negatives from negatives in open_clip's training. Tested in tests/openclip/test_judge.py.
+"""Judges that find false negatives in open_clip's training. Tested in tests/openclip/test_judge.py.
 
 A judge is called with the samples of a batch, as a feed gives them, and its features; it answers with keywords of the
 loss. Whatever it looks at, images are as their file has them: its own view, unaugmented.

@@ -1,7 +1,7 @@
 """CSV data of open_clip's training in planned batches, with the identity of every pair.
 
 open_clip's loop iterates over (images, texts) and calls the loss with features alone; `Feed` remembers which rows it
-handed out last, so that the loss can ask. Tested in tests/openclip/test_train.py and test_ranks.py.
+yielded last, so that the loss can look them up. Tested in tests/openclip/test_train.py and test_ranks.py.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Feed:
         self.epoch = -1
         self._plan: Plan | None = None
         self._last: deque[Tensor] = deque(maxlen=accum_freq)
-        self.fresh = False  # a batch was handed out that the loss has not seen (accumulation shows it several times)
+        self.fresh = False  # a batch was yielded that the loss has not seen (accumulation shows it several times)
         store = folder / "embeddings", self.num_samples, dim, planner.fingerprint, rank, planner.world
         self._store = EmbeddingStore(*store) if planner.sampling == "grit" else None
 
@@ -108,7 +108,7 @@ class Feed:
     def rows(self, n: int) -> Tensor:
         """(n,) rows of the batch, or of the accumulated batches, that the loss is called with."""
         row_n = torch.cat(list(self._last))
-        assert len(row_n) == n, f"{len(row_n)} rows were handed out, {n} features came back"
+        assert len(row_n) == n, f"{len(row_n)} rows were yielded, {n} features came back"
         return row_n
 
     def ids(self, n: int) -> Tensor:

@@ -125,7 +125,7 @@ class ShardFeed:
     def ids(self, n: int) -> Tensor:
         """(n, 2) image_id and text_id of the batch, or of the accumulated batches, that the loss is called with."""
         ids_n2 = torch.cat([ids_B2 for ids_B2, *_ in self._last])
-        assert len(ids_n2) == n, f"{len(ids_n2)} pairs were handed out, {n} features came back"
+        assert len(ids_n2) == n, f"{len(ids_n2)} pairs were yielded, {n} features came back"
         return ids_n2
 
     def samples(self, n: int, device: torch.device) -> dict[str, Any]:

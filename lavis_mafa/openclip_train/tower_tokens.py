@@ -1,4 +1,7 @@
-"""Tower tokens of every image of CSV data, for a matching network that judges its pairs. Tested in test_judge.py."""
+"""Tower tokens of every image of CSV data, for a matching network that judges its pairs.
+
+Tested in tests/openclip/test_judge.py.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from lavis_mafa.openclip_train.images import Images
 
 
 class TowerTokens:
-    """What a frozen tower says of each image, computed once: (N, L, V) float16 on disk, memory-mapped."""
+    """The tokens of a frozen tower for each image, computed once: (N, L, V) float16 on disk, memory-mapped."""
 
     def __init__(self, tokens_NLV: NDArray[Any], image_of_row: Any) -> None:
         self.tokens_NLV, self.image_of_row = tokens_NLV, image_of_row

@@ -11,7 +11,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lavis_mafa.common.artifacts import atomic_write
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe and Ito: safe for colour-blind readers
 WINDOWS_PER_EPOCH = 12  # a smoothed point is the mean over this part of its epoch
 COLUMNS = 3
 FEW = 20
@@ -97,7 +104,7 @@ def _known(panel: Panel, frame: pd.DataFrame) -> dict[str, str]:
 
 def _draw(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
     lines = _known(panel, frame)
-    dots = ".-" if len(frame) < FEW else "-"  # a single step has no line
+    dots = ".-" if len(frame) < FEW else "-"  # a single step makes no line
     for (name, label), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
         values = frame[name].astype(float)
         if panel.of == "steps":

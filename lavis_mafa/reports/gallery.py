@@ -1,4 +1,4 @@
-"""A folder to look at: pairs of image and caption with their scores, to sort, filter and search. No network, no server.
+"""A static page of image-caption pairs with their scores, to sort, filter and search. No network, no server.
 
 index.html shows a page of cards at a time from data.js, so that ten thousand pairs open as quickly as ten.
 """
@@ -33,11 +33,11 @@ OpenImage = Callable[[int], Image.Image]  # record → image
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """The image of `record` and `caption` (row `text_row`), with what Con-D says of them.
+    """The image of `record` and `caption` (row `text_row`), with Con-D's verdict.
 
     verdict: one of VERDICTS; a suspect is an annotated pair that Con-D doubts. caption_record: the record that the
     caption was annotated with, None if it is this one. similarity: of ITC, None if not known. path, image_id: as
-    annotated. true: whether they do match, None where that is not known.
+    annotated. true: whether they match, None if not known.
     """
 
     record: int
@@ -58,7 +58,7 @@ def write_gallery(
 ) -> Path:
     """Writes the folder anew and returns its index.html; rows are shown in the order given until a visitor sorts them.
 
-    note: a sentence below the title, as of what the rows leave out.
+    note: a sentence below the title, for example about rows that are left out.
     An address names a view: index.html#q=red+cube&verdict=ambiguous&sort=-similarity&page=2.
     """
     rows = list(rows)
@@ -119,6 +119,6 @@ def _thumbnail(image: Image.Image, folder: Path, record: int) -> str:
 
 
 def _plain(row: GalleryRow) -> dict[str, Any]:
-    """A row without what is not known; scores with as many digits as anybody sorts by."""
+    """A row without unknown fields; scores are rounded."""
     values = {name: value for name, value in asdict(row).items() if value not in (None, "")}
     return values | {name: round(values[name], 6) for name in ("p", "similarity") if name in values}

@@ -1,4 +1,4 @@
-"""mining.png: what the matching network says of the candidates."""
+"""mining.png: the matching network's scores of the candidates."""
 
 from __future__ import annotations
 

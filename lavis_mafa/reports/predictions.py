@@ -1,4 +1,4 @@
-"""A page to browse what a language model said about images, in the gallery's style. No network, no server."""
+"""A page to browse a language model's answers about images, in the gallery's style. No network, no server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_predictions(
 ) -> Path:
     """Writes the folder anew and returns its index.html; samples of one image (`Prediction.image`) share a thumbnail.
 
-    measure: what scores are; a verdict is right where it is above 0, or wrong, a CIDEr is neither.
+    measure: what the scores are. A verdict above 0 is right, else wrong; a CIDEr score is neither.
     An address names a view: index.html#q=red+cube&verdict=wrong&sort=score&page=2.
     """
     rows = list(rows)

@@ -92,7 +92,7 @@ def _zero_shot(found: Mapping[str, Any]) -> str:
 
 
 def _judgments(judgments: Mapping[str, Any]) -> str:
-    """A row a choice of pairs; AUC and average precision (AP) of every scorer that some row has."""
+    """One row per selection of pairs: AUC and average precision (AP) of every scorer that any row has."""
     shown = {name: label for name, label in SCORERS.items() if any(name in found for found in judgments.values())}
     rows = [
         (label, [_figure(next(iter(found.values())).get("pairs"), digits=0), *_of_scorers(found, shown)])

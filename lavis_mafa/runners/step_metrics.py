@@ -49,7 +49,7 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
     true_BB = truth(index[:, None], text_row[None, :])
     pairs, candidates, matches_C = output.pairs, output.mined.candidates, output.mined.matches_C
     true_K = true_BB[pairs.image_K.cpu().numpy(), pairs.text_K.cpu().numpy()]
-    negative_K = (1 - (pairs.label_K if pairs.p_K is None else pairs.p_K).double()).cpu().numpy()  # as ITM is told
+    negative_K = (1 - (pairs.label_K if pairs.p_K is None else pairs.p_K).double()).cpu().numpy()  # the targets of ITM
     known_BB = _known(samples, batch)
     false_BB = torch.from_numpy(true_BB) & ~known_BB
     row: dict[str, float | None] = {
@@ -70,7 +70,7 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
 
 
 def _known(samples: Mapping[str, Any], batch: int) -> Tensor:
-    """(B, B) own pairs, and those that the annotation tells to match."""
+    """(B, B) own pairs, and those that match by the annotation."""
     if "image_id" in samples:
         return known_positives(samples["image_id"].cpu(), samples["text_id"].cpu())
     return own_positives(batch, batch)

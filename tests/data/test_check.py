@@ -64,7 +64,7 @@ GOOD = [
     {"image": "./16bit.png", "caption": SCRIPTS},
     {"image": "animated.gif", "caption": "red, then blue"},
 ]
-BAD = {  # line → kind, part of what is said
+BAD = {  # line → kind, part of the message
     '{"image": "rgb.jpg", "caption": ': ("row", "broken JSON"),
     '["rgb.jpg", "a caption"]': ("row", "must be an object"),
     '{"image": "rgb.jpg", "caption": "  ", "image_id": 7}': ("row", "not empty"),

@@ -54,7 +54,7 @@ def test_predictions_about_something_else_are_reported(tmp_path: Path) -> None:
 
 
 def test_another_language_model_is_something_else() -> None:
-    """No checkpoint holds it, so that the hash of the checkpoint stays; what it says is not what was said before."""
+    """No checkpoint holds it, so that the hash of the checkpoint stays; but its answers differ."""
     torch.manual_seed(0)
     network = nn.ModuleDict({"opt_proj": nn.Linear(3, 2), "opt_model": nn.Linear(2, 100)})
     network.parts_of_own_files = ("opt_model.",)

@@ -1,4 +1,4 @@
-"""What a config may say, and how a wrong one is told: nothing is trained here."""
+"""What a config may hold, and the errors of wrong ones; nothing is trained here."""
 
 from __future__ import annotations
 

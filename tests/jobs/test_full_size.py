@@ -123,7 +123,7 @@ def test_lavis_data_sets_become_one_record_table(cache: Path) -> None:
     captions = [[table.caption(row) for row in table.caption_rows(record)] for record in range(table.n_records)]
     assert captions == [["a dog", "a brown dog"], ["a cat"], ["a dog"], ["the sky"], ["art"], ["my garden"]]
     assert table.images.to_pylist() == ["a.jpg", "b.jpg", "a.jpg", "c.jpg", "d.jpg", "d.jpg"]
-    assert len(set(table.image_id)) == 6 and len(set(table.text_id)) == 6  # one caption is said of two images
+    assert len(set(table.image_id)) == 6 and len(set(table.text_id)) == 6  # two images share a caption
     expected = [40 * part + ord(letter) - 60 for part, letters in enumerate(IMAGES.values()) for letter in letters]
     assert [int(np.asarray(data.open_image(record)).mean().round()) for record in range(6)] == expected
 

@@ -1,4 +1,4 @@
-"""Mining photographs of which one caption is told: hidden siblings and people's judgments, on a few of them."""
+"""Mining photographs with one known caption each: hidden siblings and people's judgments, on a few of them."""
 
 from __future__ import annotations
 

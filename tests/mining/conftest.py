@@ -29,7 +29,7 @@ def table(rows: list[tuple[str, list[str]]]) -> RecordTable:
 
 
 class World:
-    """Embeddings and scores that hash their input; counts what was asked, and dies at a call if told to."""
+    """Embeddings and scores that hash their input; counts its calls, and dies at a given one."""
 
     def __init__(self, dies_at: int | None = None, queries: int = 3) -> None:
         self.calls, self.dies_at, self.queries = 0, dies_at, queries

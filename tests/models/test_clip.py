@@ -87,7 +87,7 @@ def verdict_of(image: int, text: int) -> Any:
 @pytest.mark.parametrize("action", ["connect", "drop"])
 def test_what_con_d_says_enters_as_in_mafa_clip_loss(name: str, batch: dict[str, Any], action: str) -> None:
     model = built(name, action=action)
-    first = model({**batch}).mined.candidates  # the hardest pairs, whatever is said of them
+    first = model({**batch}).mined.candidates  # the hardest pairs, whatever their verdicts
     image, text, from_text = int(first.image_C[0]), int(first.text_C[0]), bool(first.from_text_C[0])
     model.miner = ConnectionMiner(model.mafa, verdict_of(image, text))
     marks = torch.zeros(2, B, B, dtype=torch.bool)

@@ -127,7 +127,7 @@ def test_two_processes_are_one_on_the_joined_batch(key_grad: bool, pairs: Any, t
 
 
 def test_what_is_compared_sees_keys_and_known_positives() -> None:
-    """The settings above are told apart by the losses and gradients that are compared."""
+    """The settings above are distinguished by the losses and gradients that are compared."""
     found = [
         step(model, model, joined_batch(), joined(PAIRS), 1)["loss_itc"]
         for model in (

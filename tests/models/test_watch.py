@@ -1,4 +1,4 @@
-"""What a step is said to have found, by hand: three images and captions, where caption 1 is true of image 0, caption 2
+"""The metrics of a step, by hand: three images and captions, where caption 1 is true of image 0, caption 2
 of images 0 and 1, and image 2 and caption 0 have equal captions for another reason: the annotation knows that pair."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Captions that say something else: one thing changed that a caption states, by the caption alone.
+"""Captions with one stated thing changed, from the caption alone.
 
-As NegCLIP (Yuksekgonul et al., ICLR 2023) makes hard negatives by rules of language. No scene is looked at: a changed
-caption may by chance be true of the image. What the image's other captions tell to be true is drawn again.
+Like NegCLIP (Yuksekgonul et al., ICLR 2023), which makes hard negatives by rules of language. The scene is not
+consulted, so a changed caption may by chance be true. A change that the image's other captions confirm is drawn again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TRIES = 100
 
 def changed(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement:
     """The statement with one thing changed: an attribute, a place, the relation, the count or the background; or with
-    two objects' attributes exchanged, or one object told twice.
+    two objects' attributes exchanged, or one object mentioned twice.
 
-    siblings: what else is said of the image. A new attribute is mostly one that they name, so that words alone, without
-    what they belong to, do not tell the change.
+    siblings: the image's other captions. A new attribute is mostly one that they name, so that the words alone, without
+    the objects they describe, do not reveal the change.
     """
     kinds = [kind for kind in _CHANGES if kind(statement, siblings, rng) is not None]
     mentioned = {mention for sibling in siblings for mention in sibling.mentions}
@@ -47,7 +47,7 @@ def _meaning(statement: Statement) -> tuple[object, ...]:
 
 
 def _is_mentioned(found: Statement, statement: Statement, mentioned: set[Mention]) -> bool:
-    """Whether a new mention fits an object that the siblings tell of."""
+    """Whether a new mention fits an object that the siblings mention."""
     new = set(found.mentions) - set(statement.mentions)
     return any(_fits(mention, other) for mention in new for other in mentioned)
 
@@ -107,7 +107,7 @@ def _exchange(statement: Statement, siblings: Sequence[Statement], rng: np.rando
 
 
 def _twice(statement: Statement, siblings: Sequence[Statement], rng: np.random.Generator) -> Statement | None:
-    """One object's shape and colour told of another as well: of two like objects there is mostly one."""
+    """One object's shape and colour given to another as well: scenes seldom have two equal objects."""
     if len(statement.mentions) < 2:
         return None
     first, second = (int(number) for number in rng.permutation(len(statement.mentions))[:2])
@@ -139,5 +139,5 @@ def _background(statement: Statement, siblings: Sequence[Statement], rng: np.ran
     return replace(statement, **{name: pick(rng, others)})
 
 
-# How often a kind is tried: what is least often said, and learnt last, more.
+# How often each kind is tried: more often what captions rarely state, which is learnt last.
 _CHANGES = (_attribute, *(_place,) * 3, _exchange, _twice, _relation, *(_count,) * 3, *(_background,) * 2)

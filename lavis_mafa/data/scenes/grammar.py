@@ -18,7 +18,7 @@ from lavis_mafa.data.scenes.scene import COLOURS, PATTERNS, SHAPES, SIZES, TONES
 
 @dataclass(frozen=True)
 class Mention:
-    """One object as far as it is described; None is unsaid. Fields and numbers as in SceneObject."""
+    """One object as far as it is described; None is not stated. Fields and numbers as in SceneObject."""
 
     shape: int | None = None
     colour: int | None = None
@@ -30,7 +30,7 @@ class Mention:
 @dataclass(frozen=True)
 class Statement:
     """What a caption says: distinct objects fit the 1-3 mentions; the first is in `relation` (RELATIONS) to the second;
-    `count` objects in all; a background of `tone` and `pattern`. None is unsaid."""
+    `count` objects in all; a background of `tone` and `pattern`. None is not stated."""
 
     mentions: tuple[Mention, ...]
     relation: int | None = None
@@ -189,7 +189,7 @@ def _say_mention(mention: Mention, rng: np.random.Generator) -> str:
 
 
 def parse(caption: str) -> Statement:
-    """What a caption says; the inverse of `say`, up to the order of mentions that no relation tells apart.
+    """What a caption says; the inverse of `say`, up to the order of mentions without a relation.
 
     ValueError where the caption is none of the grammar.
     """

@@ -24,7 +24,7 @@ ASKED = {
     "place": "where is {}?",
 }
 NAMES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
-# What people say, the most common first. https://okvqa.allenai.org asks for such knowledge beside the image.
+# People's answers, the most common first. https://okvqa.allenai.org asks for such knowledge beside the image.
 OF_COLOUR = {
     "red": ("rose", "tomato", "cherry"),
     "orange": ("carrot", "pumpkin"),
@@ -57,7 +57,9 @@ class Question:
     answer_type: str  # yes/no, number, other
 
 
-Asker = Callable[[Scene, np.random.Generator], "tuple[str, str] | None"]  # question and answer, or none to be asked
+Asker = Callable[
+    [Scene, np.random.Generator], "tuple[str, str] | None"
+]  # question and answer; None if there is nothing to ask
 
 
 def compositional(scene: Scene, rng: np.random.Generator) -> Question:
@@ -165,7 +167,7 @@ def _choose(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
 
 
 def _mention(scene: Scene, rng: np.random.Generator) -> tuple[str, bool]:
-    """'a red circle' that is there, or (as often) one that is not, told from one by a single attribute."""
+    """'a red circle' that is there, or (as often) one that is not and differs from one by a single attribute."""
     wanted = rng.random() < 0.5
     while True:
         thing, there = pick(rng, scene.objects), True

@@ -15,7 +15,7 @@ Stater = Callable[[Scene, Scene, np.random.Generator], tuple[str, bool]]
 
 
 def statement_about(left: Scene, right: Scene, rng: np.random.Generator) -> tuple[str, bool]:
-    """(sentence, whether it holds). Whether it is to hold is drawn first, so that no kind of sentence tells."""
+    """(sentence, whether it holds). Whether it holds is drawn first, so that the sentence gives nothing away."""
     wanted = rng.random() < 0.5
     while True:
         state = pick(rng, STATERS)
@@ -26,7 +26,7 @@ def statement_about(left: Scene, right: Scene, rng: np.random.Generator) -> tupl
 
 
 def _name(scene: Scene, rng: np.random.Generator) -> tuple[str, dict[str, str]]:
-    """'red circle' after an object of the scene, at times with one word changed; and what it says."""
+    """'red circle' after an object of the scene, sometimes with one word changed; and its fields."""
     thing = pick(rng, scene.objects)
     fields = ("colour", "shape") if rng.random() < 0.7 else ("size", "colour", "shape")
     named = {field: value(thing, field) for field in fields}

@@ -1,7 +1,7 @@
 """Does a caption hold for a scene? By definition (`holds`), and for whole blocks of pairs at once (`holds_codes`).
 
 A caption holds if there are distinct objects that fit its mentions, the first in the stated relation to the second, and
-if count and background are as stated (whatever is unsaid is free).
+if count and background are as stated (what is not stated is free).
 """
 
 from __future__ import annotations

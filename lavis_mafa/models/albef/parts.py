@@ -30,7 +30,7 @@ def files_of_parts(cfg: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def build_visual_encoder(cfg: Mapping[str, Any], weights: str | None) -> nn.Module:
-    """`vit_model` of models/towers.py, or without one LAVIS' ViT of `vit_type` from a DeiT file, resized.
+    """`vit_model` of models/towers/, or without one LAVIS' ViT of `vit_type` from a DeiT file, resized.
 
     Raises:
         ValueError: weights that are missing or of another network, key by key.

@@ -114,7 +114,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
     """ALBEF with MAFA in its losses: ITC on the local batch, ITM and MLM; no momentum encoder, no queue.
 
     Beyond LAVIS' keys the model config takes `vocab`, `bert`, `text_encoder` (widths), `vit_model` (any tower of
-    models/towers.py), `vit_weights`, `freeze_vit`, `load_pretrained` and `mafa` (core/settings.py).
+    models/towers/), `vit_weights`, `freeze_vit`, `load_pretrained` and `mafa` (core/settings.py).
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {

@@ -1,7 +1,7 @@
 """LAVIS' ALBEF of every downstream task from a `mafa_albef` checkpoint: retrieval, VQA, NLVR2; and its pre-training.
 
 Forward, losses and momentum are LAVIS' own. Ours is how they are built (any tower, any widths, a local vocabulary;
-albef_task_base.py) and what they load: every key has a place, is named as not used, or is an error. Tested in
+task_base.py) and what they load: every key has a place, is named as not used, or is an error. Tested in
 tests/models/test_albef_tasks.py.
 """
 
@@ -142,7 +142,7 @@ class MafaAlbefNlvr(AlbefDownstreamModel, AlbefNLVR):
         return ("cls_head.",)
 
     def _with_its_head(self, placed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The head of text assignment tells three classes apart, that of NLVR2 two: it is then new."""
+        """The head of text assignment has three classes, that of NLVR2 two: it is then new."""
         last = "cls_head.2.weight"
         if last in placed and placed[last].shape != self.cls_head[2].weight.shape:
             return {key: value for key, value in placed.items() if not key.startswith("cls_head.")}

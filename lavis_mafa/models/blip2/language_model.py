@@ -1,7 +1,8 @@
 """What `mafa_blip2_opt` and `mafa_blip2_t5` share: a frozen language model behind any tower and any Q-Former.
 
 The language model is frozen and comes from its own file: a hub name, a local folder, or `package:FOLDER`. Stage-1
-checkpoints (mafa_blip2's and LAVIS') and stage-2 checkpoints load by `model.pretrained`, key by key (pretrained.py).
+checkpoints (mafa_blip2's and LAVIS') and stage-2 checkpoints load by `model.pretrained`, key by key
+(models/pretrained.py).
 """
 
 from __future__ import annotations

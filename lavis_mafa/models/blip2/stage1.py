@@ -121,7 +121,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
             use_cache=False,
             return_dict=True,
         ).last_hidden_state
-        real = mask[:, 1:].bool()  # token t+1 is told from the state at t
+        real = mask[:, 1:].bool()  # token t+1 is predicted from the state at t
         logits = self.Qformer.cls(hidden[:, :-1][real])
         return {"loss_lm": F.cross_entropy(logits.float(), ids[:, 1:][real], label_smoothing=0.1)}
 

@@ -97,7 +97,7 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
 
 @registry.register_model("mafa_blip2_t5")
 class MafaBlip2T5(LanguageModelParts, Blip2T5):
-    """LAVIS' `blip2_t5`; in stage 2 a caption is cut at a random word: what follows is told (BLIP-2, section 3.2).
+    """LAVIS' `blip2_t5`; in stage 2 a caption is cut at a random word: the rest is generated (BLIP-2, section 3.2).
 
     With `prompt`, as for fine-tuning, it is cut behind the prompt.
     """

@@ -1,7 +1,7 @@
 """OpenCLIP's vision towers for the Q-Former: `open_clip:NAME`, `open_clip:NAME/TAG`, `open_clip:NAME/FILE`.
 
 NAME is one of open_clip.list_models(), TAG one of its pretrained tags, FILE a local checkpoint of the whole CLIP model.
-Whatever cannot work is told before open_clip fetches anything. Tested in tests/models/test_openclip_tower.py.
+What cannot work is refused before open_clip fetches anything. Tested in tests/models/test_openclip_tower.py.
 """
 
 from __future__ import annotations
