@@ -20,7 +20,7 @@ BASE = [
     "tqdm",
     "matplotlib>=3.7",
     "Jinja2>=3.1",
-    "omegaconf>=2.3",
+    "omegaconf>=2.4",
     "PyYAML>=6.0",
 ]
 

@@ -20,6 +20,7 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
     from lavis_mafa.common.ranks import first_failure_first
     from lavis_mafa.config.dry_run import dry_run
     from lavis_mafa.config.load import init_distributed, load_config, parse_arguments
+    from lavis_mafa.config.run_values import make_output_folder
     from lavis_mafa.config.values import refuse_missing
 
     arguments = parse_arguments(description, dry_run=not evaluate)
@@ -29,6 +30,7 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
     if not evaluate and arguments.dry_run:
         sys.exit(int(bool(dry_run(cfg))))
     refuse_missing(cfg.config)
+    make_output_folder(run_cfg)
     init_distributed(run_cfg)
     logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")
     with first_failure_first():

@@ -1,7 +1,8 @@
-"""Reading a run's YAML with its options, and OmegaConf's errors told so that a user can act on them."""
+"""Reading a run's YAML with its options, and OmegaConf's errors as messages that a user can act on."""
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lavis_mafa.common.run_schema import MineRun, TrainRun
+from lavis_mafa.common.schema import text_keys
+
 SECTIONS = ("run", "model", "datasets")
 DATA_HOLDS = " (the folder that holds the data sets: flickr8k, text, weights, …)"
+TEXT_KEYS = {f"run.{name}" for schema in (TrainRun, MineRun) for name in text_keys(schema)}
 
 
 def read_config_file(path: Path, options: Sequence[str]) -> Any:
     """What the user wrote: the YAML with the options (key=value) merged into it, nothing resolved yet.
 
-    ValueError: no such file, no YAML, no section of a run in it, an option that is not key=value.
+    Raises:
+        ValueError: no such file, no YAML, no section of a run in it, an option that is not key=value.
     """
     if not path.is_file():
         raise ValueError(f"--cfg-path: no file at {path}; the runs are in projects/mafa")
@@ -30,8 +36,11 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
         raise ValueError(f"--cfg-path: {path} is not YAML: {error}") from error
     if not OmegaConf.is_dict(given) or not any(section in given for section in SECTIONS):
         raise ValueError(f"--cfg-path: {path} is no config of a run: it needs the keys {', '.join(SECTIONS)}")
-    with omegaconf_told("--options"):
-        chosen = OmegaConf.from_dotlist(list(options))
+    with named_config_errors("--options"):
+        chosen = OmegaConf.create()
+        for option in options:
+            key, _, text = option.partition("=")
+            OmegaConf.update(chosen, key, option_value(key, text))
         arch = OmegaConf.select(chosen, "run.con_d.arch")
         if arch and arch != OmegaConf.select(given, "run.con_d.arch"):
             OmegaConf.update(given, "run.con_d", None)  # its other keys are those of another network
@@ -43,8 +52,49 @@ def plain_config(cfg: Any) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
 
 
+def option_value(key: str, text: str) -> Any:
+    """The value of an option. YAML where it is a number, true, false, null, quoted, a [list] or {keys: values}; else
+    the text as it stands, with what YAML would take for a key or a comment (`a: b`, `run #1`).
+
+    A key of the schema that takes text takes any text but null, also `2024` and `[a]`.
+
+    Raises:
+        yaml.YAMLError: a list, keys or quotes that do not end.
+    """
+    takes_text = key in TEXT_KEYS
+    if text[:1] in ('"', "'") or (text[:1] in ("[", "{") and not takes_text):
+        return _yaml(text)
+    if text == "null" or (text in ("", "~") and not takes_text):
+        return None
+    try:
+        value = text if takes_text or " #" in text else _yaml(text)
+    except (yaml.YAMLError, OmegaConfBaseException):
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
+
+
+def _yaml(text: str) -> Any:
+    """As OmegaConf reads YAML: 1e-4 is a number, a date is text."""
+    plain: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    return plain["value"]
+
+
+def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A config of plain values with every text in it, at any depth, changed."""
+    if isinstance(value, dict):
+        return {key: changed_texts(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [changed_texts(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def home_expanded(config: Any) -> Any:
+    """The config with `~/…` of every path in it, whatever its key, below the home folder; ${…} stays unresolved."""
+    return OmegaConf.create(changed_texts(OmegaConf.to_container(config), os.path.expanduser))
+
+
 @contextmanager
-def omegaconf_told(source: object) -> Iterator[None]:
+def named_config_errors(source: object) -> Iterator[None]:
     """OmegaConf's errors become a ValueError that names the key and, for an unset environment variable, the remedy."""
     try:
         yield
@@ -54,5 +104,5 @@ def omegaconf_told(source: object) -> Iterator[None]:
         if unset is None:
             raise ValueError(f"{source}: {key} cannot be read: {str(error).splitlines()[0]}") from error
         name, holds = unset[1], DATA_HOLDS if unset[1] == "LAVIS_MAFA_DATA" else ""
-        told = f"{source}: {key} stands on the environment variable {name}, which is not set{holds}"
-        raise ValueError(f"{told}: export {name}=/path/to/it") from error
+        problem = f"{source}: {key} needs the environment variable {name}, which is not set{holds}"
+        raise ValueError(f"{problem}: export {name}=/path/to/it") from error

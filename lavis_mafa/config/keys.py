@@ -1,7 +1,8 @@
 """Names in a config: every key must be one that something reads, else the closest valid one is named.
 
-Valid is what the packaged YAMLs hold, and the few keys that classes read beyond them. Where LAVIS' own models,
-builders, tasks and runners are asked for, an unknown key only warns: they do not say what they read.
+Valid is what a class says that it reads: the schema of `run` (common/run_schema.py), `config_keys` of our models and
+processors, the packaged YAML of a data set. Where LAVIS' own models, builders, tasks and runners are asked for, an
+unknown key only warns: they do not say what they read.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from inspect import getsource, signature
-from re import findall
+from dataclasses import fields
+from inspect import signature
 from typing import Any
 
 from lavis.common.registry import registry
@@ -18,31 +19,14 @@ from omegaconf import OmegaConf
 from transformers import BertConfig
 
 from lavis_mafa.common.config_file import SECTIONS
+from lavis_mafa.common.run_schema import Schema
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
+from lavis_mafa.models.pretrained import CHECKPOINT_KEYS
 from lavis_mafa.scorers.registry import judge_of
 
 SPLIT_KEYS = ("train", "eval")
-# What models/ read beyond the YAMLs of their types. Tested in tests/jobs/test_config.py against their source.
-MODEL_KEYS = (
-    *(
-        "arch",
-        "model_type",
-        "mafa",
-        "vocab",
-        "bert",
-        "qformer",
-        "text_encoder",
-        "vit_weights",
-        "embed_dim",
-        "cross_attention_freq",
-    ),
-    *("load_finetuned", "load_pretrained", "finetuned", "pretrained", "mlm_mask_prob", "temp"),
-    *("vit_model", "prompt", "max_txt_len", "llm_precision"),  # of a language model
-    *("queue_size", "momentum", "alpha", "num_classes"),  # of LAVIS' ALBEF models (models/albef/tasks.py)
-)
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
-PROCESSOR_KEYS = ("name", "vit_model", "image_size")
 ZERO_SHOT_KEYS = ("images", "templates", "names")
 
 
@@ -60,7 +44,7 @@ def check_keys(given: Mapping[str, Any], valid: Iterable[str], where: str, stric
         if strict:
             raise ValueError(f"unknown key {name}: did you mean {near}?")
         logging.warning(
-            "%s is no key that lavis_mafa knows (the closest is %s); it is handed to LAVIS as it stands", name, near
+            "%s is no key that lavis_mafa knows (the closest is %s); LAVIS gets it as it stands", name, near
         )
 
 
@@ -84,7 +68,7 @@ def is_lavis_task(name: Any) -> bool:
     return task is not None and not is_ours(task)
 
 
-def check_names(given: Any, run_defaults: Mapping[str, Any]) -> None:
+def check_names(given: Any, schema: Schema) -> None:
     """Every name of a config, before LAVIS merges it: sections, model, data sets, and all keys below them.
 
     Raises:
@@ -96,13 +80,14 @@ def check_names(given: Any, run_defaults: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"the config has no section {section!r}; it needs {', '.join(SECTIONS)}, each with keys below it"
             )
-    run = OmegaConf.merge(run_defaults, given.run)
-    strict = all(is_ours(known) for kind in ("task", "runner") if (known := _known(kind, run.get(kind))))
-    check_keys(given.run, run_defaults, "run", strict)
+    run, names = given.run, [one.name for one in fields(schema)]
+    chosen = {kind: run.get(kind, getattr(schema, kind, None)) for kind in ("task", "runner")}
+    strict = all(is_ours(known) for kind, name in chosen.items() if (known := _known(kind, name)))
+    check_keys(run, names, "run", strict)
     _check_model(given.model, "model", ())
-    if run.get("con_d"):
+    if OmegaConf.is_dict(run.get("con_d")):
         _check_judge(run.con_d, "run.con_d")
-    if run.get("zero_shot"):
+    if OmegaConf.is_dict(run.get("zero_shot")):
         check_keys(run.zero_shot, ZERO_SHOT_KEYS, "run.zero_shot")
     for name, dataset in given.datasets.items():
         _check_dataset(name, dataset or {})
@@ -119,13 +104,20 @@ def _check_model(model: Any, where: str, more: tuple[str, ...]) -> None:
     model_type = model.get("model_type")
     if model_type not in types:
         raise ValueError(f"{where}.model_type is {model_type!r}: {model.arch} has {', '.join(types)}")
-    packaged = OmegaConf.load(model_cls.default_config_path(model_type)).model
-    check_keys(model, [*packaged, *MODEL_KEYS, *more], where, is_ours(model_cls))
+    check_keys(model, [*model_keys(model_cls, model_type), *more], where, is_ours(model_cls))
     if model.get("qformer"):
         check_keys(model.qformer, BertConfig().to_dict(), f"{where}.qformer")
     if model.get("preprocess"):
         defaults = OmegaConf.load(model_cls.default_config_path(model_type)).get("preprocess", {})
         _check_processors(model.preprocess, defaults, f"{where}.preprocess")
+
+
+def model_keys(model_cls: Any, model_type: str) -> list[str]:
+    """The keys of `model` that a class reads: ours say so; of LAVIS' own its packaged YAML gives the common ones."""
+    keys = getattr(model_cls, "config_keys", None)
+    if keys is None:
+        keys = (*CHECKPOINT_KEYS, *OmegaConf.load(model_cls.default_config_path(model_type)).model)
+    return ["arch", "model_type", *keys]
 
 
 def _check_judge(section: Any, where: str) -> None:
@@ -147,7 +139,7 @@ def _check_dataset(name: str, dataset: Any) -> None:
     _check_processors(dataset, packaged, where)
     if name == "scenes":
         for split, values in (dataset.get("splits") or {}).items():
-            check_keys(values, signature(scenes_table).parameters, f"{where}.splits.{split}")
+            check_keys(values or {}, signature(scenes_table).parameters, f"{where}.splits.{split}")
     if dataset.get("columns"):
         check_keys(dataset.columns, _keywords(read_annotations), f"{where}.columns")
 
@@ -165,10 +157,9 @@ def _check_processors(given: Any, packaged: Any, where: str) -> None:
             place = f"{where}.{section}.{split}"
             merged = OmegaConf.merge((packaged.get(section) or {}).get(split) or {}, values or {})
             processor = registered("processor", merged.get("name"), f"{place}.name")
-            check_keys(values or {}, _keys_read(processor), place)
+            check_keys(values or {}, processor_keys(processor), place)
 
 
-def _keys_read(processor: Any) -> list[str]:
-    """Processors name their keys nowhere but in `from_config`, as strings (cfg.get("mean", None)), and as arguments."""
-    named = findall(r"""["'](\w+)["']""", getsource(processor.from_config))
-    return [*PROCESSOR_KEYS, *named, *(name for name in signature(processor.__init__).parameters if name != "self")]
+def processor_keys(processor: Any) -> list[str]:
+    """Our processors say what they read; LAVIS' read what their constructors take."""
+    return ["name", *getattr(processor, "config_keys", signature(processor).parameters)]

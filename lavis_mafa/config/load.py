@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +13,31 @@ import torch
 from lavis.common.config import Config
 from lavis.common.registry import registry
 from omegaconf import OmegaConf
+from omegaconf.errors import ValidationError
 
-from lavis_mafa.common.config_file import omegaconf_told, read_config_file
-from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.common.config_file import home_expanded, named_config_errors, read_config_file
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import PATIENCE
+from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
+from lavis_mafa.common.schema import allowed_values
 from lavis_mafa.config.keys import check_names, is_lavis_task
+from lavis_mafa.config.run_values import check_texts, normalise_prompt
 from lavis_mafa.config.smoke import shorten
 from lavis_mafa.config.values import check_mining, check_values
 
 
 def parse_arguments(description: str, dry_run: bool = False, engines: tuple[str, ...] = ()) -> argparse.Namespace:
-    """--cfg-path and --options; with `dry_run` also --dry-run, with `engines` also --engine, the first its default."""
+    """--cfg-path, --options, --smoke; with `dry_run` also --dry-run, with `engines` also --engine, the first its
+    default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--cfg-path", required=True, help="YAML of the run, e.g. projects/mafa/blip2/pretrain_stage1_scenes.yaml"
     )
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings, e.g. run.max_epoch=2"
+    )
+    parser.add_argument(
+        "--smoke", type=Path, metavar="FOLDER", help="shorten the run to a handful of records, and write below FOLDER"
     )
     if dry_run:
         parser.add_argument("--dry-run", action="store_true", help="say what the run would be and lacks, and end")
@@ -38,16 +47,44 @@ def parse_arguments(description: str, dry_run: bool = False, engines: tuple[str,
 
 
 class RunConfig(Config):
-    """LAVIS' Config over a YAML and options merged already, so that an option may choose a model_type or a data set."""
+    """LAVIS' Config over a YAML and options merged already, so that an option may choose a model_type or a data set.
 
-    def __init__(self, given: Any, defaults: Any) -> None:
+    The values of `run` have the types of `schema`; the config itself is a plain one, which takes any key.
+    """
+
+    def __init__(self, given: Any, schema: Schema) -> None:
         registry.register("configuration", self)
         self.args = None
+        for splits, split in [one for dataset in given.datasets.values() for one in _empty_splits(dataset)]:
+            splits[split] = None  # also where the packaged default has keys, over which [] would not merge
+        typed = OmegaConf.create({"run": OmegaConf.structured(schema)})
+        OmegaConf.set_struct(typed.run, False)  # LAVIS' own tasks read keys that the schema has not
         parts = (self.build_runner_config(given), self.build_model_config(given), self.build_dataset_config(given))
-        self.config = OmegaConf.merge(defaults, *parts)
+        try:
+            merged = OmegaConf.merge(typed, *parts)
+            resolved: Any = OmegaConf.to_container(merged, resolve=True)
+        except ValidationError as error:
+            raise ValueError(_wrong_type(error, schema)) from error
+        for splits, split in [one for dataset in merged.datasets.values() for one in _empty_splits(dataset)]:
+            del splits[split]
+        numbers = {name: value for name, value in resolved["run"].items() if isinstance(value, (bool, int, float))}
+        self.config = home_expanded(OmegaConf.merge(merged, {"run": numbers}))  # of a typed ${…}, too
 
 
-def load_config(arguments: argparse.Namespace, defaults_file: str = "run.yaml") -> RunConfig:
+def _wrong_type(error: ValidationError, schema: Schema) -> str:
+    """Of a key of `run`, what it takes."""
+    name = re.split(r"[.\[]", str(error.full_key).removeprefix("run."))[0]
+    return f"run.{name} is {error.value!r}: allowed is {allowed_values(schema, name)}"
+
+
+def _empty_splits(dataset: Any) -> Iterator[tuple[Any, str]]:
+    """(where it stands, name) of every split that is null or empty, as `annotations.val=null` makes it."""
+    for place in ("annotations", "splits", "build_info.annotations"):
+        splits = OmegaConf.select(dataset, place) or {}
+        yield from [(splits, split) for split, files in splits.items() if not files]
+
+
+def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> RunConfig:
     """The run's config over packaged defaults, every key and value checked (keys.py, values.py).
 
     Raises:
@@ -55,21 +92,25 @@ def load_config(arguments: argparse.Namespace, defaults_file: str = "run.yaml") 
             named), a value that is not allowed, an environment variable that is not set.
     """
     given = read_config_file(Path(arguments.cfg_path), arguments.options)
-    defaults = OmegaConf.load(CONFIGS / defaults_file)
-    with omegaconf_told(arguments.cfg_path):
+    with named_config_errors(arguments.cfg_path):
         if OmegaConf.is_dict(given.get("run")):  # else check_names says so
             load_plugins(given.run.get("plugins", []))
-        check_names(given, defaults.run)
+        check_names(given, schema)
+        check_texts(given.run, schema)
         if "runner" not in given.run and is_lavis_task(given.run.get("task")):
             given.run.runner = "runner_base"  # LAVIS' own default, for its own tasks
         for name in [name for name, dataset in given.datasets.items() if dataset is None]:
             given.datasets[name] = {}
-        cfg = RunConfig(given, defaults)
-        cfg.config = shorten(cfg.config)
-        OmegaConf.to_container(cfg.config, resolve=True)
+        cfg = RunConfig(given, schema)
+        if smoke := getattr(arguments, "smoke", None):
+            cfg.config = shorten(cfg.config, smoke)
         if cfg.config.run.device == "auto":
             cfg.config.run.device = "cuda" if torch.cuda.is_available() else "cpu"
-        (check_values if "runner" in defaults.run else check_mining)(cfg.config)
+        if schema is MineRun:
+            check_mining(cfg.config)
+        else:
+            normalise_prompt(cfg.config.run)
+            check_values(cfg.config)
     return cfg
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.artifacts import atomic_write
-from lavis_mafa.common.config_file import omegaconf_told, read_config_file
+from lavis_mafa.common.config_file import home_expanded, named_config_errors, read_config_file
 from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.common.run_schema import TrainRun
 from lavis_mafa.data.check import SplitReport, check_split
 
 CHECKED, RENDERED = "image_text", "scenes"
@@ -63,15 +64,14 @@ def _check(given: argparse.Namespace) -> int:
 def _settings(path: Path, options: list[str]) -> tuple[Mapping[str, Any], int]:
     """(datasets.image_text over its packaged defaults, run.batch_size_train)."""
     given = read_config_file(path, options)
-    with omegaconf_told(path):
+    with named_config_errors(path):
         names = list(given.get("datasets") or {})
         if names != [CHECKED]:
             rendered = " (scenes are rendered: there is nothing to check)" if RENDERED in names else ""
             raise ValueError(f"{path}: datasets are {names}; this command checks {CHECKED}{rendered}")
-        defaults = [OmegaConf.load(CONFIGS / file) for file in ("run.yaml", f"datasets/{CHECKED}.yaml")]
-        config = OmegaConf.merge(*defaults, given)
-        dataset = OmegaConf.to_container(config.datasets[CHECKED], resolve=True)
-        assert isinstance(dataset, dict)
+        run = OmegaConf.create({"run": {"batch_size_train": TrainRun.batch_size_train}})
+        config = home_expanded(OmegaConf.merge(run, OmegaConf.load(CONFIGS / "datasets" / f"{CHECKED}.yaml"), given))
+        dataset: Any = OmegaConf.to_container(config.datasets[CHECKED], resolve=True)
         return dataset, int(config.run.batch_size_train)
 
 

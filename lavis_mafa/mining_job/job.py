@@ -200,21 +200,24 @@ def _fingerprint(network: Any) -> str:
 def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
     """Mine what the config names, here or on Ray; returns what summary.json holds."""
     register()
+    from lavis_mafa.common.run_schema import MineRun
     from lavis_mafa.config.load import load_config
+    from lavis_mafa.config.run_values import make_output_folder
     from lavis_mafa.mining_job.report import Job, report
 
-    cfg = load_config(arguments, "mine.yaml")
+    cfg = load_config(arguments, MineRun)
     settings = cfg.run_cfg
     search = SearchSettings(**{name: settings[name] for name in SearchSettings.__dataclass_fields__})
     rule = _rule(settings)
     source = load_source(cfg)
-    corpus = Corpus.of(source.data.table, bool(settings.hide_siblings))
-    folder = Path(settings.output_dir).expanduser().resolve()
-    cache = Path(settings.cache_folder).expanduser() if settings.cache_folder else folder / "cache"
+    corpus = Corpus.of(source.data.table, settings.hide_siblings)
+    make_output_folder(settings)
+    folder = Path(settings.output_dir).resolve()
+    cache = Path(settings.cache_folder) if settings.cache_folder else folder / "cache"
     for place in (folder, cache, *cache.glob("scores_*")):
         sweep(place)
     choose(search.index, 1)  # a missing FAISS is reported before hours of embedding
-    if settings.review and not Path(settings.review).expanduser().is_file():
+    if settings.review and not Path(settings.review).is_file():
         raise ValueError(f"run.review: no file at {settings.review}")
     if settings.judged_pairs:
         read_judged_pairs(settings.judged_pairs, source.data.table)

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import open_clip
 import torch
@@ -19,6 +18,7 @@ from torch import nn
 from transformers import BertConfig, BertTokenizer
 
 BERT_ROWS = 30522
+INHERITED = object()
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -42,10 +42,20 @@ def on_meta_device() -> Iterator[None]:
             (torch, "linspace", partial(torch.linspace, device="cpu")),
         ]
         for owner, name, answer in patches:
-            stack.enter_context(mock.patch.object(owner, name, answer))
-        stack.enter_context(mock.patch.dict("os.environ", HF_HUB_OFFLINE="1"))
+            stack.enter_context(replaced(owner, name, answer))
         stack.enter_context(torch.device("meta"))
         yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, answer: Any) -> Iterator[None]:
+    """`owner.name` is `answer` meanwhile; what the owner inherits is inherited again afterwards."""
+    own = vars(owner).get(name, INHERITED)
+    setattr(owner, name, answer)
+    try:
+        yield
+    finally:
+        delattr(owner, name) if own is INHERITED else setattr(owner, name, own)
 
 
 def _untrained(create_model: Any) -> Any:

@@ -8,17 +8,24 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
+CHECKPOINT_KEYS = ("load_finetuned", "load_pretrained", "finetuned", "pretrained")
 FROZEN_TOWER = ("visual_encoder.",)  # LAVIS' checkpoints leave the frozen tower out: its own file gives it
 Adapt = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 
 def _as_it_is(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     return state
+
+
+def plain_config(cfg: Any) -> Mapping[str, Any]:
+    """A model config without OmegaConf; a mapping is taken as it is."""
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
 def checkpoint_key(cfg: Mapping[str, Any]) -> str | None:

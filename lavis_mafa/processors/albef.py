@@ -13,6 +13,8 @@ from lavis.processors.randaugment import RandomAugment
 class AlbefImageTrainProcessor(BlipImageTrainProcessor):
     """LAVIS' `blip_image_train` with crops from 0.2 and RandAugment(2, 7) (ALBEF's published code)."""
 
+    config_keys = ("image_size", "mean", "std", "min_scale", "max_scale")
+
     def __init__(
         self, image_size: int = 256, mean: Any = None, std: Any = None, min_scale: float = 0.2, max_scale: float = 1.0
     ):
@@ -23,5 +25,4 @@ class AlbefImageTrainProcessor(BlipImageTrainProcessor):
 
     @classmethod
     def from_config(cls, cfg: Any = None) -> AlbefImageTrainProcessor:
-        names = ("image_size", "mean", "std", "min_scale", "max_scale")
-        return cls(**{name: cfg[name] for name in names if cfg is not None and name in cfg})
+        return cls(**{name: cfg[name] for name in cls.config_keys if cfg is not None and name in cfg})

@@ -15,6 +15,8 @@ from torchvision.transforms import Compose, Lambda
 class OpenClipImageTrain(BlipImageTrainProcessor):
     """LAVIS' `blip_image_train` with the tower's size, mean and std."""
 
+    config_keys = ("vit_model", "image_size", "min_scale", "max_scale")
+
     @classmethod
     def from_config(cls, cfg: Any = None) -> OpenClipImageTrain:
         """cfg: `vit_model` as the model has it, and of `blip_image_train` image_size, min_scale, max_scale."""
@@ -26,6 +28,8 @@ class OpenClipImageTrain(BlipImageTrainProcessor):
 @registry.register_processor("open_clip_image_eval")
 class OpenClipImageEval(BaseProcessor):
     """OpenCLIP's own preprocessing for evaluation, at `image_size` where one is given."""
+
+    config_keys = ("vit_model", "image_size")
 
     @classmethod
     def from_config(cls, cfg: Any = None) -> OpenClipImageEval:

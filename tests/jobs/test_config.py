@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def load(*options: str, path: Path = SCENES) -> Any:
         ("model.qformer.hiden_size=3", "model.qformer.hidden_size"),
         ("run.con_d.vocabb=x", "run.con_d.vocab"),
         ("run.con_d={arch: self, archh: x}", "run.con_d.arch"),
+        ("model.queue_size=64", "model.image_size"),
+        ("datasets.scenes.vis_processor.train.vit_model=x", "datasets.scenes.vis_processor.train.std"),
         ("run.skip_nearst=8", "run.skip_nearest"),
         ("datasets.scene.seed=1", "scenes"),
         ("datasets.scenes.split.train.n=3", "datasets.scenes.splits"),
@@ -67,15 +70,26 @@ def test_an_unknown_name_is_reported_with_the_closest_valid_one(option: str, nam
         ("run.skip_nearest=0.1", r"run\.skip_nearest is 0\.1: allowed is a whole number from 0 on"),
         ("model.mafa.rule=relativ", r"model\.mafa: rule is 'relativ': allowed is absolute or relative"),
         ("model.mafa.own_share=1.1", r"model\.mafa: own_share is 1\.1: allowed is a number in \[0, 1\]"),
-        ("run.search_space=many", r"run\.search_space is 'many': allowed is a number of records from 1 on, or all"),
-        ("run.precision=fp8", r"run\.precision is 'fp8': allowed are fp32, bf16, fp16"),
+        ("run.search_space=many", r"run\.search_space is 'many': allowed is a number of records from 64 on .*, or all"),
+        (
+            "run.search_space=63",
+            r"run\.search_space is 63: allowed is a number of records from 64 on \(run\.batch_size_train",
+        ),
+        ("run.stop_epoch=0", r"run\.stop_epoch is 0: allowed is a whole number from 1 on, or null"),
+        ("run.cache_tokens=maybe", r"run\.cache_tokens is 'maybe': allowed is true or false"),
+        ("run.valid_splits=val", r"run\.valid_splits is 'val': allowed is a list of texts"),
+        ("run.con_d=self", r"run\.con_d is 'self': allowed is keys with values .*, or null"),
+        ("run.k_test=true", r"run\.k_test is True: allowed is a whole number from 0 on"),
+        ("run.match=all", r"run\.match is 'all': allowed is vqa or any"),
+        ("run.weight_decay=${oc.env:MAFA_TEST}", r"run\.weight_decay is 'much': allowed is a number from 0 on"),
+        ("run.precision=fp8", r"run\.precision is 'fp8': allowed is fp32, bf16 or fp16"),
         ("run.lr_sched=cosine", r"run\.lr_sched: .*'cosine'.*linear_warmup_cosine_lr"),
         ("run.resume_ckpt_path=/no/such.pth", r"run\.resume_ckpt_path is '/no/such\.pth': allowed is null, auto"),
         ("run.device=tpu", r"run\.device is 'tpu': allowed is auto, cpu or cuda"),
         ("run.max_epoch=0", r"run\.max_epoch is 0: allowed is a whole number from 1 on"),
         ("run.num_workers=1.5", r"run\.num_workers is 1\.5: allowed is a whole number from 0 on"),
         ("run.init_lr=-1e-4", r"run\.init_lr is .*: allowed is a number from 0 on"),
-        ("run.init_lr=nan", r"run\.init_lr is 'nan': allowed"),
+        ("run.init_lr=nan", r"run\.init_lr is nan: allowed"),
         ("run.beta2=1.0", r"run\.beta2 is 1\.0: allowed is a number between 0 and 1"),
         ("run.task=mafa_pretrian", r"run\.task: .*did you mean mafa_pretrain\?"),
         ("datasets.image_text.on_bad_image=skip", r"on_bad_image is 'skip': allowed is raise or replace"),
@@ -83,7 +97,10 @@ def test_an_unknown_name_is_reported_with_the_closest_valid_one(option: str, nam
         ("run.max_epoch", r"--options takes key=value"),
     ],
 )
-def test_a_wrong_value_is_reported_with_what_is_allowed(option: str, message: str) -> None:
+def test_a_wrong_value_is_reported_with_what_is_allowed(
+    option: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAFA_TEST", "much")
     with pytest.raises(ValueError, match=message):
         load(option)
 
@@ -172,6 +189,7 @@ RUN_FILES = {*(ROOT / "projects" / "mafa").rglob("*.yaml")} - {PAPER / "photogra
 
 @pytest.mark.parametrize("path", sorted(RUN_FILES), ids=lambda path: path.stem)
 def test_every_yaml_of_the_project_resolves(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lavis_mafa.common.run_schema import MineRun, TrainRun
     from lavis_mafa.config.load import load_config
 
     monkeypatch.syspath_prepend(str(PAPER))
@@ -179,25 +197,145 @@ def test_every_yaml_of_the_project_resolves(path: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setenv("LAVIS_MAFA_DATA", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # a full-size run may ask for a GPU and fp16
-    defaults = "mine.yaml" if "mine" in path.parent.name else "run.yaml"
-    config = load_config(Namespace(cfg_path=str(path), options=[]), defaults).config
+    schema = MineRun if "mine" in path.parent.name else TrainRun
+    config = load_config(Namespace(cfg_path=str(path), options=[]), schema).config
     assert OmegaConf.to_container(config, resolve=True)["model"]["arch"].startswith("mafa_")
 
 
-def test_run_yaml_holds_every_key_that_is_read() -> None:
-    defaults = {key for name in ("run", "mine") for key in OmegaConf.load(PACKAGE / "configs" / f"{name}.yaml").run}
+def test_the_schema_holds_every_key_that_is_read_with_its_meaning() -> None:
+    from lavis_mafa.common.run_schema import MineRun, TrainRun
+
+    keys = {one.name: one.metadata["meaning"] for schema in (TrainRun, MineRun) for one in fields(schema)}
     read = {
         key
         for path in PACKAGE.rglob("*.py")
         for key in re.findall(r"""run_cfg(?:\.get\(["']|\.(?!get\b|pop\b))(\w+)""", path.read_text(encoding="utf-8"))
     }
-    assert {"sampling", "search_space", "con_d"} <= read <= defaults
+    assert {"sampling", "search_space", "con_d"} <= read <= set(keys)
+    assert all(keys.values())
 
 
-def test_model_keys_hold_every_key_that_models_read() -> None:
-    from lavis_mafa.config.keys import MODEL_KEYS
+def test_what_a_key_takes_is_named_as_people_say_it() -> None:
+    from lavis_mafa.common.run_schema import MineRun, TrainRun
+    from lavis_mafa.common.schema import allowed_values
 
-    packaged = {key for path in (PACKAGE / "configs" / "models").glob("*.yaml") for key in OmegaConf.load(path).model}
-    source = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "models").glob("*.py"))
-    read = set(re.findall(r"""\b(?:cfg|plain)(?:\.get\(|\[)["'](\w+)""", source))
-    assert {"vit_weights", "mafa"} <= read <= packaged | set(MODEL_KEYS)
+    named = {name: allowed_values(TrainRun, name) for name in ("init_lr", "beta2", "sampling", "expected", "prompt")}
+    assert named == {
+        "init_lr": "a number from 0 on",
+        "beta2": "a number between 0 and 1",
+        "sampling": "grit or random",
+        "expected": "keys with values ({key: value, …}), or null",
+        "prompt": "text, or null",
+    }
+    assert allowed_values(MineRun, "relative_margin") == "a number in [0, 1], or null"
+
+
+@pytest.mark.parametrize("rate", ["1e-4", "0.0001", "1E-4"])
+def test_a_rate_is_a_number_however_yaml_reads_it(rate: str, tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-4 for text."""
+    path = tmp_path / "x.yaml"
+    path.write_text(SCENES.read_text().replace("  init_lr: 1e-3", f"  init_lr: '{rate}'"))
+    assert load(path=path).run.init_lr == load(f"run.init_lr={rate}").run.init_lr == 1e-4
+
+
+@pytest.mark.parametrize("name", ["x/run #1", "2024", "2024_01", "a: b", "[a]", "{a}", "1e3", "yes", "- a", "&a", "*"])
+def test_a_text_of_an_option_is_taken_as_it_stands(name: str) -> None:
+    run = load(f"run.output_dir={name}", f"run.prompt={name}").run
+    assert (run.output_dir, run.prompt) == (name, name)
+
+
+@pytest.mark.parametrize("text", ["x/run #1", "a: b", "Question: {} Answer:", "&a"])
+def test_so_is_one_of_a_key_without_a_type(text: str) -> None:
+    assert load(f"model.vit_weights={text}").model.vit_weights == text
+
+
+def test_quotes_lists_and_keys_of_an_option_are_yaml() -> None:
+    run = load("run.prompt='a: {}'", "run.valid_splits=[val, test]", "run.con_d={arch: self}").run
+    assert (run.prompt, run.valid_splits, run.con_d) == ("a: {}", ["val", "test"], {"arch": "self"})
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("2024_01", "is text, and YAML reads 202401 here: put it in quotes"),
+        ("yes", "is text, and YAML reads True here"),
+        ("null", "is None: allowed is text"),
+        ("[a]", r"is \['a'\]: allowed is text"),
+    ],
+)
+def test_an_output_folder_that_yaml_reads_as_something_else(line: str, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(re.sub(r"(?m)^  output_dir: .*$", f"  output_dir: {line}", SCENES.read_text()))
+    with pytest.raises(ValueError, match=rf"run\.output_dir {named}"):
+        load(path=path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    from lavis_mafa.config.run_values import make_output_folder
+
+    (tmp_path / "file").touch()
+    for option in ("run.output_dir=null", "run.output_dir=", f"run.output_dir={tmp_path}/file/x"):
+        with pytest.raises(ValueError, match=r"run\.output_dir is .*: allowed is (a folder|text)"):
+            load(option)
+    with pytest.raises(ValueError, match=r"run\.output_dir: no folder can be made at /proc/x"):
+        make_output_folder(load("run.output_dir=/proc/x").run)
+    make_output_folder(load(f"run.output_dir={tmp_path}/run #1").run)
+    assert (tmp_path / "run #1").is_dir()
+
+
+def test_the_home_folder_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "model: {arch: mafa_blip2, model_type: small, vit_weights: ~/w.pth, vocab: ~/v, pretrained: ~/p.pth}\n"
+        "run: {output_dir: ~/out, token_folder: ~/t, con_d: {arch: file, path: ~/c.parquet}, references: ~/r.json}\n"
+        "datasets: {image_text: {images: ~/images, annotations: {train: [~/a.json, ~/b.json], test: ~/c.json}}}\n"
+    )
+    config: Any = OmegaConf.to_container(load(path=path))
+    data = config["datasets"]["image_text"]
+    found = [
+        *(config["model"][name] for name in ("vit_weights", "vocab", "pretrained")),
+        *(config["run"][name] for name in ("output_dir", "token_folder", "references")),
+        config["run"]["con_d"]["path"],
+        *(data["images"], *data["annotations"]["train"], data["annotations"]["test"]),
+    ]
+    names = ["w.pth", "v", "p.pth", "out", "t", "r.json", "c.parquet", "images", "a.json", "b.json", "c.json"]
+    assert found == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize("nothing", ["null", "", "[]"])
+def test_a_split_is_dropped(nothing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lavis_mafa.config.values import missing_files
+
+    monkeypatch.setenv("LAVIS_MAFA_DATA", str(tmp_path))
+    flickr8k = ROOT / "projects" / "mafa" / "blip2" / "pretrain_stage1_flickr8k.yaml"
+    config = load(f"datasets.image_text.annotations.val={nothing}", path=flickr8k)
+    assert set(config.datasets.image_text.annotations) == {"train", "test"}
+    assert not [line for line in missing_files(config) if "val" in line]
+    assert set(load(f"datasets.scenes.splits.val={nothing}").datasets.scenes.splits) == {"train", "test"}
+    coco = ROOT / "projects" / "mafa" / "albef" / "finetune_retrieval_coco.yaml"
+    config = load(f"datasets.coco_retrieval.build_info.annotations.val={nothing}", "run.device=cpu", path=coco)
+    assert set(config.datasets.coco_retrieval.build_info.annotations) == {"train", "test"}
+
+
+GQA = ROOT / "projects" / "mafa" / "eval" / "gqa_scenes.yaml"
+
+
+@pytest.mark.parametrize("prompt", ["Question: {} Answer:", "Question: {question} Answer:"])
+def test_a_question_is_asked_by_either_placeholder(prompt: str) -> None:
+    from lavis_mafa.models.blip2.language_model import with_prompt
+
+    run = load(f"run.prompt={prompt}", path=GQA).run
+    assert with_prompt(["who?"], run.prompt) == ["Question: who? Answer:"]
+    assert load("run.prompt=", path=GQA).run.prompt == ""
+
+
+@pytest.mark.parametrize("prompt", ["Question:", "{} and {}", "{} and {question}", "{asked}", "{0}", "a {", "a } {}"])
+def test_a_prompt_that_does_not_ask_the_question_is_refused(prompt: str) -> None:
+    with pytest.raises(ValueError, match=r"run\.prompt is .*: allowed is text with one \{\} or \{question\}"):
+        load(f"run.prompt={prompt}", path=GQA)
+
+
+def test_the_prompt_of_a_caption_is_text(tmp_path: Path) -> None:
+    path = ROOT / "projects" / "mafa" / "eval" / "caption_scenes.yaml"
+    assert load("run.prompt=a photo of {it}", path=path).run.prompt == "a photo of {it}"

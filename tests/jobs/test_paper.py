@@ -437,14 +437,15 @@ def test_a_replication_shares_no_run_with_what_it_is_to_confirm(items: Any) -> N
 
 def test_every_cell_is_a_config_that_can_run(items: Any, tmp_path: Path) -> None:
     """Its keys and values are allowed, and it names a Con-D where, and only where, one has a say."""
+    from lavis_mafa.common.run_schema import MineRun, TrainRun
     from lavis_mafa.config.load import load_config
     from lavis_mafa.core.settings import MafaSettings
 
     for number, cell in enumerate(all_cells(items).values()):
         path = tmp_path / f"{number}.yaml"
         OmegaConf.save(OmegaConf.create(cell.given()), path)
-        defaults = "run.yaml" if cell.command == "train" else "mine.yaml"
-        config = load_config(Namespace(cfg_path=str(path), options=["run.device=cpu"]), defaults).config
+        schema = TrainRun if cell.command == "train" else MineRun
+        config = load_config(Namespace(cfg_path=str(path), options=["run.device=cpu"]), schema).config
         if "mafa" in config.model and cell.command == "train":
             asks = MafaSettings.from_dict(config.model.mafa).asks_scorer
             assert asks == bool(config.run.con_d), cell.options

@@ -12,7 +12,7 @@ from lavis.models.med import BertConfig, BertForMaskedLM
 from lavis.models.vit import VisionTransformerEncoder, interpolate_pos_embed
 from torch import Tensor, nn
 
-from lavis_mafa.models.pretrained import checkpoint_key, weights_file
+from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, checkpoint_key, weights_file
 from lavis_mafa.models.towers.build import build_tower
 from lavis_mafa.models.weights import fit_state, read_state_dict
 
@@ -20,13 +20,20 @@ MOMENTUM = tuple(
     f"{part}_m." for part in ("visual_encoder", "text_encoder", "text_decoder", "vision_proj", "text_proj", "cls_head")
 )
 QUEUES = ("image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
+# of every ALBEF's model config
+ALBEF_KEYS = (
+    *CHECKPOINT_KEYS,
+    *("vit_model", "vit_weights", "image_size", "freeze_vit", "vocab", "text_encoder"),
+    # of LAVIS' ViT, where vit_model is null
+    *("vit_type", "vit_ckpt_layer", "vit_drop_path_rate", "vit_layer_norm_epsilon", "vit_grad_ckpt"),
+)
 
 
-def files_of_parts(cfg: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def files_of_parts(cfg: Mapping[str, Any], reads_bert: bool = True) -> tuple[str | None, str | None]:
     """`vit_weights` and `bert` where they count: what a checkpoint will give is not fetched from elsewhere first."""
     starts = checkpoint_key(cfg) is None
     vit_weights = cfg.get("vit_weights") if starts or cfg.get("freeze_vit", False) else None
-    return vit_weights, cfg.get("bert") if starts else None
+    return vit_weights, cfg.get("bert") if starts and reads_bert else None
 
 
 def build_visual_encoder(cfg: Mapping[str, Any], weights: str | None) -> nn.Module:

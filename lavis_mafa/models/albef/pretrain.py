@@ -20,6 +20,7 @@ from lavis_mafa.core.losses import token_loss
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.albef.parts import (
+    ALBEF_KEYS,
     adapt_albef,
     build_text_encoder,
     build_visual_encoder,
@@ -27,7 +28,7 @@ from lavis_mafa.models.albef.parts import (
 )
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
-from lavis_mafa.models.pretrained import load_from_config
+from lavis_mafa.models.pretrained import load_from_config, plain_config
 from lavis_mafa.models.text import load_tokenizer, tokenize
 
 # ITC on the rank's own batch, one-hot where S-ITC is off
@@ -120,6 +121,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
     PRETRAINED_MODEL_CONFIG_DICT = {
         name: str(CONFIGS / "models" / f"mafa_albef_{name}.yaml") for name in ("base", "scenes", "scenes_con_d")
     }
+    config_keys = (*ALBEF_KEYS, "bert", "mafa", "embed_dim", "mlm_mask_prob", "temp", "max_txt_len")
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from lavis_mafa.models.albef.parts import (
 )
 from lavis_mafa.models.albef.pretrain import AlbefEncoding
 from lavis_mafa.models.attention import fuse_attention
-from lavis_mafa.models.pretrained import checkpoint_key, load_from_config
+from lavis_mafa.models.pretrained import checkpoint_key, load_from_config, plain_config
 from lavis_mafa.models.teacher import cut_from_student
 from lavis_mafa.models.text import load_tokenizer
 
@@ -42,7 +42,8 @@ class AlbefDownstreamModel(AlbefEncoding):
     PRETRAINED_MODEL_CONFIG_DICT: dict[str, str] = {
         name: str(CONFIGS / "models" / f"mafa_albef_{name}.yaml") for name in ("base", "scenes")
     }
-    settings: tuple[str, ...]
+    settings: tuple[str, ...]  # keys that LAVIS' constructor takes
+    config_keys: tuple[str, ...]
     reads_class_token = False
     reads_bert = False  # `bert` is where a text encoder without a checkpoint starts
     is_finetuned = False
@@ -66,7 +67,7 @@ class AlbefDownstreamModel(AlbefEncoding):
     @classmethod
     def from_config(cls, cfg: Any) -> AlbefDownstreamModel:
         plain = plain_config(cfg)
-        vit_weights, bert = files_of_parts(plain)
+        vit_weights, bert = files_of_parts(plain, cls.reads_bert)
         tower = build_visual_encoder(plain, vit_weights)
         tower.vision_width = tower.num_features
         if not hasattr(tower, "forward_features"):
@@ -80,7 +81,7 @@ class AlbefDownstreamModel(AlbefEncoding):
         if plain.get("freeze_vit", False):
             model.freeze_tower()
         model.tower_has_weights = model.tower_is_frozen and vit_weights is not None
-        model.part_files = {"visual_encoder": vit_weights, "text_encoder": bert if cls.reads_bert else None}
+        model.part_files = {"visual_encoder": vit_weights, "text_encoder": bert}
         model.copies = tuple(name for name, _ in model.named_children() if name.endswith("_m"))
         model.is_finetuned = checkpoint_key(plain) == "finetuned"
         new = () if model.is_finetuned else model.new_parts()

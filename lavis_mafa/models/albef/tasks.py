@@ -18,7 +18,7 @@ from lavis.models.albef_models.albef_vqa import AlbefVQA
 from lavis.models.med import BertLMHeadModel, BertModel
 from torch import Tensor, nn
 
-from lavis_mafa.models.albef.parts import bert_config, build_text_encoder, files_of_parts
+from lavis_mafa.models.albef.parts import ALBEF_KEYS, bert_config, build_text_encoder, files_of_parts
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel, State, at_layer, layer_of, without_bert
 
 
@@ -27,6 +27,7 @@ class MafaAlbefRetrieval(AlbefDownstreamModel, AlbefRetrieval):
     """`albef_retrieval`. `queue_size` must be a multiple of the batch."""
 
     settings = ("embed_dim", "queue_size", "temp", "momentum", "alpha", "max_txt_len")
+    config_keys = (*ALBEF_KEYS, *settings)
     reads_class_token = True
 
     def __init__(self, tokenizer: Any, queue_size: int = 65536, **parts: Any) -> None:
@@ -38,6 +39,7 @@ class LavisAlbef(AlbefDownstreamModel, AlbefPretrain):
     """`albef_pretrain`, ALBEF as it was: queue, momentum distillation, drawn negatives (the ALBEF row of Table 3)."""
 
     settings = ("embed_dim", "queue_size", "mlm_mask_prob", "temp", "momentum", "alpha", "max_txt_len")
+    config_keys = (*ALBEF_KEYS, *settings, "bert")
     reads_class_token = True
     reads_bert = True
 
@@ -58,6 +60,7 @@ class MafaAlbefVqa(AlbefDownstreamModel, AlbefVQA):
     """`albef_vqa`: its decoder starts as the fusion half of BERT and the MLM head (ALBEF, section 4)."""
 
     settings = ("momentum", "alpha", "max_txt_len")
+    config_keys = (*ALBEF_KEYS, *settings)
 
     @classmethod
     def text_parts(cls, cfg: Mapping[str, Any], width: int, words: int) -> dict[str, nn.Module]:
@@ -107,6 +110,7 @@ class MafaAlbefNlvr(AlbefDownstreamModel, AlbefNLVR):
     """
 
     settings = ("momentum", "alpha", "max_txt_len", "num_classes")
+    config_keys = (*ALBEF_KEYS, *settings)
 
     def __init__(self, tokenizer: Any, num_classes: int = 2, **parts: Any) -> None:
         super().__init__(tokenizer, num_classes=num_classes, **parts)

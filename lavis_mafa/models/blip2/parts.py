@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from lavis_mafa.models.text import load_tokenizer
 from lavis_mafa.models.towers.build import LAVIS_TOWERS, build_tower, half_as_it_is
 
+# of the model config, beside what a checkpoint is loaded by
+QFORMER_KEYS = (
+    *("vit_model", "vit_weights", "image_size", "drop_path_rate", "use_grad_checkpoint", "vit_precision", "freeze_vit"),
+    *("vocab", "bert", "qformer", "num_query_token", "max_txt_len"),
+)
+
 
 class QformerParts:
     """Mixin before a LAVIS BLIP-2 class, whose constructor calls these three. Set the four settings before it runs."""

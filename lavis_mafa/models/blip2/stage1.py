@@ -18,8 +18,8 @@ from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
-from lavis_mafa.models.blip2.parts import QformerParts
-from lavis_mafa.models.pretrained import load_from_config
+from lavis_mafa.models.blip2.parts import QFORMER_KEYS, QformerParts
+from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, load_from_config, plain_config
 from lavis_mafa.models.text import tokenize
 
 
@@ -44,6 +44,8 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         name: str(CONFIGS / "models" / f"mafa_blip2_{name}.yaml")
         for name in ("pretrain", "pretrain_vitL", "coco", "scenes", "scenes_pretrained", "small")
     }
+
+    config_keys = (*CHECKPOINT_KEYS, *QFORMER_KEYS, "mafa", "cross_attention_freq", "embed_dim")
 
     def __init__(
         self,

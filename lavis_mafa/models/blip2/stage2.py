@@ -13,6 +13,10 @@ from torch import Tensor
 
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.models.blip2.language_model import LanguageModelParts, with_prompt, with_tokens
+from lavis_mafa.models.blip2.parts import QFORMER_KEYS
+from lavis_mafa.models.pretrained import CHECKPOINT_KEYS
+
+LANGUAGE_MODEL_KEYS = (*CHECKPOINT_KEYS, *QFORMER_KEYS, "llm_precision", "prompt")
 
 
 @registry.register_model("mafa_blip2_opt")
@@ -24,6 +28,7 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
         "scenes": str(CONFIGS / "models" / "mafa_blip2_opt_scenes.yaml"),
         "small": str(CONFIGS / "models" / "mafa_blip2_opt_small.yaml"),
     }
+    config_keys = (*LANGUAGE_MODEL_KEYS, "opt_model")
     llm, projection, tokenizer_name, half = "opt_model", "opt_proj", "opt_tokenizer", torch.float16
 
     def __init__(self, **settings: Any) -> None:
@@ -106,6 +111,7 @@ class MafaBlip2T5(LanguageModelParts, Blip2T5):
         **Blip2T5.PRETRAINED_MODEL_CONFIG_DICT,
         "scenes": str(CONFIGS / "models" / "mafa_blip2_t5_scenes.yaml"),
     }
+    config_keys = (*LANGUAGE_MODEL_KEYS, "t5_model")
     llm, projection, tokenizer_name, half = "t5_model", "t5_proj", "t5_tokenizer", torch.bfloat16
 
     def set_llm_precision(self, source: str, dtype: torch.dtype) -> None:

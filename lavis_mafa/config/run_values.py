@@ -1,0 +1,100 @@
+"""Values of `run`, beyond their types: ranges of the schema (common/run_schema.py), names, folders, the device."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import torch
+from lavis.common.registry import registry
+
+from lavis_mafa.common.precision import precision
+from lavis_mafa.common.run_schema import Schema
+from lavis_mafa.common.schema import allowed_values, text_keys
+from lavis_mafa.config.keys import is_ours, registered
+
+
+def check_texts(given: Any, schema: Schema) -> None:
+    """ValueError where YAML reads a number or true of what a key of `run` takes as text: of 2024_01 it makes 202401."""
+    for name in text_keys(schema):
+        value = given.get(name)
+        if isinstance(value, (bool, int, float)):
+            raise ValueError(f"run.{name} is text, and YAML reads {value!r} here: put it in quotes")
+
+
+def check_folders(run: Any, *names: str) -> None:
+    for name in names:
+        if name == "output_dir" and not run[name]:
+            refuse("run.output_dir", run[name], "a folder")
+        path = Path(run[name] or ".")
+        if any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
+            refuse(f"run.{name}", run[name], "a folder; there is a file in its place")
+
+
+def make_output_folder(run: Any) -> None:
+    """ValueError where run.output_dir cannot be made, before anything is built. LAVIS' own runner has it elsewhere."""
+    runner = registry.get_runner_class(run.get("runner"))
+    if runner is not None and not is_ours(runner):
+        return
+    try:
+        Path(run.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"run.output_dir: no folder can be made at {run.output_dir} ({error})") from error
+
+
+def normalise_prompt(run: Any) -> None:
+    """`{question}` in the prompt of mafa_vqa becomes `{}`, as LAVIS' T5 wants it.
+
+    Raises:
+        ValueError: a prompt that has no place for the question, more than one, or another placeholder.
+    """
+    if run.task != "mafa_vqa" or not run.get("prompt"):
+        return
+    try:
+        places = [place for _, *place in Formatter().parse(run.prompt) if place[0] is not None]
+    except ValueError:  # a lone brace
+        places = []
+    if places not in ([["", "", None]], [["question", "", None]]):
+        refuse("run.prompt", run.prompt, "text with one {} or {question} where the question stands, or null for none")
+    run.prompt = run.prompt.replace("{question}", "{}")
+
+
+def refuse(key: str, value: Any, allowed: str) -> None:
+    raise ValueError(f"{key} is {value!r}: allowed is {allowed}")
+
+
+def check_ranges(run: Any, schema: Schema) -> None:
+    for one in fields(schema):
+        value, allowed = run[one.name], one.metadata["allowed"]
+        if allowed is not None and value is not None and value not in allowed:
+            refuse(f"run.{one.name}", value, allowed_values(schema, one.name))
+
+
+def check_run(run: Any) -> None:
+    for key in ("task", "runner"):
+        registered(key, run.get(key), f"run.{key}")
+    registered("lr_scheduler", run.get("lr_sched"), "run.lr_sched")
+    space, least = run.search_space, run.batch_size_train if run.sampling == "grit" else 1
+    if space != "all" and (isinstance(space, str) or space < least):  # a chain of fewer records is no batch
+        refuse("run.search_space", space, f"a number of records from {least} on (run.batch_size_train), or all")
+    check_folders(run, "output_dir", "token_folder")
+    check_device(run)
+    resume = run.get("resume_ckpt_path")
+    if resume and resume != "auto" and not Path(resume).is_file():
+        allowed = "null, auto (the newest checkpoint in run.output_dir), or an existing checkpoint"
+        refuse("run.resume_ckpt_path", resume, allowed)
+
+
+def check_device(run: Any) -> None:
+    if str(run.device).partition(":")[0] not in ("cpu", "cuda"):
+        refuse("run.device", run.device, "auto, cpu or cuda")
+    if str(run.device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"run.device is {run.device}, but torch {torch.__version__} sees no GPU: set run.device to auto or cpu"
+        )
+    number = str(run.device).partition(":")[2]
+    if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+        refuse("run.device", run.device, f"cuda:N with N below {torch.cuda.device_count()}")
+    precision(run)
