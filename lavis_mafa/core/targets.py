@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 
@@ -20,10 +20,19 @@ from lavis_mafa.common.registry import Registry
 from lavis_mafa.core import losses
 from lavis_mafa.core.pairs import SettledPairs
 
-if TYPE_CHECKING:  # settings.py asks for the names
-    from lavis_mafa.core.settings import MafaSettings
-
 Rows = tuple[Tensor, Tensor]  # (B, W) each, image→text and text→image; a row of targets sums to 1
+
+
+class TargetSettings(Protocol):
+    """What targets read of MafaSettings, which in turn looks up their names here."""
+
+    @property
+    def label_smoothing(self) -> float: ...
+
+    @property
+    def consistency(self) -> float: ...
+
+    def smoothing_at(self, epoch: int) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class ItcStep:
     teacher: logits of the momentum model, and the weight of its word; None without one.
     """
 
-    settings: MafaSettings
+    settings: TargetSettings
     epoch: int
     settled: SettledPairs
     known_BW: Tensor
@@ -57,7 +66,7 @@ class Targets:
 
     rows: Callable[[ItcStep], Rows]
     needs_teacher: bool = False
-    beside: Callable[[MafaSettings, Tensor, Tensor], tuple[float, Rows]] | None = None
+    beside: Callable[[TargetSettings, Tensor, Tensor], tuple[float, Rows]] | None = None
 
 
 TARGETS: Registry[Targets] = Registry("kind of targets")
@@ -87,7 +96,7 @@ def momentum(step: ItcStep) -> Rows:
     return losses.distilled(own_i2t_BW, i2t_BW, weight), losses.distilled(own_t2i_BW, t2i_BW, weight)
 
 
-def _consistency(settings: MafaSettings, logits_i2t_BW: Tensor, logits_t2i_BW: Tensor) -> tuple[float, Rows]:
+def _consistency(settings: TargetSettings, logits_i2t_BW: Tensor, logits_t2i_BW: Tensor) -> tuple[float, Rows]:
     return settings.consistency, losses.consistency_targets(logits_i2t_BW, logits_t2i_BW)
 
 

@@ -18,7 +18,7 @@ from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.base import Encoded, MafaForward
-from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, load_from_config, plain_config
+from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, load_from_config
 from lavis_mafa.models.towers.openclip import TowerName, create_openclip_model
 
 # with nothing to manage it is open_clip.ClipLoss: gradient through both sides, one-hot targets

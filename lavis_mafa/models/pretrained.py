@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lavis_mafa.common.files import local_file
@@ -21,11 +20,6 @@ Adapt = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 def _as_it_is(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     return state
-
-
-def plain_config(cfg: Any) -> Mapping[str, Any]:
-    """A model config without OmegaConf; a mapping is taken as it is."""
-    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
 def checkpoint_key(cfg: Mapping[str, Any]) -> str | None:

@@ -181,11 +181,11 @@ def command(folder: Path, module: str, config: str, *more: str) -> str:
 
 
 def load(*options: str, config: str = "train.yaml") -> Any:
+    from lavis_mafa.common.run_schema import MineRun, TrainRun
     from lavis_mafa.config.load import load_config
 
-    return load_config(
-        Namespace(cfg_path=config, options=list(options)), config if config == "mine.yaml" else "run.yaml"
-    )
+    schema = MineRun if config == "mine.yaml" else TrainRun
+    return load_config(Namespace(cfg_path=config, options=list(options)), schema)
 
 
 def mined(config: str, *options: str) -> pd.DataFrame:

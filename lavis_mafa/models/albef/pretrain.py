@@ -28,7 +28,7 @@ from lavis_mafa.models.albef.parts import (
 )
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
-from lavis_mafa.models.pretrained import load_from_config, plain_config
+from lavis_mafa.models.pretrained import load_from_config
 from lavis_mafa.models.text import load_tokenizer, tokenize
 
 # ITC on the rank's own batch, one-hot where S-ITC is off

@@ -24,7 +24,7 @@ from lavis_mafa.models.albef.parts import (
 )
 from lavis_mafa.models.albef.pretrain import AlbefEncoding
 from lavis_mafa.models.attention import fuse_attention
-from lavis_mafa.models.pretrained import checkpoint_key, load_from_config, plain_config
+from lavis_mafa.models.pretrained import checkpoint_key, load_from_config
 from lavis_mafa.models.teacher import cut_from_student
 from lavis_mafa.models.text import load_tokenizer
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import PACKAGE
 from lavis_mafa.models.blip2.parts import QformerParts
-from lavis_mafa.models.pretrained import load_from_config, plain_config
+from lavis_mafa.models.pretrained import load_from_config
 from lavis_mafa.models.towers.build import half_as_it_is
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

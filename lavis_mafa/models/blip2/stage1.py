@@ -19,7 +19,7 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.base import Encoded, MafaForward
 from lavis_mafa.models.blip2.parts import QFORMER_KEYS, QformerParts
-from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, load_from_config, plain_config
+from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, load_from_config
 from lavis_mafa.models.text import tokenize
 
 
