@@ -3,22 +3,22 @@
 # model from text alone, stage 2, then captions of Flickr8k and questions of DAQUAR, with three baselines beside them. The data lies
 # below LAVIS_MAFA_DATA.
 #   bash run_scripts/mafa/blip2_images.sh output/mafa/blip2_images [STAGE_1_CHECKPOINT]
+source "$(dirname "${BASH_SOURCE[0]}")/evaluate.sh"
 if (($# < 1 || $# > 2)); then
     echo "usage: bash run_scripts/mafa/blip2_images.sh OUTPUT [STAGE_1_CHECKPOINT]" >&2
     exit 2
 fi
-source "$(dirname "${BASH_SOURCE[0]}")/evaluate.sh"
 out="$1" stage1="${2:-}"
 if [[ -z "$stage1" ]]; then
-    bash run_scripts/mafa/pretrain_blip2_images.sh "$out"
+    bash run_scripts/mafa/pretrain_blip2_images.sh "$out" "${smoke[@]}"
     stage1="$out/stage1/model.safetensors"
 fi
 there="$(written "$out")"
 if [[ ! -e "$there/opt/model.safetensors" ]]; then
-    "$PYTHON_BIN" projects/language_models/flickr8k.py --out "$there/opt" ${LAVIS_MAFA_SMOKE:+--steps 20}
+    "$PYTHON_BIN" projects/language_models/flickr8k.py --out "$there/opt" ${smoke:+--steps 20}
 fi
 bash run_scripts/mafa/pretrain_blip2_stage2.sh --cfg-path projects/mafa/blip2/pretrain_stage2_flickr8k.yaml \
-    --options "run.output_dir=$out/stage2" "run.token_folder=$out/tokens" "model.opt_model=$out/opt" "model.pretrained=$stage1"
+    --options "run.output_dir=$out/stage2" "run.token_folder=$out/tokens" "model.opt_model=$out/opt" "model.pretrained=$stage1" "${smoke[@]}"
 names=(caption_flickr8k daquar)
 for name in "${names[@]}"; do
     evaluate "projects/mafa/eval/$name.yaml" "$out/stage2/model.safetensors" \

@@ -2,12 +2,13 @@
 # several GPUs. CHECKPOINT `published` takes the weights that the YAML names.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/smoke.sh"
 cd "$LAVIS_MAFA_ROOT"
 
-# `written FOLDER`: where a run with this output_dir writes; LAVIS_MAFA_SMOKE moves what lies below output/ (lavis_mafa/config/smoke.py).
+# `written FOLDER`: where a run with this output_dir writes; --smoke moves what lies below output/.
 written() {
     case "$1" in
-        output/*) echo "${LAVIS_MAFA_SMOKE:+$LAVIS_MAFA_SMOKE/}$1" ;;
+        output/*) echo "${smoke[1]:+${smoke[1]}/}$1" ;;
         *) echo "$1" ;;
     esac
 }
@@ -21,9 +22,9 @@ evaluate() {
     fi
     gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"
     if ((gpus > 1)); then
-        "$PYTHON_BIN" -m torch.distributed.run --standalone --nproc-per-node "$gpus" -m lavis_mafa.evaluate --cfg-path "$config" --options run.evaluate=true "$@"
+        "$PYTHON_BIN" -m torch.distributed.run --standalone --nproc-per-node "$gpus" -m lavis_mafa.evaluate --cfg-path "$config" --options run.evaluate=true "$@" "${smoke[@]}"
     else
-        "$PYTHON_BIN" -m lavis_mafa.evaluate --cfg-path "$config" --options run.evaluate=true "$@"
+        "$PYTHON_BIN" -m lavis_mafa.evaluate --cfg-path "$config" --options run.evaluate=true "$@" "${smoke[@]}"
     fi
 }
 

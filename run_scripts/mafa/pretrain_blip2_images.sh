@@ -5,6 +5,7 @@
 #   bash run_scripts/mafa/pretrain_blip2_images.sh output/mine datasets.image_text.images=/data/mine …
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/smoke.sh"
 if (($# == 0)); then
     echo "usage: bash run_scripts/mafa/pretrain_blip2_images.sh OUTPUT [KEY=VALUE…]" >&2
     exit 2
@@ -12,6 +13,6 @@ fi
 output="$1" yaml=projects/mafa/blip2
 shift
 bash "$here/train_con_d.sh" --cfg-path $yaml/train_con_d_flickr8k.yaml \
-    --options "run.output_dir=$output/con_d" "run.token_folder=$output/tokens" "$@"
+    --options "run.output_dir=$output/con_d" "run.token_folder=$output/tokens" "$@" "${smoke[@]}"
 bash "$here/pretrain_blip2.sh" --cfg-path $yaml/pretrain_stage1_flickr8k.yaml \
-    --options "run.output_dir=$output/stage1" "run.token_folder=$output/tokens" "run.con_d.finetuned=$output/con_d/model.safetensors" "$@"
+    --options "run.output_dir=$output/stage1" "run.token_folder=$output/tokens" "run.con_d.finetuned=$output/con_d/model.safetensors" "$@" "${smoke[@]}"

@@ -16,7 +16,7 @@ PARTS = ("pretrain", "vqa", "assign", "nlvr")
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("albef")
-    run("bash", "run_scripts/mafa/albef_all.sh", LAVIS_MAFA_SMOKE=str(folder))
+    run("bash", "run_scripts/mafa/albef_all.sh", "--smoke", str(folder))
     return folder / "output" / "mafa"
 
 
@@ -37,9 +37,7 @@ def test_each_part_starts_from_the_one_before(smoke: Path) -> None:
 
 def test_zero_shot_retrieval_is_what_pre_training_ended_with(smoke: Path) -> None:
     checkpoint = smoke / "albef_all" / "pretrain" / "model.safetensors"
-    printed = run(
-        "bash", "run_scripts/mafa/eval_albef_retrieval.sh", str(checkpoint), LAVIS_MAFA_SMOKE=str(smoke.parents[1])
-    )
+    printed = run("bash", "run_scripts/mafa/eval_albef_retrieval.sh", str(checkpoint), "--smoke", str(smoke.parents[1]))
     found = results(smoke / "albef_zero_shot_scenes")
     assert found["retrieval"] == results(smoke / "albef_all" / "pretrain")["retrieval"]
     assert str(checkpoint) in found["weights"]["text_encoder"] and "re-ranked by ITM" in printed

@@ -31,23 +31,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
+def run(name: str, folder: Path, *options: str) -> dict[str, Any]:
     """What results.json holds after the shortened run of a YAML."""
     lavis_mafa.register()
     from lavis_mafa.config.load import load_config
     from lavis_mafa.config.values import refuse_missing
     from lavis_mafa.train import _run
 
-    monkeypatch.setenv("LAVIS_MAFA_SMOKE", str(folder))
-    cfg = load_config(Namespace(cfg_path=str(ALBEF / f"{name}.yaml"), options=[*SHORT, *options]))
+    cfg = load_config(Namespace(cfg_path=str(ALBEF / f"{name}.yaml"), options=[*SHORT, *options], smoke=folder))
     cfg.run_cfg.evaluate = "run.evaluate=true" in options
     refuse_missing(cfg.config)
     _run(cfg)
     return json.loads((Path(cfg.run_cfg.output_dir) / "results.json").read_text())
 
 
-def test_vqa(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run("vqa_scenes", tmp_path, monkeypatch, f"model.pretrained={checkpoint}")
+def test_vqa(checkpoint: Path, tmp_path: Path) -> None:
+    found = run("vqa_scenes", tmp_path, f"model.pretrained={checkpoint}")
     answers = found["answers"]["test"]
     assert answers["questions"] == 192 and 0 <= answers["all"] <= 100
     assert found["weights"]["text_encoder_m"] == "a copy"
@@ -56,22 +55,22 @@ def test_vqa(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(table) == 192 and table["verdict"].mean() == pytest.approx(answers["all"] / 100)
     # the weights that it wrote answer the same
     again = (f"model.finetuned={out}/model.safetensors", "model.load_finetuned=true", "run.output_dir=output/again")
-    evaluated = run("vqa_scenes", tmp_path, monkeypatch, *again, "run.evaluate=true")
+    evaluated = run("vqa_scenes", tmp_path, *again, "run.evaluate=true")
     assert evaluated["answers"]["test"] == answers
 
 
-def test_nlvr_after_text_assignment(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("assign_text_scenes", tmp_path, monkeypatch, f"model.pretrained={checkpoint}")
+def test_nlvr_after_text_assignment(checkpoint: Path, tmp_path: Path) -> None:
+    run("assign_text_scenes", tmp_path, f"model.pretrained={checkpoint}")
     assigned = tmp_path / "output" / "mafa" / "albef_assign_scenes" / "model.safetensors"
-    found = run("nlvr_scenes", tmp_path, monkeypatch, f"model.pretrained={assigned}")
+    found = run("nlvr_scenes", tmp_path, f"model.pretrained={assigned}")
     assert found["answers"]["test"]["questions"] == 96
     assert found["weights"]["cls_head"] == "initialised" and str(assigned) in found["weights"]["text_encoder"]
 
 
-def test_retrieval_and_that_it_is_a_con_d(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrieval_and_that_it_is_a_con_d(checkpoint: Path, tmp_path: Path) -> None:
     from lavis_mafa.scorers.con_d import build_con_d
 
-    found = run("finetune_retrieval_scenes", tmp_path, monkeypatch, f"model.pretrained={checkpoint}")
+    found = run("finetune_retrieval_scenes", tmp_path, f"model.pretrained={checkpoint}")
     assert {"itc", "itm", "at_r"} <= set(found["retrieval"])
     trained = tmp_path / "output" / "mafa" / "albef_retrieval_scenes" / "model.safetensors"
     con_d = {"arch": "mafa_albef", "model_type": "scenes", "load_finetuned": True, "finetuned": str(trained)}
@@ -80,15 +79,15 @@ def test_retrieval_and_that_it_is_a_con_d(checkpoint: Path, tmp_path: Path, monk
     assert scorer.score(batch, torch.tensor([0, 1]), torch.tensor([1, 0])).shape == (2,)
 
 
-def test_albef_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_albef_as_it_was(tmp_path: Path) -> None:
     options = ("run.stop_epoch=null", "run.batch_size_train=32")
-    found = run("albef_scenes", tmp_path, monkeypatch, *options)
+    found = run("albef_scenes", tmp_path, *options)
     steps = (tmp_path / "output" / "mafa" / "albef_lavis_scenes" / "steps.jsonl").read_text().splitlines()
     assert {"loss_itc", "loss_itm", "loss_mlm"} <= set(json.loads(steps[0]))
     assert "itm" in found["retrieval"]
 
 
-def test_momentum_targets_resume_with_their_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_momentum_targets_resume_with_their_teacher(tmp_path: Path) -> None:
     """Two epochs in one go, or one and then another: the same weights."""
     momentum = ("model.mafa={preset: none, targets: momentum}", "run.con_d=null", "run.k_test=0", "run.test_splits=[]")
     ends = []
@@ -98,7 +97,6 @@ def test_momentum_targets_resume_with_their_teacher(tmp_path: Path, monkeypatch:
             run(
                 "pretrain_stage_scenes",
                 tmp_path,
-                monkeypatch,
                 *options,
                 "run.valid_splits=[]",
                 "run.cache_tokens=false",

@@ -32,7 +32,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_script_ends_with_a_table_and_pictures(tmp_path: Path) -> None:
-    printed = run("bash", "run_scripts/mafa/pretrain_blip2.sh", LAVIS_MAFA_SMOKE=str(tmp_path))
+    printed = run("bash", "run_scripts/mafa/pretrain_blip2.sh", "--smoke", str(tmp_path))
     folder = tmp_path / "output" / "mafa" / "blip2_scenes"
     results = json.loads((folder / "results.json").read_text())
     for relevance in ("annotation", "truth"):

@@ -33,7 +33,7 @@ def read(path: Path) -> Any:
 def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a whole short job, and what it printed."""
     folder = tmp_path_factory.mktemp("all")
-    printed = run("bash", "run_scripts/mafa/blip2_all.sh", LAVIS_MAFA_SMOKE=str(folder))
+    printed = run("bash", "run_scripts/mafa/blip2_all.sh", "--smoke", str(folder))
     return folder / "output" / "mafa" / "blip2_all", printed
 
 
@@ -77,9 +77,10 @@ def test_results_and_every_prediction_are_written(everything: tuple[Path, str]) 
 
 def test_all_evaluations_of_both_stages_end_in_one_table(everything: tuple[Path, str], tmp_path: Path) -> None:
     stage1, stage2 = (str(everything[0] / name / "model.safetensors") for name in ("stage1", "stage2_opt"))
-    more = {"LAVIS_MAFA_EVAL": str(tmp_path), "LAVIS_MAFA_SMOKE": str(tmp_path)}
-    options = ("run.num_beams=1", "run.max_len=3", "run.without_image=false")
-    printed = run("bash", "run_scripts/mafa/eval_zeroshot.sh", stage2, "scenes", stage1, *options, **more)
+    options = ("run.num_beams=1", "run.max_len=3", "run.without_image=false", "--smoke", str(tmp_path))
+    printed = run(
+        "bash", "run_scripts/mafa/eval_zeroshot.sh", stage2, "scenes", stage1, *options, LAVIS_MAFA_EVAL=str(tmp_path)
+    )
     rows = [line.split("  ")[0] for line in printed.rstrip().splitlines()[-5:]]
     retrieval = [f"retrieval_scenes: {way} R@1 (ITM)" for way in ("image", "text")]
     assert rows == ["scenes_gqa, test: accuracy", "scenes_okvqa, test: accuracy", "scenes, test: CIDEr", *retrieval]
@@ -92,7 +93,7 @@ def test_t5_takes_its_turn(everything: tuple[Path, str], tmp_path: Path) -> None
     stage1 = everything[0] / "stage1" / "model.safetensors"
     script = "run_scripts/mafa/pretrain_blip2_stage2.sh"
     yaml = "projects/mafa/blip2/pretrain_stage2_t5_scenes.yaml"
-    run("bash", script, "--cfg-path", yaml, "--options", f"model.pretrained={stage1}", LAVIS_MAFA_SMOKE=str(tmp_path))
+    run("bash", script, "--cfg-path", yaml, "--options", f"model.pretrained={stage1}", "--smoke", str(tmp_path))
     checkpoint = tmp_path / "output" / "mafa" / "blip2_stage2_t5_scenes" / "model.safetensors"
     options = [
         f"model.pretrained={checkpoint}",

@@ -46,7 +46,7 @@ def folder(stage1: Path, tmp_path_factory: pytest.TempPathFactory, shared_data: 
     """What the job wrote."""
     out = tmp_path_factory.mktemp("images")
     command = ("bash", "run_scripts/mafa/blip2_images.sh", "output/all", str(stage1))
-    run(*command, LAVIS_MAFA_SMOKE=str(out), LAVIS_MAFA_DATA=str(shared_data))
+    run(*command, "--smoke", str(out), LAVIS_MAFA_DATA=str(shared_data))
     return out / "output" / "all"
 
 

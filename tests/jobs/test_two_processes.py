@@ -24,7 +24,7 @@ ODD = ["datasets.scenes.splits.val.n=17", "datasets.scenes.splits.test.n=33"]  #
 
 def test_two_processes_plan_train_and_evaluate_together(tmp_path: Path) -> None:
     command = train(SCENES, "run.save_every_steps=1", *ODD)
-    run(*TORCHRUN, *command[1:], LAVIS_MAFA_SMOKE=str(tmp_path))
+    run(*TORCHRUN, *command[1:], "--smoke", str(tmp_path))
     folder = tmp_path / "output" / "mafa" / "blip2_scenes"
     plan = Plan.load(folder / "plan_1.npz")
     assert sorted(plan.order_N) == list(range(96))
@@ -39,11 +39,11 @@ def test_two_processes_plan_train_and_evaluate_together(tmp_path: Path) -> None:
     weights = ["model.load_pretrained=true", f"model.pretrained={folder / 'model.safetensors'}"]
     evaluate = train(SCENES, *ODD, *weights, f"run.output_dir={tmp_path / 'alone'}")
     evaluate[2] = "lavis_mafa.evaluate"
-    run(*evaluate, LAVIS_MAFA_SMOKE=str(tmp_path))
+    run(*evaluate, "--smoke", str(tmp_path))
     assert json.loads((tmp_path / "alone" / "results.json").read_text())["retrieval"] == results["retrieval"]
 
     alone = subprocess.run(
-        command, cwd=ROOT, env=environment(LAVIS_MAFA_SMOKE=str(tmp_path)), capture_output=True, text=True, timeout=300
+        [*command, "--smoke", str(tmp_path)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
     )
     assert alone.returncode != 0
     assert "world_size: the checkpoint has 2, this run 1" in alone.stderr
@@ -119,9 +119,8 @@ def batches(folder: Path, epoch: int) -> list[np.ndarray]:
 @pytest.mark.parametrize(("how", "message"), [("killed", "Signal 9 (SIGKILL)"), ("raises", "this GPU is gone")])
 def test_a_rank_that_dies_ends_the_run_with_its_name(how: str, message: str, tmp_path: Path) -> None:
     died = tmp_path / "died"
-    command = ["-m", "tests.jobs.dying_rank", "1", how, str(died), *train(SCENES, *ODD)[3:]]
-    env = environment(LAVIS_MAFA_SMOKE=str(tmp_path))
-    done = subprocess.run(TORCHRUN + command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    command = ["-m", "tests.jobs.dying_rank", "1", how, str(died), *train(SCENES, *ODD)[3:], "--smoke", str(tmp_path)]
+    done = subprocess.run(TORCHRUN + command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode != 0 and time.time() - float(died.read_text()) < 60
     cause = done.stderr.partition("Root Cause")[2]
     assert "rank      : 1" in cause and message in cause, done.stderr[-3000:]

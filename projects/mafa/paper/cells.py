@@ -11,7 +11,6 @@ from keys import Key, key_of
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.config_file import read_config_file
-from lavis_mafa.config.smoke import shorten
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -57,14 +56,15 @@ class Cell:
         return replace(self, options=(*self.options, f"run.seed={seed}", *data), after=after, verdicts=verdicts)
 
     def given(self) -> dict[str, Any]:
-        """What the YAML and the options say, shortened where LAVIS_MAFA_SMOKE asks for it; ${…} unresolved."""
+        """What the YAML and the options say; ${…} unresolved, as a key must not depend on where a machine has its
+        data."""
         given: Any = OmegaConf.to_container(self.written())
         return given
 
     def written(self) -> Any:
         """The same as a config; the weights of the run before are given as it starts, in place of what is written."""
         started = ("model.pretrained=null",) if self.after else ()
-        return shorten(_config(self.config, (*self.options, *started)))
+        return _config(self.config, (*self.options, *started))
 
     @property
     def kind(self) -> tuple[str, int | None]:

@@ -40,7 +40,9 @@ Job = tuple[str, Cell]  # what it is called, what it is
 
 def main() -> None:
     given = _arguments()
-    items, rows = _items(given.items), Rows(Path(given.out), Path(given.report, "rows.jsonl"))
+    root = given.smoke or ROOT
+    out, report = given.out or root / "output/mafa/paper", given.report or root / "projects/mafa/paper"
+    items, rows = _items(given.items), Rows(out, report / "rows.jsonl", given.smoke)
     jobs = all_jobs(items, given.options, given.seeds)
     lacking = rows.lacking({key: cell for key, (_, cell) in jobs.items()})
     missing = [job for key, job in jobs.items() if key in lacking]
@@ -49,29 +51,30 @@ def main() -> None:
         return
     os.environ["OMP_NUM_THREADS"] = str(max(1, CORES // given.jobs))  # read by the server that forks the runs
     failed = run_all(missing, rows, given.jobs)
-    # the smoke preset resolves configs, which takes the data that they name
-    shown = [item for item in ITEMS.values() if _has_data(item) or "LAVIS_MAFA_SMOKE" not in os.environ]
+    shown = list(ITEMS.values())
     runs = runs_frame(shown, rows, given.options, given.seeds)
     if len(runs):
-        write_report(runs, shown, given.seeds, Path(given.report), rows.seconds())
-        print(f"tables and plots are in {given.report}")
+        write_report(runs, shown, given.seeds, report, rows.seconds())
+        print(f"tables and plots are in {report}")
     if failed:
         sys.exit(f"{failed} of {len(missing)} runs failed or had to be left out; start again to go on")
 
 
 def _arguments() -> argparse.Namespace:
-    smoke = Path(os.environ.get("LAVIS_MAFA_SMOKE", ROOT))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("items", nargs="*", default=["all"], metavar="ITEM", help=f"{', '.join(ITEMS)}, or all")
     parser.add_argument("--seeds", type=int, help="default: 5, or 3, as the plan says")
     parser.add_argument("--plan", action="store_true", help="print the plan and end")
     parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, which share the cores; default: cores")
-    parser.add_argument("--out", default=smoke / "output/mafa/paper", help="runs (some 2 GB for all)")
-    parser.add_argument("--report", default=smoke / "projects/mafa/paper", help="rows, tables and plots")
+    parser.add_argument("--out", type=Path, help="runs (some 2 GB for all); default: output/mafa/paper")
+    parser.add_argument("--report", type=Path, help="rows, tables and plots; default: projects/mafa/paper")
+    parser.add_argument("--smoke", type=Path, metavar="FOLDER", help="shorten every run, and write all below FOLDER")
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="over every run, the warm-ups too"
     )
     given = parser.parse_args()
+    if given.smoke and (given.out or given.report):
+        parser.error("--smoke FOLDER says where everything is written: leave out --out and --report")
     unknown = set(given.items) - {*ITEMS, "all"}
     if unknown or given.jobs < 1 or (given.seeds is not None and given.seeds < 1):
         parser.error(f"items are {', '.join(ITEMS)} or all, seeds and jobs 1 or more; got {' '.join(sys.argv[1:])}")

@@ -86,10 +86,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class Rows:
-    """The finished cells: runs in `folder`, rows in `file`."""
+    """The finished cells: runs in `folder`, rows in `file`. smoke: runs are shortened (--smoke)."""
 
-    def __init__(self, folder: Path, file: Path) -> None:
-        self.folder, self.file = folder.resolve(), RowFile(file)
+    def __init__(self, folder: Path, file: Path, smoke: Path | None = None) -> None:
+        self.folder, self.file, self.smoke = folder.resolve(), RowFile(file), smoke
 
     def of(self, cell: Cell) -> Row | None:
         """The row of a finished cell, None before it is."""
@@ -162,7 +162,8 @@ class Rows:
             options += ["model.load_pretrained=true", f"model.pretrained={self._left_by(cell.after)}"]
         if cell.verdicts:
             options.append(f"run.con_d.path={self._left_by(cell.verdicts)}")
-        return ["--cfg-path", str(ROOT / cell.config), "--options", *options]
+        smoke = ["--smoke", str(self.smoke)] if self.smoke else []
+        return ["--cfg-path", str(ROOT / cell.config), "--options", *options, *smoke]
 
 
 def seconds_of(row: Mapping[str, Any]) -> float:
