@@ -24,7 +24,7 @@ def shorten(config: Any, folder: Path) -> Any:
     short["run"] |= {key: value for key, value in smoke.run.items() if short["run"].get(key)}
     for data in short["datasets"].values():
         for split in (data.get("splits") or {}).values():
-            split["n"] = min(split["n"], smoke.records)
+            split["n"] = min(split.get("n", smoke.records), smoke.records)
         if "max_rows" in data:
             data["max_rows"] = smoke.records
     return OmegaConf.create(
