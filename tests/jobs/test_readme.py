@@ -1,19 +1,24 @@
-"""Every command of the README runs, shortened by the smoke preset."""
+"""Every ```bash block of README and docs runs, shortened by the smoke preset."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.jobs.commands import ROOT, run
 
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS: dict[str, str] = {}  # block → where it stands first: what stands on two pages runs once
+for page in PAGES:
+    for number, block in enumerate(re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M)):
+        BLOCKS.setdefault(block, f"{page.relative_to(ROOT)}-{number}")
 
 
-def test_readme_has_commands() -> None:
-    assert len(BLOCKS) >= 3
+def test_the_pages_have_commands() -> None:
+    assert len(BLOCKS) >= 4
 
 
 def shortened(block: str, folder: Path) -> str:
@@ -25,7 +30,12 @@ def shortened(block: str, folder: Path) -> str:
     )
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_readme_command(block: str, tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> None:
+@pytest.mark.parametrize("block", [pytest.param(block, id=place) for block, place in BLOCKS.items()])
+def test_a_command_runs(block: str, tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> None:
     folder = tmp_path_factory.getbasetemp() / "readme"
     run("bash", "-euo", "pipefail", "-c", shortened(block, folder), LAVIS_MAFA_DATA=str(shared_data))
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    run(sys.executable, "projects/figures/false_negative.py", str(tmp_path / "drawn.png"))
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,98 @@
+"""README and docs: short enough to be read, links that lead somewhere, commands that exist, Python that runs.
+
+The tests in tests/jobs/test_readme.py run the ```bash blocks; ```sh marks what is only shown.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lavis_mafa.core.settings import MafaSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+LINES, COLUMNS = 150, 100
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, languages: str) -> list[str]:
+    return re.findall(rf"^```(?:{languages})\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)", page.read_text("utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def links(page: Path) -> list[str]:
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, flags=re.MULTILINE)
+
+
+def broken(page: Path) -> list[str]:
+    lost = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if "://" in link:
+            continue
+        if not target.exists() or (anchor and anchor not in headings(target)):
+            lost.append(link)
+    return lost
+
+
+def missing(block: str) -> list[str]:
+    """Files and modules that a command names and that do not exist."""
+    files = re.findall(r"\b(?:run_scripts|projects|lavis_mafa)/[\w./-]+\.(?:sh|py|yaml)\b", block)
+    modules = re.findall(r"-m (lavis_mafa[\w.]*)", block)
+    return [file for file in files if not (ROOT / file).is_file()] + [each for each in modules if not find_spec(each)]
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.read_text("utf-8").splitlines()
+    assert len(lines) <= LINES
+    assert [line for line in lines if len(line) > COLUMNS] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_name_what_exists(page: Path) -> None:
+    assert [each for block in blocks(page, "bash|sh") for each in missing(block)] == []
+
+
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(block, id=f"{name(page)}-{i}") for page in PAGES for i, block in enumerate(blocks(page, "python"))],
+)
+def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+
+
+def test_every_setting_of_the_method_is_described() -> None:
+    described = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")))
+    assert {field.name for field in fields(MafaSettings)} - described == set()
+
+
+def test_a_lost_link_and_a_lost_command_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n[a](page.md#a-title) [b](page.md#b) [c](gone.md) [d](https://example.org/)\n")
+    assert broken(page) == ["page.md#b", "gone.md"]
+    assert missing("bash run_scripts/test.sh && python -m lavis_mafa.gone projects/gone.yaml") == [
+        "projects/gone.yaml",
+        "lavis_mafa.gone",
+    ]
