@@ -55,7 +55,13 @@ def missing(block: str) -> list[str]:
     """Files and modules that a command names and that do not exist."""
     files = re.findall(r"\b(?:run_scripts|projects|lavis_mafa)/[\w./-]+\.(?:sh|py|yaml)\b", block)
     modules = re.findall(r"-m (lavis_mafa[\w.]*)", block)
-    return [file for file in files if not (ROOT / file).is_file()] + [each for each in modules if not find_spec(each)]
+    return [file for file in files if not (ROOT / file).is_file()] + [each for each in modules if not runs(each)]
+
+
+def runs(module: str) -> bool:
+    """Whether `python -m module` finds something to run."""
+    spec = find_spec(module)
+    return spec is not None and (spec.submodule_search_locations is None or find_spec(f"{module}.__main__") is not None)
 
 
 def test_the_readme_is_short() -> None:
@@ -96,3 +102,4 @@ def test_a_lost_link_and_a_lost_command_are_seen(tmp_path: Path) -> None:
         "projects/gone.yaml",
         "lavis_mafa.gone",
     ]
+    assert missing("python -m lavis_mafa.train; python -m lavis_mafa.core") == ["lavis_mafa.core"]

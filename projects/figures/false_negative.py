@@ -27,6 +27,7 @@ from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.data.scenes.render import IMAGE_SIZE, render
 from lavis_mafa.data.scenes.scene import scene_number, scene_rng
+from lavis_mafa.scorers.con_d import build_con_d
 
 SEED, RECORDS = 7, (124, 98, 32)  # scenes whose captions are short, and one of which fits two images
 ZOOM = 4  # a scene is drawn that much larger than the networks see it
