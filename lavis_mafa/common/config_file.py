@@ -26,7 +26,7 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
         ValueError: no such file, no YAML, no section of a run in it, an option that is not key=value.
     """
     if not path.is_file():
-        raise ValueError(f"--cfg-path: no file at {path}; the runs are in projects/mafa")
+        raise ValueError(f"--cfg-path: no file at {path}; see projects/mafa for the configs of runs")
     for option in options:
         if "=" not in option:
             raise ValueError(f"--options takes key=value, e.g. run.max_epoch=2; got {option!r}")

@@ -16,5 +16,5 @@ def local_file(path: str) -> Path:
     """
     found = PACKAGE / path[len("package:") :] if path.startswith("package:") else Path(path).expanduser()
     if not found.is_file():
-        raise ValueError(f"no file at {found}; give a local file (.safetensors or .pth for weights)")
+        raise ValueError(f"no file at {found}; give the path of a local file (.safetensors or .pth for weights)")
     return found

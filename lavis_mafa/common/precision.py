@@ -13,7 +13,7 @@ def precision(run_cfg: Any) -> torch.dtype | None:
     """run.precision as autocast's dtype; None: float32."""
     name = run_cfg.get("precision", "fp32")
     if name not in PRECISIONS:
-        raise ValueError(f"run.precision is {name!r}: allowed are {', '.join(PRECISIONS)}")
+        raise ValueError(f"run.precision is {name!r}; choose one of {', '.join(PRECISIONS)}")
     if name == "fp16" and run_cfg.device == "cpu":
-        raise ValueError("run.precision: fp16 needs a GPU; take bf16 or fp32 on a CPU")
+        raise ValueError("run.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
     return PRECISIONS[name]

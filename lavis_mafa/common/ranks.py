@@ -59,6 +59,6 @@ def first_failure_first() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if get_world_size() > 1:
-            logging.error("rank %d ends: %s", get_rank(), error)
+            logging.error("rank %d failed: %s", get_rank(), error)
             time.sleep(GRACE_S)
         raise

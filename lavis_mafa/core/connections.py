@@ -169,7 +169,9 @@ class ConnectionStore:
 
     def _mined(self, path: Path) -> pd.DataFrame:
         found = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
-        check_header(path, {"fingerprint": found}, {"fingerprint": self.fingerprint}, "Take the file mined with it")
+        check_header(
+            path, {"fingerprint": found}, {"fingerprint": self.fingerprint}, "Use the file that was mined with it"
+        )
         mined = pd.read_parquet(path)
         # ids have 63 bits: with what is empty beside them, NumPy's whole numbers would become floats
         ids = mined.columns.difference(KEY).intersection(mined.select_dtypes("integer").columns)

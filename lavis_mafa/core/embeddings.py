@@ -59,7 +59,9 @@ class EmbeddingStore:
             file.write(about.ljust(HEADER_BYTES))
         needed, free = rows * self._row.itemsize, shutil.disk_usage(self.folder).free
         if needed > free:
-            raise ValueError(f"{self.folder}: the embeddings take {needed:,} bytes, {free:,} are free: make room")
+            raise ValueError(
+                f"{self.folder}: the embeddings need {needed:,} bytes, but only {free:,} are free: free some disk space"
+            )
         self._open(epoch)
 
     def write(self, index_B: ArrayLike, image_BD: ArrayLike, text_BD: ArrayLike) -> None:
@@ -79,7 +81,8 @@ class EmbeddingStore:
         if bad.any():
             raise ValueError(
                 f"the embeddings of records {index[bad][:8].tolist()} are NaN, infinite or beyond float16's 65,504: "
-                "normalise them, and see that the loss is finite (a lower learning rate, or bf16 instead of fp16)"
+                "normalise them, and check that the loss is finite (lower the learning rate, or use bf16 instead "
+                "of fp16)"
             )
         self._file.write(rows.tobytes())
 
@@ -101,7 +104,7 @@ class EmbeddingStore:
         path = self._path(epoch, self.rank)
         self._check(path, epoch, self.rank)
         if path.stat().st_size < HEADER_BYTES + rows * self._row.itemsize:
-            raise ValueError(f"{path} is torn: it holds fewer than {rows} rows. Resume from another checkpoint.")
+            raise ValueError(f"{path} is incomplete: it has fewer than {rows} rows. Resume from another checkpoint.")
 
     def rollback(self, state: dict[str, int]) -> None:
         """Returns to a committed state: drops this rank's later rows and continues from there.
@@ -157,7 +160,9 @@ class EmbeddingStore:
         path = self._path(epoch, rank)
         self._check(path, epoch, rank)
         if (path.stat().st_size - HEADER_BYTES) % self._row.itemsize:
-            raise ValueError(f"{path} is torn: its last row is cut off. Resume from a checkpoint, which drops it.")
+            raise ValueError(
+                f"{path} is incomplete: its last row is cut off. Resume from a checkpoint, which discards it."
+            )
         if self._rows_in(path) == 0:  # an empty file cannot be mapped
             return np.empty(0, self._row)
         return np.memmap(path, self._row, "r", HEADER_BYTES)

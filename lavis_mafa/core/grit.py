@@ -76,7 +76,7 @@ class GritPlanner:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.search_space != "all" and (not isinstance(self.search_space, int) or self.search_space < 1):
-            raise ValueError(f"search_space is {self.search_space!r}; it must be a number from 1 on, or all")
+            raise ValueError(f"search_space is {self.search_space!r}; it must be a whole number, at least 1, or all")
         allowed = {"sampling": SAMPLINGS, "siblings": SIBLINGS, "backend": BACKENDS}
         for key, values in allowed.items():
             if getattr(self, key) not in values:
@@ -84,7 +84,7 @@ class GritPlanner:
         if self.skip_nearest < 0 or not 0 <= self.quantile <= 1:
             raise ValueError(
                 f"skip_nearest is {self.skip_nearest}, quantile {self.quantile}; "
-                "allowed: a whole number from 0 on, a number in [0, 1]"
+                "skip_nearest must be a whole number, at least 0, and quantile a number in [0, 1]"
             )
 
     def plan(
@@ -118,7 +118,8 @@ class GritPlanner:
         size = n_records if self.search_space == "all" else min(n_records, int(self.search_space))
         if size > DENSE_LIMIT and (self.skip_nearest or self.quantile < 1):
             raise ValueError(
-                f"search_space is {self.search_space}; skip_nearest and quantile allow at most {DENSE_LIMIT} records"
+                f"search_space is {self.search_space}; with skip_nearest or quantile it can be at most "
+                f"{DENSE_LIMIT} records"
             )
         rng = np.random.default_rng((self.seed, epoch))
         image_id_N = np.arange(n_records) if distinct_by is None else distinct_by

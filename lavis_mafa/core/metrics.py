@@ -41,7 +41,7 @@ def summary(figures_4Q: Floats) -> tuple[dict[str, float], dict[str, float]]:
     """({r1, r5, r10}, {r_precision, map_at_r}) in percent; the second is empty where every query has one positive."""
     rank_Q, r_precision_Q, map_at_r_Q, R_Q = figures_4Q
     if not len(rank_Q):
-        raise ValueError("no query has a match: look at the positives")
+        raise ValueError("no query has a match: check the positives")
     recalls = {f"r{k}": 100 * float((rank_Q < k).mean()) for k in (1, 5, 10)}
     if (R_Q == 1).all():
         return recalls, {}
@@ -93,7 +93,7 @@ def _labelled(label_K: ArrayLike, score_K: ArrayLike) -> tuple[Bools, NDArray[np
     assert positive_K.shape == score_K.shape and positive_K.ndim == 1, "one score for each label"
     assert not np.isnan(score_K).any(), "a score is NaN"
     if positive_K.all() or not positive_K.any():
-        raise ValueError("AUC and average precision need a positive and a negative at least")
+        raise ValueError("AUC and average precision need at least a positive and a negative")
     return positive_K, score_K
 
 

@@ -39,7 +39,7 @@ class Run:
         """Map a run file into memory. Raises ValueError if it is damaged."""
         words = np.load(path, mmap_mode="r")  # the header holds the length: a short file raises
         if words.dtype != np.dtype("<u4") or words.ndim != 1 or len(words) % 3:
-            raise ValueError(f"{words.dtype} array of shape {words.shape} is no run")
+            raise ValueError(f"{words.dtype} array of shape {words.shape} is not a table of scores")
         return cls(words)
 
     def save(self, path: Path) -> None:

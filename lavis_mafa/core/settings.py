@@ -85,9 +85,9 @@ class MafaSettings:
         for field in fields(self):
             _check(field.name, getattr(self, field.name), default=field.default)
         if self.low > self.high:
-            raise ValueError(f"low ({self.low}) is above high ({self.high}): allowed is low <= high, both in [0, 1]")
+            raise ValueError(f"low ({self.low}) is above high ({self.high}); they must satisfy 0 <= low <= high <= 1")
         if self.rule == "relative" and self.high == 1:
-            raise ValueError("rule is relative and high 1: nothing could be above it; leave high at its default")
+            raise ValueError("rule is relative and high is 1, which no score can exceed; leave high at its default")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MafaSettings:
@@ -98,7 +98,7 @@ class MafaSettings:
         explicit = dict(values)
         preset = explicit.pop("preset", "mafa")
         if preset not in PRESETS:
-            raise ValueError(f"preset is {preset!r}: allowed are {', '.join(PRESETS)}")
+            raise ValueError(f"preset is {preset!r}; choose one of {', '.join(PRESETS)}")
         valid = [field.name for field in fields(cls)]
         for key in explicit:
             if key not in valid:
@@ -131,7 +131,7 @@ def _closest(key: str, valid: Iterable[str]) -> str:
 def _check(name: str, value: Any, default: Any) -> None:
     allowed = _allowed(name, value, default)
     if allowed:
-        raise ValueError(f"{name} is {value!r}: allowed is {allowed}")
+        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
 
 def _allowed(name: str, value: Any, default: Any) -> str:

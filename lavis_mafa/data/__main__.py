@@ -24,13 +24,15 @@ SHOWN = 20  # problems of a split in the readable report; report.json has all
 def main(arguments: list[str] | None = None) -> int:
     """0: all is well; 1: there are problems, or the command itself is wrong."""
     parser = argparse.ArgumentParser(prog="python -m lavis_mafa.data")
-    check = parser.add_subparsers(dest="command", required=True).add_parser("check", help="read a whole data set")
+    check = parser.add_subparsers(dest="command", required=True).add_parser(
+        "check", help="read every annotation and image of a data set, and list what is broken"
+    )
     check.add_argument("--cfg-path", required=True, type=Path, help="YAML of a run with datasets.image_text")
     check.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings of the YAML")
     check.add_argument(
-        "--output", type=Path, default=Path("output/data_check"), help="folder of report and cleaned files"
+        "--output", type=Path, default=Path("output/data_check"), help="folder for the report and the cleaned files"
     )
-    check.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that open images")
+    check.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of threads that open images")
     given = parser.parse_args(arguments)
     try:
         return _check(given)
@@ -42,13 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     if given.workers < 1:
-        raise ValueError(f"--workers is {given.workers}: allowed is a number from 1 on")
+        raise ValueError(f"--workers is {given.workers}; it must be at least 1")
     dataset, batch_size = _settings(given.cfg_path, given.options)
     root = Path(dataset.get("images") or "")
     if not dataset.get("images") or not root.is_dir():
         raise ValueError(f"datasets.{CHECKED}.images: no folder at {str(dataset.get('images'))!r}")
     if not dataset.get("annotations"):
-        raise ValueError(f"datasets.{CHECKED}.annotations is empty; give e.g. annotations: {{train: my.json}}")
+        raise ValueError(f"datasets.{CHECKED}.annotations is empty; set it, e.g. annotations: {{train: my.json}}")
     reports = {}
     for split, files in dataset["annotations"].items():
         paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]

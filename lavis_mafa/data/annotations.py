@@ -50,13 +50,13 @@ def read_annotations(
     """
     paths = [files] if isinstance(files, (str, os.PathLike)) else list(files)
     if not paths:
-        raise ValueError("no annotation file is given: name at least one")
+        raise ValueError("no annotation file given: name at least one")
     return pa.concat_tables([_read_file(Path(path), image_key, caption_key, id_key) for path in paths])
 
 
 def _read_file(file: Path, image_key: str | None, caption_key: str | None, id_key: str | None) -> pa.Table:
     if file.suffix.lower() not in READERS:
-        raise ValueError(f"{file}: unknown suffix {file.suffix!r}; allowed are {', '.join(READERS)}")
+        raise ValueError(f"{file}: unknown suffix {file.suffix!r}; supported are {', '.join(READERS)}")
     if not file.is_file():
         raise ValueError(f"{file}: no such annotation file; check the path in the configuration")
     reader, unit = READERS[file.suffix.lower()]
@@ -75,7 +75,7 @@ def _read_file(file: Path, image_key: str | None, caption_key: str | None, id_ke
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 ({error}): save it as UTF-8") from error
     if columns is None:
-        raise ValueError(f"{file} holds no rows: it needs at least one image with a caption")
+        raise ValueError(f"{file} has no rows: it needs at least one row with an image and a caption")
     return pa.concat_tables([*chunks, pa.table(rows, schema=ROWS)])
 
 
@@ -128,7 +128,7 @@ def _find(what: str, names: Sequence[str], wanted: Sequence[str]) -> str:
     close = [match for name in wanted for match in difflib.get_close_matches(name, names, n=1)]
     hint = f"; the closest is {close[0]!r}" if close else ""
     raise ValueError(
-        f"no {what} column: looked for {', '.join(map(repr, wanted))} among {', '.join(map(repr, names))}{hint}. "
+        f"no {what} column: tried {', '.join(map(repr, wanted))} among {', '.join(map(repr, names))}{hint}. "
         f"Name the column with {what}_key"
     )
 
@@ -136,7 +136,7 @@ def _find(what: str, names: Sequence[str], wanted: Sequence[str]) -> str:
 def _string(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{key!r} must be a text that is not empty, not {value!r:.80}")
+        raise ValueError(f"{key!r} must be a non-empty string, not {value!r:.80}")
     return _encodable(value)
 
 
@@ -145,13 +145,13 @@ def _captions(row: Mapping[str, Any], key: str) -> list[str]:
     if not isinstance(value, list):
         return [_string(row, key)]
     if not value:
-        raise ValueError(f"{key!r} is an empty list: give a caption or remove the row")
+        raise ValueError(f"{key!r} is an empty list: add a caption or remove the row")
     return [_string({key: caption}, key) for caption in value]
 
 
 def _encodable(string: str) -> str:
     if not string.isascii() and any("\ud800" <= letter <= "\udfff" for letter in string):
-        raise ValueError(f"{string!r:.80} holds half a character (a lone surrogate): write it in UTF-8")
+        raise ValueError(f"{string!r:.80} contains half a character (a lone surrogate): save it as UTF-8")
     return string
 
 
@@ -208,7 +208,9 @@ def _delimited(delimiter: str) -> Callable[[Path], Numbered]:
             try:
                 for row in reader:
                     if None in row:
-                        raise ValueError(f"{file}, line {number}: more fields than the header names; quote the text")
+                        raise ValueError(
+                            f"{file}, line {number}: more fields than the header has columns; quote the text"
+                        )
                     yield number, row
                     number = reader.line_num + 1
             except csv.Error as error:

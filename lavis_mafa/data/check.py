@@ -114,7 +114,7 @@ def _good_rows(
         yield row
     for image in set(image_of.values()):
         report.modes[looks[image].mode] += 1
-        report.notes["animated images, of which the first frame is read"] += looks[image].animated
+        report.notes["animated images; only their first frame is read"] += looks[image].animated
     report.records, report.rows = len(image_of), report.rows + sum(problem.kind == "row" for problem in report.problems)
     report.notes = +report.notes  # without zeros
 
@@ -123,7 +123,7 @@ def _note(row: Row, identity: str, seen: set[tuple[str, str]], report: SplitRepo
     report.kept_rows += 1
     report.captions += len(row.captions)
     for caption in row.captions:
-        report.notes[f"captions beyond {LONG_CAPTION} characters, of which the tokenizer keeps the start"] += (
+        report.notes[f"captions longer than {LONG_CAPTION} characters; the tokenizer keeps their start"] += (
             len(caption) > LONG_CAPTION
         )
         key = identity, normalised(caption)
@@ -149,7 +149,9 @@ def _rows(files: Sequence[Path], columns: Mapping[str, str], problems: list[Prob
         except ValueError as error:
             problems.append(Problem(str(file), "", "file", str(error)))
         if not count and len(problems) == before:
-            problems.append(Problem(str(file), "", "file", "no rows: it needs at least one image with a caption"))
+            problems.append(
+                Problem(str(file), "", "file", "no rows: it needs at least one row with an image and a caption")
+            )
 
 
 def _rows_of(file: Path, columns: Mapping[str, str], problems: list[Problem]) -> Iterator[Row]:

@@ -85,9 +85,9 @@ class RecordImages(Dataset[dict[str, Any]]):
     @tokens.setter
     def tokens(self, tokens_NLV: NDArray[np.float16] | None) -> None:
         if tokens_NLV is not None and (tokens_NLV.ndim != 3 or len(tokens_NLV) != len(self)):
-            raise ValueError(f"tokens {tokens_NLV.shape} do not fit {len(self)} records: rebuild the token cache")
+            raise ValueError(f"tokens {tokens_NLV.shape} do not match {len(self)} records: rebuild the token cache")
         if tokens_NLV is not None and self.augmented:
-            raise ValueError("cached tokens need images that are not augmented: choose the evaluation processor")
+            raise ValueError("cached tokens need images without augmentation: use the evaluation processor")
         self._tokens = tokens_NLV
 
     def _views(self, record: int) -> dict[str, Any]:
@@ -170,7 +170,8 @@ class PairDataset(RecordImages):
             except BadImageError:
                 bad_N[other] = True
         raise BadImageError(
-            f"neither image {self.table.image(record)!r} nor any of {REPLACEMENTS} others can be read: check their root"
+            f"neither image {self.table.image(record)!r} nor any of {REPLACEMENTS} others can be read: check the "
+            "image folder"
         )
 
     def _sample(self, record: int) -> dict[str, Any]:
@@ -203,7 +204,7 @@ class RetrievalDataset(RecordImages):
     ) -> None:
         super().__init__(table, open_image, vis_processor)
         if len(np.unique(table.image_id)) < table.n_records:
-            raise ValueError("retrieval counts every image once: gather its rows (one_caption_a_record: false)")
+            raise ValueError("retrieval needs each image once: gather its rows (one_caption_a_record: false)")
         self.text_processor = text_processor
         self.captions: list[str] = table.captions.to_pylist()
         self.text = [text_processor(caption) for caption in self.captions]

@@ -149,7 +149,7 @@ class TextAssignment(TrainingRows):
 
     def __init__(self, pairs: PairDataset, seed: int) -> None:
         if len(pairs) < 3:
-            raise ValueError("text assignment takes three records at least: an image, another, a text of neither")
+            raise ValueError("text assignment needs at least three records: two images, and a text of neither")
         super().__init__(range(len(pairs)), seed)
         self.pairs, self.table = pairs, pairs.table
 

@@ -54,7 +54,7 @@ def check_collisions(ids: NDArray[np.int64], string_at: Callable[[int], str]) ->
     for at in np.flatnonzero(np.diff(ids[order]) == 0):
         one, other = string_at(int(order[at])), string_at(int(order[at + 1]))
         if one != other:
-            raise ValueError(f"{one!r} and {other!r} share the id {ids[order[at]]}: change or leave out one of them")
+            raise ValueError(f"{one!r} and {other!r} share the id {ids[order[at]]}: change or remove one of them")
 
 
 def _hash63(string: str, kind: bytes) -> int:

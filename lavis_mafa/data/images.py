@@ -47,7 +47,7 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     """
     file = Path(path)
     if not file.is_file():
-        raise BadImageError(f"no image file {file}: check the images' root and the annotation")
+        raise BadImageError(f"no image file {file}: check the image folder and the annotation")
     if not file.stat().st_size:
         raise BadImageError(f"image file {file} is empty (zero bytes): copy it again or remove its rows")
     try:

@@ -66,7 +66,7 @@ def read_questions(path: str | Path) -> list[QuestionRow]:
 
 def _row(row: Any, where: str) -> QuestionRow:
     if not isinstance(row, dict) or not {"question_id", "image", "question"} <= set(row):
-        raise ValueError(f"{where}: a question needs question_id, image and question, and is {str(row)[:80]}")
+        raise ValueError(f"{where}: a question needs question_id, image and question, but this is {str(row)[:80]}")
     return QuestionRow(
         int(row["question_id"]),
         str(row["image"]),

@@ -147,6 +147,6 @@ def _check_one_image_an_id(image_R: pa.Array, annotated_R: pa.Array, first_R: In
     if len(differs):
         row = int(differs[0])
         raise ValueError(
-            f"image id {annotated_R[row].as_py()!r} stands for two images, {other_R[row].as_py()!r} and "
-            f"{image_R[row].as_py()!r}: give each its own id, or leave the ids out"
+            f"image id {annotated_R[row].as_py()!r} belongs to two images, {other_R[row].as_py()!r} and "
+            f"{image_R[row].as_py()!r}: give each its own id, or remove the ids"
         )

@@ -78,7 +78,7 @@ def _ptb_words(spoken: Texts, wanted: Texts) -> tuple[Texts, Texts] | None:
             PTBTokenizer().tokenize({i: [{"caption": c} for c in cs] for i, cs in t.items()}) for t in (spoken, wanted)
         ]
     except OSError as error:
-        logging.warning("PTBTokenizer does not run here (%s)", error)
+        logging.warning("PTBTokenizer cannot run here (%s): captions are tokenized in Python", error)
         return None
     whole = all(set(found) == set(given) for found, given in zip(words, (spoken, wanted), strict=True))
     return (words[0], words[1]) if whole and any(text for texts in words[1].values() for text in texts) else None
@@ -97,5 +97,5 @@ def _java_scores(spoken: Texts, wanted: Texts) -> dict[str, float | None]:
         try:
             found[name] = float(scorer().compute_score(wanted, spoken)[0])
         except Exception as error:  # a Java program that broke: whatever it is, the other figures stand
-            logging.warning("%s does not run here: %s", name, error)
+            logging.warning("%s cannot run here and is left out: %s", name, error)
     return found

@@ -64,8 +64,8 @@ def refuse_other_split(split: str, ids: CocoIds) -> None:
     lacking = len(set(known["i2t"]) - set(ids.image.tolist())), len(set(known["t2i"]) - set(ids.caption.tolist()))
     if any(lacking):
         raise ValueError(
-            f"run.coco_captions: the split {split} is not COCO's test split (Karpathy), which ECCV Caption and CxC are "
-            f"about: it lacks {lacking[0]} of its images and {lacking[1]} of its captions; evaluate the whole split "
+            f"run.coco_captions: the split {split} is not COCO's test split (Karpathy), which ECCV Caption and CxC "
+            f"need: it lacks {lacking[0]} of its images and {lacking[1]} of its captions; evaluate the whole split "
             "`test` of coco_retrieval (run.test_splits: [test]), or set run.coco_captions: null"
         )
 
@@ -74,7 +74,7 @@ def _number(path: str) -> int:
     """391895 of val2014/COCO_val2014_000000391895.jpg."""
     found = re.findall(r"\d+", str(path).rsplit("/", 1)[-1])
     if not found:
-        raise ValueError(f"run.coco_captions: {path} is no image file of COCO")
+        raise ValueError(f"run.coco_captions: {path} is not an image file of COCO")
     return int(found[-1])
 
 

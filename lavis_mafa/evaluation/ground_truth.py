@@ -81,7 +81,7 @@ def caption_truth(dataset: Any, references: Mapping[int, list[str]] | None = Non
     images = [str(annotation["image"]) for annotation in dataset.annotation]
     lacking = [image for image in ids if references and image not in references]
     if lacking:
-        raise ValueError(f"run.references has no caption of {len(lacking)} images, e.g. {lacking[0]}")
+        raise ValueError(f"run.references has no captions for {len(lacking)} images, e.g. {lacking[0]}")
     return CaptionTruth(ids, images, references or {})
 
 
@@ -118,7 +118,8 @@ def _fetched(url: str) -> Path:
                 content = answer.read()
         except (OSError, HTTPException) as error:
             raise ValueError(
-                f"run.references: {url} cannot be fetched ({error}); fetch it by hand and give the file's path"
+                f"run.references: {url} cannot be downloaded ({error}); download it yourself and give the path of "
+                "the file"
             ) from error
         with atomic_write(path) as file:
             file.write(content)

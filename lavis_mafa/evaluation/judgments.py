@@ -59,7 +59,7 @@ def read_judged_pairs(file: str | Path, table: RecordTable) -> JudgedPairs:
     """
     file = Path(file).expanduser()
     if not file.is_file():
-        raise ValueError(f"run.judged_pairs: no file at {file}; give a JSON list of judged pairs, or null")
+        raise ValueError(f"run.judged_pairs: no file at {file}; set it to a JSON list of judged pairs, or to null")
     record_of = {table.image(record): record for record in range(table.n_records)}
     rows = []
     for number, row in READERS[".json"][0](file):
@@ -73,7 +73,9 @@ def read_judged_pairs(file: str | Path, table: RecordTable) -> JudgedPairs:
     pairs = read[["label", "kind", "unanimous"]].assign(image=image_P, text=text_P)
     judged = JudgedPairs(np.asarray(record_I, dtype=np.int64), list(caption_T), pairs)
     if "all" not in judged.selections():
-        raise ValueError(f"{file}: needs pairs of kind {KINDS[0]} with label 1 and of kind {KINDS[1]} with label 0")
+        raise ValueError(
+            f"{file}: there must be pairs of kind {KINDS[0]} with label 1 and of kind {KINDS[1]} with label 0"
+        )
     return judged
 
 
@@ -85,7 +87,7 @@ def _judged(row: Any, record_of: Mapping[str, int]) -> tuple[int, str, bool, str
         raise ValueError(f"lacks {', '.join(missing)}")
     for key in ("image", "caption", "kind"):
         if not isinstance(row[key], str) or not row[key].strip():
-            raise ValueError(f"{key!r} must be a text that is not empty, not {row[key]!r:.80}")
+            raise ValueError(f"{key!r} must be a non-empty string, not {row[key]!r:.80}")
     if row["label"] not in (0, 1):
         raise ValueError(f"'label' must be 1 (a match) or 0, not {row['label']!r:.80}")
     label = bool(row["label"])
@@ -93,8 +95,9 @@ def _judged(row: Any, record_of: Mapping[str, int]) -> tuple[int, str, bool, str
     unanimous = all(vote == label for vote in _votes(row))
     if record is None:
         raise ValueError(
-            f"image {row['image']!r} is not in the split that run.judged_pairs is about (the first of run.test_splits, "
-            "in mining run.split); add it there, remove the row, or set run.judged_pairs: null"
+            f"image {row['image']!r} is not in the split that run.judged_pairs refers to (the first of "
+            "run.test_splits, "
+            "or run.split when mining); add it there, remove the row, or set run.judged_pairs: null"
         )
     return record, row["caption"], label, row["kind"], unanimous
 
@@ -109,7 +112,7 @@ def _votes(row: Mapping[str, Any]) -> list[bool]:
         raise ValueError(f"'expert' must be a list of grades from 1 to 4, not {experts!r:.80}")
     votes = [True] * crowd[0] + [False] * crowd[1] + [grade >= DESCRIBES for grade in experts]
     if not votes:
-        raise ValueError("lacks votes: give cf_yes and cf_no, or expert")
+        raise ValueError("lacks votes: add cf_yes and cf_no, or expert")
     return votes
 
 

@@ -54,22 +54,22 @@ class SearchSettings:
     def __post_init__(self) -> None:
         for name in ("range_min", "range_max", "nprobe"):
             if not _is_number(getattr(self, name), int):
-                raise ValueError(f"{name} is {getattr(self, name)!r}: allowed is a whole number")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
         for name in ("min_score", "max_score", "absolute_margin", "relative_margin"):
             if getattr(self, name) is not None and not _is_number(getattr(self, name), (int, float)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}: allowed is a number, or null")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a number or null")
         if not 0 <= self.range_min < self.range_max:
             raise ValueError(
-                f"range_min {self.range_min}, range_max {self.range_max}: needed is 0 <= range_min < range_max"
+                f"range_min {self.range_min}, range_max {self.range_max}: they must satisfy 0 <= range_min < range_max"
             )
         if None not in (self.min_score, self.max_score) and self.min_score > self.max_score:
-            raise ValueError(f"min_score {self.min_score} is above max_score {self.max_score}: no pair is left")
+            raise ValueError(f"min_score {self.min_score} is above max_score {self.max_score}, which leaves no pair")
         if self.relative_margin is not None and not 0 <= self.relative_margin <= 1:
-            raise ValueError(f"relative_margin is {self.relative_margin}: allowed is a number in [0, 1], or null")
+            raise ValueError(f"relative_margin is {self.relative_margin}; it must be a number in [0, 1] or null")
         if self.index not in BACKENDS:
-            raise ValueError(f"index is {self.index!r}: allowed are {', '.join(BACKENDS)}")
+            raise ValueError(f"index is {self.index!r}; choose one of {', '.join(BACKENDS)}")
         if self.nprobe < 1:
-            raise ValueError(f"nprobe is {self.nprobe}: allowed is a whole number from 1 on")
+            raise ValueError(f"nprobe is {self.nprobe}; it must be a whole number, at least 1")
 
     def backend(self, anchors: Vectors, items: Vectors) -> str:
         """`index`; of auto the exact search where its products are few enough (FAISS decides otherwise)."""

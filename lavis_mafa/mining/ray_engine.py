@@ -34,7 +34,7 @@ class Worker:
     def call(self) -> Callable[..., NDArray[Any]]:
         networks = self.build()
         if fingerprints(networks) != self.fingerprints:
-            raise ValueError("a Ray worker has other weights than this machine: give all nodes the same files")
+            raise ValueError("a Ray worker has different weights from this machine: give all nodes the same files")
         called: Callable[..., NDArray[Any]] = getattr(networks, self.network)
         return called
 
@@ -62,7 +62,7 @@ class RayEngine:
         self.kind = "GPU" if gpus else "CPU"
         self.workers = int(self.ray.cluster_resources().get(self.kind, 0))
         if not self.workers:
-            raise ValueError(f"the Ray cluster has no {self.kind}: add a node that has one, or set run.device")
+            raise ValueError(f"the Ray cluster has no {self.kind}: add a node that has one, or change run.device")
 
     def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
         parts = [{"part": pickle.dumps(each, protocol=5)} for each in inputs]
@@ -109,7 +109,7 @@ def _started() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise ValueError('--engine ray needs Ray: pip install -e ".[ray]", or leave --engine ray out') from None
+        raise ValueError('--engine ray needs Ray: pip install -e ".[ray]", or drop --engine ray') from None
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         own = {"address": "local", "num_cpus": LOCAL_WORKERS, "include_dashboard": False}

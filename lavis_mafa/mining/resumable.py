@@ -33,7 +33,7 @@ def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Itera
             for (start, *_), rows in zip(parts, compute(parts), strict=True):
                 if not np.isfinite(rows).all():
                     raise ValueError(
-                        f"{what} {start} to {start + len(rows)} are not finite: check the weights, or take float32"
+                        f"{what} {start} to {start + len(rows)} are not finite: check the weights, or use float32"
                     )
                 if array is None:
                     path.parent.mkdir(parents=True, exist_ok=True)

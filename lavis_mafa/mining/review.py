@@ -69,7 +69,7 @@ def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
     frame = _read(path)
     missing = {"image", "caption", "label"} - set(frame.columns)
     if missing:
-        raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}: needed are image, caption, label")
+        raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it needs image, caption and label")
     label = _column(path, frame["label"].str.strip(), "label", LABELS.get, "0, 1 or nothing")
     record_of = {image: record for record, image in enumerate(corpus.table.images.to_pylist())}
     record = _column(path, frame["image"].map(clean_path), "image", record_of.get, "an image of the data set")
@@ -86,7 +86,9 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas' own errors are
-        raise ValueError(f"{path} is no CSV in UTF-8 ({error}): restore it, or delete it for a new sample") from error
+        raise ValueError(
+            f"{path} is not a CSV file in UTF-8 ({error}): restore it, or delete it to get a new sample"
+        ) from error
 
 
 def _weight(value: str) -> float | None:
@@ -102,7 +104,7 @@ def _column(
     found = [read(value) for value in values]
     for line, (value, got) in enumerate(zip(values, found, strict=True), 2):
         if got is None:
-            raise ValueError(f"{path}, line {line}: {name} is {value!r:.80}; allowed is {allowed}")
+            raise ValueError(f"{path}, line {line}: {name} is {value!r:.80}; it must be {allowed}")
     return np.array(found, dtype=np.float64)
 
 

@@ -68,7 +68,7 @@ def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame, path: str | Path) -> 
     candidates = (*STEP_PANELS, TRUTH_PANEL, _validation(epochs), SPEED_PANEL)
     panels = [panel for panel in candidates if _known(panel, frames[panel.of])]
     if not panels:
-        raise ValueError("there is nothing to draw: no step was logged yet; train for at least one step")
+        raise ValueError("nothing to draw: no step was logged yet; train for at least one step")
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.6 * columns, 3.2 * rows), dpi=130, layout="constrained")

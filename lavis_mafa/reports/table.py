@@ -16,9 +16,9 @@ RECALLS = {"r1": "R@1", "r5": "R@5", "r10": "R@10"}
 AT_R = {"r_precision": "R-P", "map_at_r": "mAP@R"}
 SCORERS = {"itc": "ITC", "itm": "ITM", "con_d": "Con-D"}
 JUDGED = {
-    "all": "false from hard true negatives",
+    "all": "false vs hard true negatives",
     "unanimous": "  where all votes agree",
-    "any_kind": "every match from every mismatch",
+    "any_kind": "every match vs every mismatch",
     "any_kind_unanimous": "  where all votes agree",
 }
 PLAN = {

@@ -177,7 +177,7 @@ def test_files_merged_away_stay_until_the_second_commit(tmp_path):
     again.check(first)  # nor does a resume take it away
     store.commit()
     assert files(tmp_path) == ["merged_1.npy", "store.json"]
-    with pytest.raises(ValueError, match=r"part_0_r0_0.npy is gone.*newest checkpoint"):
+    with pytest.raises(ValueError, match=r"part_0_r0_0.npy is missing.*newest checkpoint"):
         store.rollback(first)
     assert content(store) == {(1, 1): 0.5}
 
@@ -244,7 +244,7 @@ def test_a_file_of_another_length_than_the_state_says_is_reported(tmp_path):
     state = store.commit()
     put(store, (2, 2, 0.5))
     state["rows"]["part_0_r0_0.npy"] = 2
-    with pytest.raises(ValueError, match="holds 1 pairs, the checkpoint says 2"):
+    with pytest.raises(ValueError, match="contains 1 pairs, but the checkpoint expects 2"):
         store.rollback(state)
     assert get(store, (2, 2)) == [0.5]
 
@@ -252,7 +252,7 @@ def test_a_file_of_another_length_than_the_state_says_is_reported(tmp_path):
 def test_a_store_in_memory_does_not_outlive_its_process():
     store = ConnectionStore(None, "f")
     put(store, (1, 1, 0.5))
-    with pytest.raises(ValueError, match="in memory.* is gone"):
+    with pytest.raises(ValueError, match="in memory.* is missing"):
         ConnectionStore(None, "f").rollback(store.commit())
 
 

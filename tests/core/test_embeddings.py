@@ -75,7 +75,7 @@ def test_rollback_drops_what_came_after_the_commit_and_goes_on(tmp_path):
     with open(next(tmp_path.iterdir()), "ab") as file:
         file.write(b"half a row")  # killed while writing
     again = store(tmp_path)
-    with pytest.raises(ValueError, match="torn"):
+    with pytest.raises(ValueError, match="cut off"):
         again.gather(0)
     again.rollback(state)
     again.write(*rows([5]))
@@ -100,7 +100,7 @@ def test_rollback_beyond_the_end_is_an_error(tmp_path):
     one.begin_epoch(0, N)
     one.write(*rows([1, 2]))
     one.commit()
-    with pytest.raises(ValueError, match="torn: it holds fewer than 3 rows"):
+    with pytest.raises(ValueError, match="incomplete: it has fewer than 3 rows"):
         one.rollback({"epoch": 0, "rows": 3})
 
 

@@ -85,7 +85,7 @@ def test_what_is_no_file_of_verdicts_is_told(tmp_path):
     with pytest.raises(ValueError, match="lacks the columns text_id, verdict"):
         FileScorer.read(tmp_path / "c.parquet", 0.5, 0.8)
     (tmp_path / "d.parquet").write_bytes(b"no")
-    with pytest.raises(ValueError, match="no readable Parquet"):
+    with pytest.raises(ValueError, match="not a readable Parquet"):
         FileScorer.read(tmp_path / "d.parquet", 0.5, 0.8)
 
 
@@ -121,11 +121,11 @@ def test_an_unknown_verdict_and_bounds_without_room_are_reported(tmp_path):
         FileScorer.read(tmp_path / "c.parquet", 0.5, 0.8)
     for column, value, message in (
         ("verdict", None, "verdict is None"),
-        ("p", np.nan, "p must be numbers"),
-        ("image_id", 1.5, "image_id must be whole numbers"),
+        ("p", np.nan, "p must be a number"),
+        ("image_id", 1.5, "image_id must be a whole number"),
     ):
         rows.assign(verdict="connection").assign(**{column: [value]}).to_parquet(tmp_path / "d.parquet")
         with pytest.raises(ValueError, match=message):
             FileScorer.read(tmp_path / "d.parquet", 0.5, 0.8)
-    with pytest.raises(ValueError, match="needs 0 < low and high < 1"):
+    with pytest.raises(ValueError, match="requires 0 < low and high < 1"):
         FileScorer.read(tmp_path / "c.parquet", 0.5, 1.0)

@@ -305,7 +305,7 @@ def test_a_large_search_space_goes_through_faiss(tmp_path, monkeypatch):
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"search_space": 0}, "search_space is 0"),
-        ({"search_space": "everything"}, "search_space is 'everything'; it must be a number from 1 on, or all"),
+        ({"search_space": "everything"}, "search_space is 'everything'; it must be a whole number, at least 1, or all"),
         ({"sampling": "grid"}, "allowed: grit, random"),
         ({"siblings": "none"}, "allowed: apart, free"),
         ({"backend": "hnsw"}, "allowed: auto, flat, ivf, torch"),

@@ -177,7 +177,7 @@ def test_pairs_once_lets_a_verdict_win_over_an_unverified_spare(once, label):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, 3.5])
 def test_scores_that_are_no_probabilities_are_reported(bad):
     store = ConnectionStore(None, "f")
-    with pytest.raises(ValueError, match="no probabilities"):
+    with pytest.raises(ValueError, match="not probabilities"):
         mine(TableScorer(p02=bad), store)
     assert store.rows == 0
 

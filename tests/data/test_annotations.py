@@ -69,10 +69,10 @@ def test_a_caption_may_be_very_long(tmp_path):
 
 
 BROKEN = {
-    "suffix.txt": ("x", r"unknown suffix '\.txt'; allowed are \.json, \.jsonl"),
-    "empty.json": ("[ ]", "holds no rows"),
-    "empty.csv": ("image,caption\n", "holds no rows"),
-    "nothing.jsonl": ("", "holds no rows"),
+    "suffix.txt": ("x", r"unknown suffix '\.txt'; supported are \.json, \.jsonl"),
+    "empty.json": ("[ ]", "has no rows"),
+    "empty.csv": ("image,caption\n", "has no rows"),
+    "nothing.jsonl": ("", "has no rows"),
     "object.json": ('{"images": []}', r"broken JSON at line 1, column 1: expected \[ of a list"),
     "comma.json": ('[{"image": "a", "caption": "x"}\n\n {"image": "b"}]', "line 3, column 2: expected , or ]"),
     "torn.json": ('[{"image": "a", "caption": "x"},\n {"image": "b", "cap', "broken JSON at line 2"),
@@ -83,20 +83,20 @@ BROKEN = {
     "strings.json": ('["a"]', "row 1: a row must be an object"),
     "typo.json": ('[{"image": "a", "captoin": "x"}]', "row 1: no caption column.*closest is 'captoin'.*caption_key"),
     "headless.csv": ("a.jpg,a dog\nb.jpg,a cat\n", "no image column.*among 'a.jpg', 'a dog'"),
-    "blank.csv": ('image,caption\na,"x\ny"\nb,  \n', "line 4: 'caption' must be a text that is not empty"),
-    "short.csv": ("image,caption\na\n", "line 2: 'caption' must be a text"),
+    "blank.csv": ('image,caption\na,"x\ny"\nb,  \n', "line 4: 'caption' must be a non-empty string"),
+    "short.csv": ("image,caption\na\n", "line 2: 'caption' must be a non-empty string"),
     "long.csv": ("image,caption\na,x\nb,y,z\n", "line 3: more fields than the header"),
     "quote.tsv": ('image\tcaption\na\tx\nb\t"open\n', "line 3: .*quoted"),
     "list.json": (
         '[{"image": "a", "caption": ["x"]}, {"image": "b", "caption": []}]',
         "row 2: 'caption' is an empty list",
     ),
-    "inner.json": ('[{"image": "a", "caption": ["x", " "]}]', "row 1: 'caption' must be a text"),
-    "later.json": ('[{"image": "a", "caption": "x"}, {"image": "b"}]', "row 2: 'caption' must be a text"),
-    "number.json": ('[{"image": 3, "caption": "x"}]', "row 1: 'image' must be a text"),
+    "inner.json": ('[{"image": "a", "caption": ["x", " "]}]', "row 1: 'caption' must be a non-empty string"),
+    "later.json": ('[{"image": "a", "caption": "x"}, {"image": "b"}]', "row 2: 'caption' must be a non-empty string"),
+    "number.json": ('[{"image": 3, "caption": "x"}]', "row 1: 'image' must be a non-empty string"),
     "id.json": ('[{"image": "a", "caption": "x", "image_id": 1.5}]', "row 1: an image id must be a whole number"),
     "half.json": ('[{"image": "a", "caption": "\\ud83d x"}]', "row 1: .*half a character"),
-    "torn.parquet": ("PAR1 and no more", "no readable Parquet file"),
+    "torn.parquet": ("PAR1 and no more", "not a readable Parquet file"),
 }
 
 
@@ -116,13 +116,13 @@ def test_a_missing_file_another_encoding_and_an_unknown_key(tmp_path):
     with pytest.raises(ValueError, match=r"latin\.csv is not UTF-8"):
         read_annotations(tmp_path / "latin.csv")
     file = write(tmp_path / "a.json", [{"image": "a", "caption": "x", "img_id": 1}])
-    with pytest.raises(ValueError, match="no id column: looked for 'image_id'.*closest is 'img_id'"):
+    with pytest.raises(ValueError, match="no id column: tried 'image_id'.*closest is 'img_id'"):
         read_annotations(file, id_key="image_id")
-    with pytest.raises(ValueError, match="no annotation file is given"):
+    with pytest.raises(ValueError, match="no annotation file given"):
         read_annotations([])
 
 
 def test_null_captions_in_parquet(tmp_path):
     pa.parquet.write_table(pa.table({"image": ["a", "b"], "caption": ["x", None]}), tmp_path / "null.parquet")
-    with pytest.raises(ValueError, match=r"null\.parquet, row 2: 'caption' must be a text"):
+    with pytest.raises(ValueError, match=r"null\.parquet, row 2: 'caption' must be a non-empty string"):
         read_annotations(tmp_path / "null.parquet")

@@ -67,17 +67,17 @@ GOOD = [
 BAD = {  # line → kind, part of the message
     '{"image": "rgb.jpg", "caption": ': ("row", "broken JSON"),
     '["rgb.jpg", "a caption"]': ("row", "must be an object"),
-    '{"image": "rgb.jpg", "caption": "  ", "image_id": 7}': ("row", "not empty"),
+    '{"image": "rgb.jpg", "caption": "  ", "image_id": 7}': ("row", "non-empty"),
     '{"image": "rgb.jpg", "image_id": 7}': ("row", "caption"),
-    '{"image": "rgb.jpg", "caption": ["a", null], "image_id": 7}': ("row", "not empty"),
-    '{"image": "cmyk.jpg", "caption": "two images", "image_id": 7}': ("id", "'7' stands for two images"),
+    '{"image": "rgb.jpg", "caption": ["a", null], "image_id": 7}': ("row", "non-empty"),
+    '{"image": "cmyk.jpg", "caption": "two images", "image_id": 7}': ("id", "'7' belongs to two images"),
     '{"image": "no.jpg", "caption": "x"}': ("image", "no image file"),
     '{"image": "empty.jpg", "caption": "x"}': ("image", "zero bytes"),
     '{"image": "text.jpg", "caption": "x"}': ("image", "cannot be read"),
     '{"image": "truncated.jpg", "caption": "x"}': ("image", "cannot be read"),
     '{"image": "bomb.png", "caption": "x"}': ("image", "decompression bomb"),
-    '{"image": "../run.yaml", "caption": "x"}': ("image", "leads out of"),
-    '{"image": "/etc/hostname", "caption": "x"}': ("image", "leads out of"),
+    '{"image": "../run.yaml", "caption": "x"}': ("image", "leads outside"),
+    '{"image": "/etc/hostname", "caption": "x"}': ("image", "leads outside"),
 }
 
 

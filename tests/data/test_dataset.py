@@ -140,9 +140,9 @@ def test_cached_tokens_stand_for_the_image(table):
     assert "image" not in sample
     assert sample["image_tokens"].dtype == torch.float32
     assert sample["image_tokens"].tolist() == tokens[2].tolist()
-    with pytest.raises(ValueError, match="not augmented"):
+    with pytest.raises(ValueError, match="without augmentation"):
         pairs_of(table).tokens = tokens
-    with pytest.raises(ValueError, match="do not fit 5 records"):
+    with pytest.raises(ValueError, match="do not match 5 records"):
         dataset.tokens = tokens[:4]
 
 

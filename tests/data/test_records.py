@@ -45,7 +45,7 @@ def test_rows_may_stay_rows():
 
 
 def test_one_id_with_two_images_is_an_error():
-    with pytest.raises(ValueError, match="image id '7' stands for two images, 'a' and 'c'"):
+    with pytest.raises(ValueError, match="image id '7' belongs to two images, 'a' and 'c'"):
         table_of(["a", "b", "c"], [["1"], ["2"], ["3"]], ["7", "8", "7"])
 
 

@@ -120,7 +120,7 @@ def test_what_does_not_come_in_full_is_reported_and_not_kept(
 ) -> None:
     monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path / "cache"))
     (tmp_path / "published" / "torn.json").write_text('{"annotations": []}')
-    with pytest.raises(ValueError, match=rf"{name} cannot be fetched .*; fetch it by hand"):
+    with pytest.raises(ValueError, match=rf"{name} cannot be downloaded .*; download it yourself"):
         read_references(f"{server[0]}/{name}")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "published" not in path.parts]
 

@@ -105,7 +105,7 @@ def test_killed_at_any_call_the_next_start_gives_the_same(tmp_path, monkeypatch)
 def test_scores_that_are_no_probabilities_are_refused(tmp_path):
     world = World()
     world.score = lambda record_K, row_K: np.full(len(record_K), 1.2)
-    with pytest.raises(ValueError, match="no probabilities"):
+    with pytest.raises(ValueError, match="not probabilities"):
         run(tmp_path, world)
 
 

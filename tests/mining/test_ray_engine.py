@@ -96,7 +96,7 @@ def test_what_a_worker_finds_wrong_is_reported_here(cluster: Any, tmp_path: Path
     def elsewhere() -> Networks:
         return replace(build(), scorer_fingerprint="other weights")
 
-    with pytest.raises(ValueError, match="other weights than this machine"):
+    with pytest.raises(ValueError, match="different weights from this machine"):
         mined(tmp_path, build(), RayEngine(elsewhere, build()))
     assert not (tmp_path / "connections.parquet").exists()
 

@@ -94,9 +94,9 @@ def test_precision_and_recall_at_every_threshold_by_hand():
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "is no CSV"),
-        (b'image,caption,label\n"a.jpg,x', "is no CSV"),
-        (b"image,caption,label\n\xff\xfe,x,1\n", "is no CSV in UTF-8"),
+        (b"", "is not a CSV"),
+        (b'image,caption,label\n"a.jpg,x', "is not a CSV"),
+        (b"image,caption,label\n\xff\xfe,x,1\n", "is not a CSV file in UTF-8"),
         (b"image,caption,label,weight\na.jpg,x,1,heavy\n", "line 2: weight is 'heavy'"),
         (b"image,caption,label,weight\na.jpg,x,1,-1\n", "line 2: weight is '-1'"),
     ],

@@ -34,9 +34,9 @@ against the annotation, by ITC                  4.1   15.0   24.5         4.9  1
 against the annotation, re-ranked by ITM        9.0      -      -         8.0     -     -
 against the truth, by ITC                     100.0  100.0  100.0           -     -     -
 
-Told apart, as people judge     pairs    ITC AUC     AP    Con-D AUC     AP
+Agreement with human judgments  pairs    ITC AUC     AP    Con-D AUC     AP
 ---------------------------------------------------------------------------
-false from hard true negatives  6,835      0.827  0.750        0.900  0.800
+false vs hard true negatives    6,835      0.827  0.750        0.900  0.800
   where all votes agree            12      1.000  0.950            -      -
 
 Connections                         found  precision  recall  coverage

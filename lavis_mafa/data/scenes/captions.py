@@ -41,7 +41,9 @@ def mixture(match_share: float) -> tuple[float, ...]:
     """
     low, high = DETAIL_SHARES[-1], DETAIL_SHARES[0]
     if not low < match_share < high:
-        raise ValueError(f"match_share {match_share} is out of reach: choose between {low} and {high} (default 0.002)")
+        raise ValueError(
+            f"match_share {match_share} cannot be reached: choose a value between {low} and {high} (default 0.002)"
+        )
     levels, shares = np.arange(len(DETAILS)), np.array(DETAIL_SHARES)
     bounds = [-20.0, 20.0]  # of log t; the share falls as t grows
     for _ in range(60):

@@ -200,7 +200,7 @@ def parse(caption: str) -> Statement:
         background = dict(_MEANING[word] for word in match.groups() if word)
     skeleton = _BACKGROUND.sub("B", _MENTION.sub("X", text))
     if skeleton not in _READINGS or bool(background) != ("B" in skeleton):
-        raise ValueError(f"{caption!r} is no caption of a scene ({skeleton!r} is not in the grammar)")
+        raise ValueError(f"{caption!r} is not a caption of a scene ({skeleton!r} is not in the grammar)")
     (_, relation, count), order = _READINGS[skeleton]
     in_slots = tuple(mentions[order.index(slot)] for slot in range(len(order)))
     return Statement(in_slots, relation, count, background.get("tone"), background.get("pattern"))
