@@ -96,8 +96,8 @@ def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
     """Combinations that are known not to work, from the versions alone."""
     if sys.version_info[:2] not in ((3, 10), (3, 11)):
         yield Finding(
-            f"Python {platform.python_version()}: LAVIS' tokenizers has wheels for 3.10 and 3.11 alone",
-            "build the environment with one of them: PYTHON=python3.11 bash run_scripts/setup.sh",
+            f"Python {platform.python_version()}: LAVIS' tokenizers only has wheels for 3.10 and 3.11",
+            "build the environment with one of these: PYTHON=python3.11 bash run_scripts/setup.sh",
             blocks="salesforce-lavis" not in found,
         )
     if "salesforce-lavis" not in found:
@@ -109,11 +109,12 @@ def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
     gpu = [name for name in GPU_FAISS if name in found]
     if "faiss-cpu" in found and gpu:
         yield Finding(
-            f"faiss-cpu beside {gpu[0]}: both are the module faiss, so one has overwritten the other",
-            f"pip uninstall -y faiss-cpu {gpu[0]}, then install one of them anew",
+            f"faiss-cpu and {gpu[0]} are both installed: both provide the module faiss, so one has overwritten "
+            "the other",
+            f"pip uninstall -y faiss-cpu {gpu[0]}, then reinstall one of them",
         )
     if "faiss-cpu" not in found and not gpu:
-        yield Finding("no FAISS is installed: batches are planned by torch's exact search", "pip install faiss-cpu")
+        yield Finding("FAISS is not installed: batches are planned with torch's exact search", "pip install faiss-cpu")
 
 
 def judge_faiss(result: Probe, installed: bool) -> Iterator[Finding]:
@@ -126,14 +127,14 @@ def judge_faiss(result: Probe, installed: bool) -> Iterator[Finding]:
         what = f"this FAISS GPU build cannot run here: {result.fault}"
     else:
         what = f"faiss cannot search here: {result.fault}"
-    also = "" if result.died else "; until then batches are planned without it"
+    also = "" if result.died else "; until then, batches are planned without it"
     yield Finding(what, f"pip uninstall -y faiss-cpu faiss-gpu && pip install faiss-cpu{also}", blocks=result.died)
 
 
 def judge_imports(torch: Probe, lavis: Probe) -> Iterator[Finding]:
     if "version" not in torch.facts:
         yield Finding(
-            f"torch cannot be imported: {torch.fault}", "bash run_scripts/setup.sh builds a whole .venv", blocks=True
+            f"torch cannot be imported: {torch.fault}", "bash run_scripts/setup.sh builds a complete .venv", blocks=True
         )
         return
     if torch.fault:
@@ -163,8 +164,10 @@ def free_gb(path: Path) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lavis_mafa.doctor", description="What this machine has and lacks")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds that a probe may take")
+    parser = argparse.ArgumentParser(
+        prog="python -m lavis_mafa.doctor", description="Check whether this machine can run lavis_mafa"
+    )
+    parser.add_argument("--timeout", type=float, default=180, help="time limit of each check, in seconds")
     timeout = parser.parse_args(arguments).timeout
     found = installed_versions()
     torch, faiss, lavis = (probe(code, timeout) for code in (TORCH, FAISS, LAVIS))
@@ -172,7 +175,9 @@ def main(arguments: list[str] | None = None) -> int:
     installed = any(name in found for name in ("faiss-cpu", *GPU_FAISS))
     findings = [*judge_versions(found), *judge_faiss(faiss, installed), *judge_imports(torch, lavis)]
     if free_gb(Path("output")) < LEAST_GB:
-        findings.append(Finding(f"less than {LEAST_GB} GB of disk are free for output", "free some", blocks=True))
+        findings.append(
+            Finding(f"less than {LEAST_GB} GB of disk space are free for output", "free some disk space", blocks=True)
+        )
     for finding in findings:
         print(f"{'ERROR' if finding.blocks else 'warning'}: {finding.message}\n  remedy: {finding.remedy}")
     blocked = any(finding.blocks for finding in findings)
@@ -190,7 +195,7 @@ def _print_facts(found: Mapping[str, str], torch: Probe, faiss: Probe) -> None:
     search = faiss.facts.get("search")
     print(f"FAISS: {faiss.facts.get('version', 'none')} {faiss.facts.get('build', '')}, search: {search}")
     for name, path in folders().items():
-        print(f"{name}: {path}{'' if path.exists() else ' (not there yet)'}, {free_gb(path):.0f} GB free")
+        print(f"{name}: {path}{'' if path.exists() else ' (does not exist yet)'}, {free_gb(path):.0f} GB free")
     print(f"data (LAVIS_MAFA_DATA): {os.environ.get('LAVIS_MAFA_DATA', 'not set')}")
 
 

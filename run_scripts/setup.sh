@@ -62,7 +62,7 @@ _require_disk() {
     local free_kb
     free_kb="$(df -Pk "$LAVIS_MAFA_ROOT" | awk 'NR == 2 { print $4 }')"
     ((free_kb >= 10 * 1024 * 1024)) && return
-    _fail "10 GB of free disk are needed, $LAVIS_MAFA_ROOT has $((free_kb / 1024 / 1024)) GB" \
+    _fail "10 GB of free disk space are needed, but $LAVIS_MAFA_ROOT has $((free_kb / 1024 / 1024)) GB" \
         "  Free some, or move the checkout to a larger disk; 'pip cache purge' often frees several GB."
 }
 
@@ -86,8 +86,8 @@ modules = {"lavis": "lavis", "cpu": "faiss", "gpu": "faiss", "openclip": "open_c
 print(",".join(extra for extra in extras if extra in modules and find_spec(modules[extra]) is None))
 PYTHON
 )" || return 1
-    [[ -z "$lacking" ]] || _fail "the active environment ($python) has this checkout, but not the extras $lacking" \
-        "  $python -m pip install -e \"$LAVIS_MAFA_ROOT[$lacking]\"    or deactivate it, and .venv is used"
+    [[ -z "$lacking" ]] || _fail "the active environment ($python) has this checkout, but lacks the extras $lacking" \
+        "  $python -m pip install -e \"$LAVIS_MAFA_ROOT[$lacking]\"    or deactivate it to use .venv"
     printf '%s\n' "$python"
 }
 
@@ -133,8 +133,8 @@ _pip_install() { # extras, Python version
     wait "$progress" 2>/dev/null
     ((status == 0)) && return
     grep -v '^WARNING' "$LAVIS_MAFA_LOG" | tail -n 15 >&2
-    _fail "pip could not install what is needed; the whole log is $LAVIS_MAFA_LOG" \
-        "  Where the network was away, start again: what was downloaded is kept."
+    _fail "pip failed; the full log is $LAVIS_MAFA_LOG" \
+        "  If the network failed, start again: what was downloaded is kept."
 }
 
 _discard_venv() { # renamed first: a half removed .venv must not pass for one
@@ -165,8 +165,8 @@ _prepare_venv() { # leaves a .venv with a supported Python, marked as unfinished
     elif [[ -f "$LAVIS_MAFA_STAMP" ]]; then
         _new_venv # its interpreter has gone since
     else
-        _fail "$LAVIS_MAFA_VENV was made by another hand, with Python ${version:-that does not start}, not 3.10 or 3.11" \
-            "  Remove it, and the next start builds one."
+        _fail "$LAVIS_MAFA_VENV was not built by this script: its Python is ${version:-not executable}, not 3.10 or 3.11" \
+            "  Remove it, and the next start builds a new one."
     fi
 }
 
@@ -189,7 +189,7 @@ _python_bin() ( # extras; a subshell, so that the lock ends with it
     _active_python "$1" && exit
     if ! _venv_is_ready "$1"; then
         exec 9>"$LAVIS_MAFA_ROOT/.setup.lock" || exit 1
-        flock -n 9 || { _say "lavis_mafa: another start is setting up .venv; waiting for it" && flock 9; }
+        flock -n 9 || { _say "lavis_mafa: another process is setting up .venv; waiting for it" && flock 9; }
         _venv_is_ready "$1" || _build_venv "$1" || exit 1
     fi
     printf '%s\n' "$LAVIS_MAFA_VENV/bin/python"

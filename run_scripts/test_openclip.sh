@@ -34,10 +34,10 @@ PYTHON
 }
 
 build() {
-    echo "lavis_mafa: building $VENV (1 minute, and the download)" >&2
+    echo "lavis_mafa: building $VENV (1 minute plus the download)" >&2
     rm -rf "$VENV"
     "$PYTHON_BIN" -m venv "$VENV"
-    link_torch || echo "lavis_mafa: $PYTHON_BIN lends nothing; all is fetched" >&2
+    link_torch || echo "lavis_mafa: no files of $PYTHON_BIN can be linked; downloading everything" >&2
     local tested=()
     if [[ "$("$PYTHON_BIN" -c 'import sys; print(sys.version_info[:2])')" == "(3, 11)" ]]; then tested=(-c "$CONSTRAINTS"); fi
     "$VENV/bin/python" -m pip install --progress-bar off -q -e ".[openclip,cpu,dev]" "${tested[@]}"

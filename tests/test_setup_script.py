@@ -222,7 +222,7 @@ def test_low_disk_is_told(machine: Machine, free_kb: int, enough: bool) -> None:
     if enough:
         assert result.returncode == 0, result.stderr
     else:
-        assert_told(result, "10 GB of free disk", "has 9 GB", "Free some")
+        assert_told(result, "10 GB of free disk space", "has 9 GB", "Free some")
         assert not machine.installs
 
 
@@ -239,7 +239,7 @@ def test_an_environment_of_another_hand_is_not_removed(machine: Machine) -> None
     machine.python()
     (machine.venv / "bin").mkdir(parents=True)
     (machine.venv / "theirs").touch()
-    assert_told(machine.start(), "another hand", "Remove it")
+    assert_told(machine.start(), "was not built by this script", "Remove it")
     assert (machine.venv / "theirs").exists()
 
 
@@ -265,7 +265,7 @@ def test_an_active_environment_of_this_checkout_is_used(machine: Machine) -> Non
 
 def test_an_active_environment_that_lacks_an_extra_is_told(machine: Machine) -> None:
     active = active_environment(machine, machine.checkout, lavis=False)
-    assert_told(machine.start(VIRTUAL_ENV=str(active)), "not the extras lavis,cpu", "pip install -e")
+    assert_told(machine.start(VIRTUAL_ENV=str(active)), "lacks the extras lavis,cpu", "pip install -e")
     assert not machine.venv.exists()
 
 

@@ -53,6 +53,6 @@ if [[ -n "$stage1" ]]; then
         evaluate_into "$name" "$stage1" "${zero_shot[@]}" "$@"
     done
 else
-    echo "no retrieval: it is of stage 1, whose checkpoint is the third argument" >&2
+    echo "retrieval is skipped: it evaluates stage 1, whose checkpoint is the third argument" >&2
 fi
 "$PYTHON_BIN" -m lavis_mafa.evaluation.compare "${folders[@]}"
