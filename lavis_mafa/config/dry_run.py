@@ -31,9 +31,9 @@ def dry_run(cfg: Any) -> list[str]:
     """
     model_cls = registry.get_model_class(cfg.model_cfg.arch)
     if not is_ours(model_cls):
-        raise ValueError(f"--dry-run describes models of lavis_mafa, not {cfg.model_cfg.arch!r}")
+        raise ValueError(f"--dry-run only describes models of lavis_mafa, not {cfg.model_cfg.arch!r}")
     if hasattr(model_cls, "llm"):
-        raise ValueError(f"--dry-run describes stage 1 alone; {cfg.model_cfg.arch} would fetch its language model")
+        raise ValueError(f"--dry-run only describes stage 1; {cfg.model_cfg.arch} would download its language model")
     missing = missing_files(cfg.config) + to_fetch(cfg.config)
     model, table = None, None
     if not any(line.startswith(("model.vit_weights", "model.vocab")) for line in missing):
@@ -65,7 +65,7 @@ def to_fetch(cfg: Any) -> list[str]:
             urls, files = ([value] if isinstance(value, str) else value for value in (info.url, info.storage))
             for url, file in zip(urls, files, strict=True):
                 if str(url).startswith("http") and not Path(cache, file).exists():
-                    found.append(f"datasets.{name}, {split}: the run fetches {url}")
+                    found.append(f"datasets.{name}, {split}: the run will download {url}")
     return found
 
 
@@ -78,7 +78,7 @@ def _model(model: Any, cfg: Any) -> Iterator[str]:
         origin = f"from {path}" if path and origin == "initialised" else origin
         yield f"  {part}: {trained / 1e6:.2f} M trained, {frozen / 1e6:.2f} M frozen; {origin}"
     memory = memory_bytes(model)
-    yield "memory a process, without activations: " + ", ".join(
+    yield "memory per process, without activations: " + ", ".join(
         f"{name} {_size(size)}" for name, size in memory.items()
     )
     if (con_d := cfg.run_cfg.get("con_d")) and (costs := judge_of(con_d).costs):
@@ -142,7 +142,7 @@ def _batches(table: Any, run: Any) -> Iterator[str]:
     yield f"records: {table.n_records} with {table.n_captions} captions"
     yield f"batches: {steps} an epoch of {world} x {batch}, {epochs} epochs, {steps * epochs} steps"
     if int(run.warmup_steps) > steps * epochs:
-        yield f"  note: run.warmup_steps ({run.warmup_steps}) is more than all steps; the rate stays below run.init_lr"
+        yield f"  note: run.warmup_steps ({run.warmup_steps}) exceeds all steps; the rate stays below run.init_lr"
     if int(run.accum_grad_iters) > 1:
         yield f"  note: {run.accum_grad_iters} batches are accumulated, but pairs are mined within one batch of {batch}"
 
@@ -177,7 +177,7 @@ def token_shape(model: Any, image_size: int) -> tuple[int, int]:
 def _lacking_disk(needed: int, folder: Path) -> list[str]:
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    return [f"run.output_dir: {folder} needs {_size(needed)}, and {_size(free)} are free"] if needed > free else []
+    return [f"run.output_dir: {folder} needs {_size(needed)}, but only {_size(free)} are free"] if needed > free else []
 
 
 def _size(size: float) -> str:

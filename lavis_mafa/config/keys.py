@@ -54,7 +54,7 @@ def registered(kind: str, name: Any, where: str) -> type:
     if name not in known:
         near = closest(name, known)
         raise ValueError(
-            f"{where}: there is no {kind} {name!r}; did you mean {near}? Allowed are {', '.join(sorted(known))}"
+            f"{where}: there is no {kind} {name!r}; did you mean {near}? Registered are {', '.join(sorted(known))}"
         )
     return known[name]
 
@@ -133,7 +133,7 @@ def _check_dataset(name: str, dataset: Any) -> None:
     builder = registered("builder", name, where)
     kind = dataset.get("type", "default")
     if kind not in builder.DATASET_CONFIG_DICT:
-        raise ValueError(f"{where}.type is {kind!r}: allowed are {', '.join(builder.DATASET_CONFIG_DICT)}")
+        raise ValueError(f"{where}.type is {kind!r}; choose one of {', '.join(builder.DATASET_CONFIG_DICT)}")
     packaged = OmegaConf.load(builder.default_config_path(kind)).datasets[name]
     check_keys(dataset, [*DATASET_KEYS, *packaged], where, is_ours(builder))
     _check_processors(dataset, packaged, where)

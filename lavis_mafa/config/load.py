@@ -40,9 +40,16 @@ def parse_arguments(description: str, dry_run: bool = False, engines: tuple[str,
         "--smoke", type=Path, metavar="FOLDER", help="shorten the run to a handful of records, and write below FOLDER"
     )
     if dry_run:
-        parser.add_argument("--dry-run", action="store_true", help="say what the run would be and lacks, and end")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="describe the run and what it still needs, then exit"
+        )
     if engines:
-        parser.add_argument("--engine", choices=engines, default=engines[0], help="who does the work")
+        parser.add_argument(
+            "--engine",
+            choices=engines,
+            default=engines[0],
+            help="where the work runs: in this process, or on a Ray cluster",
+        )
     return parser.parse_args()
 
 

@@ -135,7 +135,7 @@ def check_data(cfg: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
     """
     run = cfg.run
     if len(datasets) != 1:
-        raise ValueError(f"datasets: grit_runner plans one record table, not {len(datasets)} ({', '.join(datasets)})")
+        raise ValueError(f"datasets: grit_runner takes one data set, not {len(datasets)} ({', '.join(datasets)})")
     ((name, splits),) = datasets.items()
     for key in ("train_splits", "valid_splits", "test_splits"):
         for split in run.get(key) or []:

@@ -27,12 +27,13 @@ def as_records(name: str, dataset: Any, one_caption_a_record: bool = False) -> t
     """The records of a LAVIS data set with `annotation` (dicts of image, caption, perhaps image_id) and `vis_root`."""
     if not isinstance(dataset, BaseDataset):
         raise ValueError(
-            f"datasets.{name}: {type(dataset).__name__} is no LAVIS data set of image files, and mixes with none"
+            f"datasets.{name}: {type(dataset).__name__} is not a LAVIS data set of image files and cannot be "
+            "mixed with one"
         )
     columns: dict[str, list[Any]] = {"image": [], "caption": [], "image_id": []}
     for number, row in enumerate(dataset.annotation):
         if not row.get("image") or not row.get("caption"):
-            raise ValueError(f"datasets.{name}, row {number}: it needs an image and a caption, and is {str(row)[:80]}")
+            raise ValueError(f"datasets.{name}, row {number}: it needs an image and a caption, but is {str(row)[:80]}")
         columns["image"].append(row["image"])
         columns["caption"].append([row["caption"]] if isinstance(row["caption"], str) else row["caption"])
         key = row.get("image_id")
@@ -77,7 +78,7 @@ def mix(
         for which in ("vis_processor", "text_processor"):
             if _about(getattr(dataset, which)) != _about(getattr(first, which)):
                 raise ValueError(
-                    f"datasets.{name}.{which} differs from that of {next(iter(trained))}: give all the same"
+                    f"datasets.{name}.{which} differs from that of {next(iter(trained))}: use the same for all of them"
                 )
     starts = np.cumsum([0, *(table.n_records for table in tables[:-1])])
     opener = MixedImages(tuple(openers), tuple(starts.tolist()))

@@ -49,7 +49,7 @@ class ImageTextBuilder(RecordBuilder):
         annotations = self.config.get("annotations")
         if not annotations:
             raise ValueError(
-                "datasets.image_text.annotations is empty; give e.g. annotations: {train: my.json, test: test.json}"
+                "datasets.image_text.annotations is empty; set it, e.g. annotations: {train: my.json, test: test.json}"
             )
         return annotations
 

@@ -44,7 +44,7 @@ class ScenesQuestionBuilder(QuestionBuilder):
 
     def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
         if set(options) != {"n", "seed", "questions_a_scene"}:
-            raise ValueError(f"a split of scenes' questions needs n, seed and questions_a_scene, and has {options}")
+            raise ValueError(f"a split of scenes' questions needs n, seed and questions_a_scene, but has {options}")
         rows = list(self._rows(**options))
         each = int(options["questions_a_scene"])
         return rows, lambda index: open_scene(options["seed"], index // each)
@@ -84,7 +84,7 @@ class ImageQuestionsBuilder(QuestionBuilder):
 
     def splits(self) -> Mapping[str, Any]:
         if not self.config.get("annotations"):
-            raise ValueError("datasets.image_questions.annotations is empty; give e.g. annotations: {test: my.json}")
+            raise ValueError("datasets.image_questions.annotations is empty; set it, e.g. annotations: {test: my.json}")
         return self.config.annotations
 
     def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:

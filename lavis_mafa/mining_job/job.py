@@ -91,17 +91,21 @@ def load_source(cfg: Any) -> Source:
     Raises ValueError: more than one data set, a split that it has not, or one without image files and captions.
     """
     if len(cfg.datasets_cfg) != 1:
-        raise ValueError("datasets: name one data set to mine; several annotation files go into one image_text")
+        raise ValueError(
+            "datasets: name exactly one data set to mine; list several annotation files under one image_text"
+        )
     (name, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
     built = registry.get_builder_class(name)(options).build_datasets()
     if split not in built:
-        raise ValueError(f"run.split is {split!r}: datasets.{name} has {', '.join(built)}")
+        raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
     data = built[split]
     if isinstance(data, BaseDataset):
         table, open_image = as_records(name, data)
         data = SimpleNamespace(table=table, open_image=open_image, truth=None)
     elif not hasattr(data, "table"):
-        raise ValueError(f"datasets.{name} holds no images with captions ({type(data).__name__}): name one that does")
+        raise ValueError(
+            f"datasets.{name} has no images with captions ({type(data).__name__}): name a data set that has"
+        )
     return Source(data, name, {**OmegaConf.to_container(options, resolve=True), "split": split})
 
 
@@ -180,7 +184,9 @@ class BuildNetworks:
         cfg = SimpleNamespace(model_cfg=config.model, datasets_cfg=config.datasets, run_cfg=config.run)
         source = load_source(cfg)
         if source.data.table.fingerprint != self.data:
-            raise ValueError("a Ray worker reads another annotation than this machine: give all nodes the same files")
+            raise ValueError(
+                "a Ray worker reads a different annotation from this machine: give all nodes the same files"
+            )
         return networks(cfg, source.data, torch.device(config.run.device))
 
 

@@ -77,7 +77,7 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
     judged = _judged(job)
     by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
     if given and by_people is None:
-        logging.warning("run.review: %s has no labels yet: fill in its column label with 1 or 0", path)
+        logging.warning("run.review: %s has no labels yet: fill its column label with 1 or 0", path)
     figures: dict[str, Any] = {"against_judgments": against_judgments(judged, corpus, mined)} if judged else {}
     if len(corpus.hidden_H):
         figures["against_siblings"] = results.against_siblings(corpus, mined)
@@ -165,8 +165,8 @@ def _text(summary: dict[str, Any]) -> str:
         f"{summary['candidates']:,} candidates = {summary['connections']:,} connections"
         f" + {summary['ambiguous']:,} ambiguous + {summary['negatives']:,} negatives",
         f"{summary['images_with_connections']:,} images have a connection;"
-        f" {summary['suspected_false_positives']:,} of {summary['own_pairs']:,} annotated pairs are doubted",
-        "recall of the candidates against the exact search: "
+        f" {summary['suspected_false_positives']:,} of {summary['own_pairs']:,} annotated pairs are doubtful",
+        "recall of the candidates compared with exact search: "
         + ", ".join(f"{name} {value:.1%}" for name, value in summary["recall_of_candidates"].items()),
     ]
     if min(summary["recall_of_candidates"].values()) < LOW_RECALL:

@@ -59,7 +59,7 @@ def load_from_config(
     if key := checkpoint_key(cfg):
         if not cfg.get(key):
             raise ValueError(
-                f"model.load_{key} is true but model.{key} names no file; give one, or set load_{key}: false"
+                f"model.load_{key} is true but model.{key} is not set; set it to a file, or set load_{key}: false"
             )
         fit = load_checkpoint(model, str(cfg[key]), adapt, may_miss)
         if any(name.startswith(FROZEN_TOWER) for name in fit.loaded):

@@ -31,13 +31,15 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
     if path.is_file():
         return BertTokenizer(str(path), do_lower_case=True)
     if "/" in vocab and not path.is_dir() and path.suffix == ".txt":
-        raise ValueError(f"model.vocab: no vocabulary file at {vocab}; give a vocab.txt, a local folder, or a hub name")
+        raise ValueError(
+            f"model.vocab: no vocabulary file at {vocab}; set it to a vocab.txt, a local folder, or a hub name"
+        )
     try:
         return BertTokenizer.from_pretrained(str(path) if path.is_dir() else vocab)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.vocab: {vocab!r} is neither a local file or folder nor a tokenizer that can be fetched here "
-            f"({error}); set model.vocab to a BERT vocabulary file, one token a line"
+            f"model.vocab: {vocab!r} is neither a local file or folder nor a tokenizer that can be downloaded here "
+            f"({error}); set model.vocab to a BERT vocabulary file with one token per line"
         ) from error
 
 

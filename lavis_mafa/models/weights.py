@@ -59,7 +59,7 @@ def read_torch(path: str | Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds Python objects beside tensors, which could run code; re-save its state_dict, "
+            f"{path} contains Python objects besides tensors, which could run code; save its state_dict again, "
             f"best as .safetensors, in an environment that you trust ({str(error).splitlines()[0]})"
         ) from error
 
@@ -77,7 +77,7 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
                 content = content[name]
                 break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is not a state_dict, nor does it hold one under 'model' or 'state_dict'")
+        raise ValueError(f"{path} is not a state_dict, and does not contain one under 'model' or 'state_dict'")
     return {str(key): value for key, value in content.items()}
 
 

@@ -35,9 +35,9 @@ class BiEncoderJudge:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise ValueError(f"action is {self.action!r}: allowed is {' or '.join(ACTIONS)}")
+            raise ValueError(f"action is {self.action!r}; it must be {' or '.join(ACTIONS)}")
         if not -2 <= self.margin <= 2:
-            raise ValueError(f"margin is {self.margin!r}: allowed is a difference of cosines, in [-2, 2]")
+            raise ValueError(f"margin is {self.margin!r}; it must be a difference of cosines, in [-2, 2]")
 
     def exceeds(self, anchor_RG: Tensor, partner_WG: Tensor, own_R: Tensor) -> Tensor:
         """(R, W) bool: the encoders find partner w closer to anchor r, by the margin, than r's own partner (own_R)."""
@@ -133,7 +133,7 @@ class PairJudge:
         store: ConnectionStore | None = None,
     ) -> None:
         if not hasattr(scorer, "score") and store is not None:
-            raise ValueError("a store needs a PairScorer: a function has no fingerprint that its scores belong to")
+            raise ValueError("a store needs a PairScorer: a plain function has no fingerprint to store scores under")
         asked: Any = scorer if hasattr(scorer, "score") else _FunctionScorer(scorer)
         self.settings = settings or MafaSettings()
         if self.settings.negatives != "hardest":

@@ -34,9 +34,12 @@ class _Managed(nn.Module):
     ) -> None:
         super().__init__(*args, **kwargs)
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is {alpha!r}: allowed is a number in [0, 1], 0 for no S-ITC")
+            raise ValueError(f"alpha is {alpha!r}; it must be a number in [0, 1], where 0 turns S-ITC off")
         if connections is not None and (connections.dim() != 2 or connections.shape[1] != 2):
-            raise ValueError(f"connections has shape {tuple(connections.shape)}: give (P, 2) ids, image and text a row")
+            raise ValueError(
+                f"connections has shape {tuple(connections.shape)}: it must be (P, 2): an image id and a text id "
+                "per row"
+            )
         if getattr(self, "use_horovod", False):
             raise ValueError(f"{type(self).__name__} gathers by torch.distributed: leave out use_horovod")
         self.alpha, self.connections, self.judge = alpha, connections, judge

@@ -35,9 +35,9 @@ def class_names(folders: list[str], names: str = "folders") -> list[str]:
     if names == "folders":
         return [folder.replace("_", " ") for folder in folders]
     if names != "imagenet":
-        raise ValueError(f"class names are {names!r}: allowed are {', '.join(CLASS_NAMES)}")
+        raise ValueError(f"class names are {names!r}; choose one of {', '.join(CLASS_NAMES)}")
     if len(folders) != len(open_clip.IMAGENET_CLASSNAMES):
-        raise ValueError(f"ImageNet has 1000 classes, here are {len(folders)} folders: take the folders' own names")
+        raise ValueError(f"ImageNet has 1000 classes, but there are {len(folders)} folders: use the folders' own names")
     return list(open_clip.IMAGENET_CLASSNAMES)
 
 
@@ -60,7 +60,7 @@ def zero_shot(
     ValueError: no such folder, no images in it, or a choice of templates or names that is not there.
     """
     if templates not in TEMPLATES:
-        raise ValueError(f"templates are {templates!r}: allowed are {', '.join(TEMPLATES)}")
+        raise ValueError(f"templates are {templates!r}; choose one of {', '.join(TEMPLATES)}")
     data = _image_folder(Path(images).expanduser(), preprocess)
     model.eval()
     classifier_DC = open_clip.build_zero_shot_classifier(
@@ -79,4 +79,4 @@ def _image_folder(root: Path, preprocess: Callable[[Any], Tensor]) -> Any:
     try:
         return ImageFolder(str(root), preprocess, loader=open_file)
     except FileNotFoundError as error:
-        raise ValueError(f"{root} is no image folder (root/class_name/*.png): {error}") from error
+        raise ValueError(f"{root} is not an image folder (root/class_name/*.png): {error}") from error

@@ -16,7 +16,12 @@ def parser() -> argparse.ArgumentParser:
     add("--mafa-alpha-from-epoch", type=int, default=1, help="first epoch with S-ITC; epoch 0 is random")
     add("--mafa-sampling", choices=("grit", "random"), default="grit", help="batches of look-alikes, or random ones")
     add("--mafa-search-space", default="all", help="rows a chain of look-alikes may choose from")
-    add("--mafa-siblings", choices=("apart", "free"), default="apart", help="may a batch hold two rows of one image?")
+    add(
+        "--mafa-siblings",
+        choices=("apart", "free"),
+        default="apart",
+        help="whether a batch may contain several rows of one image",
+    )
     add("--mafa-known-positives", choices=("on", "off"), default="on", help="equal images and captions are positives")
     add("--mafa-connections", help="file like --train-data with further pairs that match")
     add("--mafa-bi-encoder", help="open_clip model whose features tell false negatives")
@@ -26,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     add("--mafa-con-d", nargs="+", metavar="KEY=VALUE", help="judge of the hardest pairs, e.g. a matching network")
     add("--mafa-plugins", nargs="+", default=[], metavar="MODULE", help="modules that register judges for --mafa-con-d")
     add("--mafa-con-d-cache-tokens", action="store_true", help="keep its tower's tokens of every image on disk")
-    add("--mafa-con-d-action", choices=ACTIONS, default="connect", help="what becomes of a pair that it finds to match")
+    add(
+        "--mafa-con-d-action", choices=ACTIONS, default="connect", help="what happens to a pair that it judges to match"
+    )
     return ours
 
 

@@ -83,7 +83,7 @@ class Training:
         elif isinstance(loader, open_clip_data.wds.DataPipeline):
             self.feed = self._shards(args, data["train"])
         else:
-            raise ValueError(f"--dataset-type {args.dataset_type}: MAFA knows pairs of csv or webdataset data alone")
+            raise ValueError(f"--dataset-type {args.dataset_type}: MAFA only supports csv or webdataset")
         data["train"] = open_clip_data.DataInfo(dataloader=self.feed, shared_epoch=self.feed)
         return data
 
@@ -111,7 +111,7 @@ class Training:
             kept = options.mafa_con_d_cache_tokens
             if kept and dataset is None:
                 raise ValueError(
-                    "--mafa-con-d-cache-tokens keeps what is said of files: shards have none; leave it out"
+                    "--mafa-con-d-cache-tokens keeps tokens of image files, which shards have none of; drop it"
                 )
             if dataset is None and view_of(scorer) is None:
                 raise ValueError(
@@ -139,9 +139,9 @@ class Training:
     def create_loss(self, args: Any) -> LossAdapter:
         """The managed loss that the arguments ask for, and what it needs of each batch."""
         if args.distill or "coca" in args.model.lower():
-            raise ValueError("ClipLoss and SigLipLoss alone have a managed form: leave out distillation, take no CoCa")
+            raise ValueError("only ClipLoss and SigLipLoss have a MAFA counterpart: drop distillation or CoCa")
         if getattr(args, "horovod", False):
-            raise ValueError("the ranks speak by torch.distributed: start with torchrun, leave out --horovod")
+            raise ValueError("the ranks communicate by torch.distributed: start with torchrun and drop --horovod")
         assert self.feed is not None, "open_clip asks for the data first"
         if self.options.mafa_sampling == "random" and self.options.mafa_alpha > 0:
             logging.warning(
@@ -188,7 +188,7 @@ def replaced(module: Any, **functions: Any) -> Iterator[None]:
     missing = [name for name in functions if not hasattr(module, name)]
     if missing:
         raise ValueError(
-            f"{module.__name__} of open_clip {open_clip.__version__} has no {' or '.join(missing)} to stand in for; "
+            f"{module.__name__} of open_clip {open_clip.__version__} has no {' or '.join(missing)} to replace; "
             "use MafaClipLoss in your own loop"
         )
     before = {name: getattr(module, name) for name in functions}
@@ -236,7 +236,7 @@ def _con_d(options: argparse.Namespace, device: torch.device) -> Any:
 def _dim(model: str) -> int:
     config = open_clip.get_model_config(model.replace("/", "-"))
     if config is None:
-        raise ValueError(f"--model {model}: give one of open_clip.list_models(), whose feature width is known")
+        raise ValueError(f"--model {model}: use one of open_clip.list_models(), whose feature width is known")
     return int(config["embed_dim"])
 
 

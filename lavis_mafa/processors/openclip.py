@@ -51,5 +51,7 @@ def _settings(cfg: Any) -> Any:
     from lavis_mafa.models.towers.openclip import image_settings
 
     if cfg is None or "vit_model" not in cfg:
-        raise ValueError("vis_processor open_clip_image_*: give vit_model: open_clip:NAME/TAG, the tower of the images")
+        raise ValueError(
+            "vis_processor open_clip_image_*: set vit_model: open_clip:NAME/TAG, the tower that sees the images"
+        )
     return PreprocessCfg(**merge_preprocess_dict(image_settings(cfg["vit_model"]), {"size": cfg.get("image_size")}))

@@ -17,5 +17,5 @@ def name_bad_images(dataset: Any, folder: Path, rank: int) -> int:
     if found > before:
         with atomic_write(path) as file:
             file.write("".join(f"{image}\n" for image in sorted(found)).encode())
-        logging.warning("%d images could not be read and were replaced; they are named in %s", len(found), path)
+        logging.warning("%d images could not be read and were replaced; %s lists them", len(found), path)
     return len(found)

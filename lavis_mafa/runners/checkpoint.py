@@ -60,12 +60,13 @@ def choose(folder: Path, asked: str | None) -> Path | None:
         return found[-1] if found else None
     if not asked and found:
         raise ValueError(
-            f"run.output_dir {folder} holds a run; set run.resume_ckpt_path: auto to go on with it, or choose another"
+            f"run.output_dir {folder} already contains a run; set run.resume_ckpt_path: auto to continue it, or "
+            "choose another folder"
         )
     if asked and Path(asked).resolve().parent != folder:
         raise ValueError(
-            f"run.resume_ckpt_path {asked} is not in run.output_dir {folder}, where its plan and stores must be; "
-            "set run.output_dir to its folder, or take its weights alone by model.pretrained"
+            f"run.resume_ckpt_path {asked} is not in run.output_dir {folder}, which must contain its plan and stores; "
+            "set run.output_dir to its folder, or model.pretrained to the file to load its weights only"
         )
     return Path(asked).resolve() if asked else None
 
@@ -94,7 +95,7 @@ def drop_later(folder: Path, epoch: int, step: int) -> None:
     """Delete the checkpoints after (epoch, step): a run that goes on from there drops the store files they name."""
     for later in list_checkpoints(folder):
         if _place(later) > (epoch, step):
-            logging.warning("dropping %s, which is later than the checkpoint that the run goes on from", later)
+            logging.warning("deleting %s: it is later than the checkpoint that this run resumes from", later)
             later.unlink()
 
 
@@ -126,7 +127,7 @@ def _whole_instead(path: Path, expected: Mapping[str, Any], check_files: Check) 
     for other in reversed(list_checkpoints(path.parent)):
         try:
             if other != path and _fitting(other, expected, check_files):
-                return f"the newest whole checkpoint is {other}: set run.resume_ckpt_path to it"
+                return f"the newest intact checkpoint is {other}: set run.resume_ckpt_path to it"
         except ValueError:
             continue
-    return "no other checkpoint there is whole and of this run: choose another run.output_dir to start anew"
+    return "no other checkpoint there is intact and belongs to this run: choose another run.output_dir to start over"

@@ -27,7 +27,7 @@ def attach_tokens(
         raise ValueError("run.cache_tokens needs a frozen tower; set model.freeze_vit: true or run.cache_tokens: false")
     if getattr(dataset, "augmented", False):
         raise ValueError(
-            "run.cache_tokens keeps one view of an image; take an eval processor for training or set it to false"
+            "run.cache_tokens keeps one view of each image; use an eval processor for training, or set it to false"
         )
     tower = model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
     view = repr(getattr(dataset.vis_processor, "transform", dataset.vis_processor))

@@ -54,7 +54,10 @@ def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, ar
     given = plain_config(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
     if arch in READ_BY:
-        raise ValueError(f"{section}.arch: LAVIS' {arch} reads no checkpoint; {READ_BY[arch]} reads those it wrote")
+        raise ValueError(
+            f"{section}.arch: LAVIS' {arch} cannot load a checkpoint; use {READ_BY[arch]}, which loads what "
+            f"{arch} saved"
+        )
     model_cls = registry.get_model_class(arch) if arch in archs else None
     if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
         types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
@@ -64,7 +67,7 @@ def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, ar
     merged: Any = OmegaConf.merge(defaults.model, keys)
     defaults.model = merged  # the preparation may refer to it
     if arch in EXTRACTORS and merged.get("load_finetuned"):
-        raise ValueError(f"{section}.load_finetuned: {arch} reads {section}.pretrained alone; name the file there")
+        raise ValueError(f"{section}.load_finetuned: {arch} only loads {section}.pretrained; set that to the file")
     _require_weights(model_cls, merged, section)
     model = _build(model_cls, merged, section)
     preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
@@ -77,8 +80,8 @@ def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> N
         return
     if checkpoint_path(merged) is None:
         raise ValueError(
-            f"{section} names no weights; set {section}.finetuned to a checkpoint of its model (of a matching network "
-            f"train_con_d.sh makes one) and {section}.load_finetuned: true"
+            f"{section} has no weights; set {section}.finetuned to a checkpoint of its model (for a matching network, "
+            f"train_con_d.sh trains one) and {section}.load_finetuned: true"
         )
 
 

@@ -36,7 +36,9 @@ def build_strictly(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseMo
     model: BaseModel = watched.from_config(cfg)
     if gaps:
         lacking = f"{len(gaps)} weights of {model_cls.__name__}: {', '.join(gaps[:8])}"
-        raise ValueError(f"{section}: the checkpoint lacks {lacking}; choose the arch and model_type it was made with")
+        raise ValueError(
+            f"{section}: the checkpoint lacks {lacking}; choose the arch and model_type that it was saved with"
+        )
     return model
 
 
@@ -48,12 +50,13 @@ def _telling(lavis_loader: Loader, gaps: list[str], section: str) -> Loader:
             result = lavis_loader(self, url_or_filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{section}: {url_or_filename} is torn, or holds Python objects beside tensors, which could run code; "
-                "re-save its state_dict in an environment that you trust"
+                f"{section}: {url_or_filename} is damaged, or contains Python objects besides tensors, which "
+                "could run code; "
+                "save its state_dict again in an environment that you trust"
             ) from error
         except (RuntimeError, KeyError, OSError, EOFError) as error:
             raise ValueError(
-                f"{section}: {url_or_filename} is no checkpoint of {type(self).__name__}: {error}"
+                f"{section}: {url_or_filename} is not a checkpoint of {type(self).__name__}: {error}"
             ) from error
         gaps.extend(key for key in result.missing_keys if _matters(self, key))
         return result

@@ -49,7 +49,7 @@ class FileScorer:
         Raises ValueError: no such file, one that lacks a column, an unknown verdict, or bounds that leave one no room.
         """
         if low <= 0 or high >= 1:
-            raise ValueError(f"low is {low} and high {high}: a file of verdicts needs 0 < low and high < 1")
+            raise ValueError(f"low is {low} and high {high}: a file of verdicts requires 0 < low and high < 1")
         path = Path(path)
         with reading(path, "Parquet file", "`python -m lavis_mafa.mine` writes connections.parquet."):
             names = pq.read_schema(path).names
@@ -92,13 +92,13 @@ def _find(sorted_U: Ints, wanted_K: Ints) -> tuple[Ints, NDArray[np.bool_]]:
 def _check_rows(rows: pa.Table, path: Path) -> None:
     unknown = set(rows["verdict"].unique().to_pylist()) - set(VERDICTS.values())
     if unknown:
-        raise ValueError(f"{path}: verdict is {unknown.pop()!r}; allowed are connection, ambiguous and negative")
+        raise ValueError(f"{path}: verdict is {unknown.pop()!r}; it must be connection, ambiguous or negative")
     for name in ("image_id", "text_id"):
         if not pa.types.is_integer(rows.schema.field(name).type) or rows[name].null_count:
-            raise ValueError(f"{path}: {name} must be whole numbers, every row: take them as mining wrote them")
+            raise ValueError(f"{path}: {name} must be a whole number in every row: use the file as mining wrote it")
     p = rows["p"].to_numpy()
     if not ((p >= 0) & (p <= 1)).all():  # NaN fails too
-        raise ValueError(f"{path}: p must be numbers in [0, 1], every row")
+        raise ValueError(f"{path}: p must be a number in [0, 1] in every row")
 
 
 def _as_judged(p_E: Floats, verdict_E: NDArray[Any], low: np.float32, high: np.float32) -> Floats:

@@ -51,7 +51,7 @@ class MafaFinetuneTask(LoopTask):
     def _lone(self, cfg: Any) -> tuple[str, dict[str, Any]]:
         datasets = BaseTask.build_datasets(self, cfg)
         if len(datasets) != 1:
-            raise ValueError(f"datasets: run.task {self.run_cfg.task} takes one, not {', '.join(datasets)}")
+            raise ValueError(f"datasets: run.task {self.run_cfg.task} takes one data set, not {', '.join(datasets)}")
         return next(iter(datasets.items()))
 
 
@@ -76,7 +76,7 @@ class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
             if getattr(dataset, "answer_list", None):
                 return list(dataset.answer_list)
         if "train" not in splits:
-            raise ValueError("run.answer_list names no file, and there is no training split to take the answers from")
+            raise ValueError("run.answer_list is not set, and there is no training split to collect the answers from")
         given = Counter(answer for row in splits["train"].rows for answer in row.answers)
         return [answer for answer, _ in sorted(given.items(), key=lambda one: (-one[1], one[0]))]
 
@@ -100,7 +100,7 @@ def _read_answers(path: str) -> list[str]:
         text = file.read_text(encoding="utf-8")
         answers = json.loads(text) if path.endswith(".json") else text.splitlines()
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"run.answer_list: {path} is no list of answers")
+        raise ValueError(f"run.answer_list: {path} is not a list of answers")
     return list(dict.fromkeys(answer for answer in answers if answer.strip()))
 
 
@@ -122,7 +122,8 @@ class MafaNlvrTask(MafaFinetuneTask):
     def _assignment(self, pairs: Any) -> TextAssignment:
         if not isinstance(pairs, PairDataset):
             raise ValueError(
-                "model.num_classes 3 is text assignment, which takes image-text pairs (image_text, scenes)"
+                "model.num_classes is 3, which means text assignment: use a data set of image-text pairs "
+                "(image_text, scenes)"
             )
         return TextAssignment(pairs, int(self.run_cfg.seed))
 

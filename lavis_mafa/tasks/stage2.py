@@ -26,8 +26,8 @@ class MafaStage2Task(LoopTask):
         """Before anything is built: model.llm_precision as run.device allows it."""
         model_cls = registry.get_model_class(cfg.model_cfg.arch)
         if not issubclass(model_cls, LanguageModelParts):
-            allowed = "mafa_blip2_opt or mafa_blip2_t5, for the task asks a language model"
-            raise ValueError(f"model.arch is {cfg.model_cfg.arch}: allowed is {allowed}")
+            allowed = "mafa_blip2_opt or mafa_blip2_t5, as the task needs a language model"
+            raise ValueError(f"model.arch is {cfg.model_cfg.arch}; it must be {allowed}")
         cfg.model_cfg.llm_precision = _llm_precision(cfg.run_cfg, cfg.model_cfg.get("llm_precision"), model_cls.half)
         return cls(cfg.run_cfg)
 

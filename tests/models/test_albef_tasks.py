@@ -207,7 +207,7 @@ def test_lavis_own_pretraining_starts_from_bert_as_ours_does(tmp_path: Path) -> 
         assert torch.equal(model.text_encoder.state_dict()[name], value), name
         assert torch.equal(model.text_encoder_m.state_dict()[name], value), name
     assert model.origin["text_encoder"] == f"own file {tmp_path / 'bert'}"
-    with pytest.raises(ValueError, match=r"model.bert: .* is no BERT"):
+    with pytest.raises(ValueError, match=r"model.bert: .* is not available here, or is not a BERT"):
         build("mafa_albef_lavis", None, bert=str(tmp_path / "nothing"))
 
 
@@ -240,7 +240,7 @@ def test_a_gap_is_an_error(pretrained: Any, tmp_path: Path, arch: str, gap: str)
 
 
 def test_a_tower_without_a_class_token_is_refused_where_one_is_read() -> None:
-    with pytest.raises(ValueError, match="has no class token, which MafaAlbefRetrieval reads"):
+    with pytest.raises(ValueError, match="has no class token, which MafaAlbefRetrieval needs"):
         build("mafa_albef_retrieval", None, vit_model="torchvision:mobilenet_v2", image_size=32)
 
 

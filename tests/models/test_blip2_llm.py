@@ -197,7 +197,7 @@ def test_a_language_model_that_cannot_be_had_is_reported(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="no folder at"):
         stage_2("opt", tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"model\.opt_model: .*give a hub name"):
+    with pytest.raises(ValueError, match=r"model\.opt_model: .*set it to a hub name"):
         stage_2("opt", tmp_path / "empty")
 
 
@@ -297,14 +297,14 @@ def test_a_gpu_gives_what_it_can(caplog: pytest.LogCaptureFixture) -> None:
         assert precision_name(None, fp16, "cuda") == "fp16" and not caplog.records
         assert precision_name(None, bf16, "cuda") == "fp32"  # T5 leaves float16's range
         assert "the language model runs in fp32" in caplog.text
-        with pytest.raises(ValueError, match=r"model.llm_precision is bf16, which this GPU .*: take fp16 or fp32"):
+        with pytest.raises(ValueError, match=r"model.llm_precision is bf16, which this GPU .*: use fp16 or fp32"):
             precision_name("bf16", fp16, "cuda")
 
 
 def test_a_precision_that_the_device_lacks_is_reported(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"model.llm_precision is fp16, which needs a GPU: take bf16 or fp32"):
         built_by_task("opt", folders["opt"], llm_precision="fp16")
-    with pytest.raises(ValueError, match=r"model.llm_precision is 'int8': allowed are fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match=r"model.llm_precision is 'int8'; choose one of fp32, bf16, fp16"):
         built_by_task("opt", folders["opt"], llm_precision="int8")
 
 

@@ -325,7 +325,7 @@ def test_our_con_d_that_fits_in_part_is_refused(edit: Any, tmp_path: Any) -> Non
         ({"arch": "mafa_blip2", "model_type": "sceens"}, "scenes"),
         ({"arch": "mafa_blip2"}, "model_type None"),
         ({}, "arch None"),
-        ({"arch": "mafa_blip2", "model_type": "scenes"}, "names no weights"),
+        ({"arch": "mafa_blip2", "model_type": "scenes"}, "has no weights"),
         ({"arch": "mafa_blip2", "model_type": "scenes", "load_finetuned": True, "finetuned": "gone.pth"}, "gone.pth"),
     ],
 )

@@ -100,12 +100,12 @@ def test_similarities_are_those_of_lavis(build: Any, itc: Any, size: int, querie
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"arch": "albef_pretrain", "model_type": "base"}, "mafa_albef reads those it wrote"),
-        ({"arch": "blip_pretrain", "model_type": "base"}, "blip_feature_extractor reads"),
+        ({"arch": "albef_pretrain", "model_type": "base"}, "use mafa_albef, which loads"),
+        ({"arch": "blip_pretrain", "model_type": "base"}, "use blip_feature_extractor, which loads"),
         ({"arch": "clip"}, "mafa_openclip, albef_feature_extractor"),
         (
             {"arch": "blip_feature_extractor", "model_type": "base", "load_finetuned": True, "finetuned": "x.pth"},
-            "reads model.pretrained alone",
+            "only loads model.pretrained",
         ),
     ],
 )

@@ -162,7 +162,7 @@ def test_the_processors_prepare_images_as_open_clip_does():
     train = registry.get_processor_class("open_clip_image_train").from_config({"vit_model": name, "image_size": 64})
     assert train(image).shape == (3, 64, 64)
     assert tuple(train.normalize.mean) == tuple(image_settings(name)["mean"])
-    with pytest.raises(ValueError, match="give vit_model"):
+    with pytest.raises(ValueError, match="set vit_model"):
         registry.get_processor_class("open_clip_image_eval").from_config({})
 
 

@@ -70,7 +70,7 @@ def test_what_is_not_fixed_is_not_cached(model: Any, tmp_path: Path) -> None:
         attach(tiny_blip2(), retrieval_set(), tmp_path)
     table, opener, _ = scenes_table(n=N, seed=3)
     augmented = PairDataset(table, opener, BlipImageEvalProcessor(16), str, seed=0, augmented=True)
-    with pytest.raises(ValueError, match="one view of an image"):
+    with pytest.raises(ValueError, match="one view of each image"):
         attach(model, augmented, tmp_path)
 
 

@@ -86,7 +86,7 @@ def test_a_pass_runs_the_network_once() -> None:
         ("timm:resnet_18", r"timm 0\.4\.12 has no model 'resnet_18'"),
         ("torchvision:squeezenet", "has no model"),
         ("torchvision:fcn_resnet50", "has no model"),  # torchvision would fetch its backbone
-        ("torchvision:shufflenet_v2_x0_5", "ShuffleNetV2 yields no token grid"),
+        ("torchvision:shufflenet_v2_x0_5", "ShuffleNetV2 has no token grid"),
     ],
 )
 def test_unknown_towers_are_reported(name: str, message: str) -> None:

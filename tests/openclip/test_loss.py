@@ -187,7 +187,7 @@ def test_wrong_settings_are_reported(keywords):
 
 def test_missing_ids_and_judge_features_are_told():
     image, text = features(B)
-    with pytest.raises(ValueError, match="hand in image_id"):
+    with pytest.raises(ValueError, match="pass image_id"):
         MafaClipLoss(connections=torch.zeros(1, 2, dtype=torch.int64))(image, text, SCALE)
     with pytest.raises(ValueError, match="judge_image_features"):
         MafaClipLoss(judge=BiEncoderJudge())(image, text, SCALE)

@@ -65,7 +65,8 @@ def build_text_encoder(cfg: Mapping[str, Any], encoder_width: int, vocab_size: i
         return BertForMaskedLM.from_pretrained(bert, config=config)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"model.bert: {bert!r} is no BERT of these widths that can be had here ({error}); set it to a local folder "
+            f"model.bert: {bert!r} is not available here, or is not a BERT of these widths ({error}); set it to a "
+            "local folder "
             "with its weights, to null to start untrained, or set model.load_pretrained: true and model.pretrained"
         ) from error
 
@@ -86,7 +87,7 @@ def adapt_albef(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
     kept = {key: value for key, value in state.items() if not key.startswith(MOMENTUM + QUEUES)}
     renamed = {_with_bert(key): value for key, value in kept.items()}
     logging.info(
-        "ALBEF layout: %d momentum and queue tensors dropped, %d keys given `bert.`",
+        "ALBEF layout: dropped %d momentum and queue tensors, added the prefix `bert.` to %d keys",
         len(state) - len(kept),
         sum(key not in kept for key in renamed),
     )

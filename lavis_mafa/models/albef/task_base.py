@@ -73,7 +73,7 @@ class AlbefDownstreamModel(AlbefEncoding):
         if not hasattr(tower, "forward_features"):
             tower.forward_features = tower.forward  # under this name LAVIS asks its own
         if cls.reads_class_token and not (hasattr(tower, "cls_token") or hasattr(tower, "class_token")):
-            raise ValueError(f"model.vit_model {plain.get('vit_model')} has no class token, which {cls.__name__} reads")
+            raise ValueError(f"model.vit_model {plain.get('vit_model')} has no class token, which {cls.__name__} needs")
         tokenizer = load_tokenizer(plain.get("vocab", "bert-base-uncased"))
         chosen = {name: plain[name] for name in cls.settings if name in plain}
         text_parts = cls.text_parts(plain, tower.num_features, len(tokenizer))

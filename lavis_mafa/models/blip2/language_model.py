@@ -50,8 +50,8 @@ class LanguageModelParts(QformerParts):
             super().__init__(**lavis)
         except OSError as error:
             raise ValueError(
-                f"model.{self.llm}: {lavis[self.llm]!r} or another part cannot be had ({error}); "
-                f"give a hub name that can be fetched here, or a local folder with its weights and tokenizer"
+                f"model.{self.llm}: {lavis[self.llm]!r} or a part of it is not available ({error}); "
+                f"set it to a hub name that can be downloaded here, or to a local folder with weights and tokenizer"
             ) from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.set_llm_precision(lavis[self.llm], PRECISIONS[precision_name(llm_precision, self.half, device)])
@@ -159,17 +159,17 @@ def precision_name(asked: str | None, half: torch.dtype, device: str) -> str:
         ValueError: an unknown precision, or one that the device cannot do.
     """
     if asked is not None and asked not in PRECISIONS:
-        raise ValueError(f"model.llm_precision is {asked!r}: allowed are {', '.join(PRECISIONS)}")
+        raise ValueError(f"model.llm_precision is {asked!r}; choose one of {', '.join(PRECISIONS)}")
     if device == "cpu":
         if asked == "fp16":
-            raise ValueError("model.llm_precision is fp16, which needs a GPU: take bf16 or fp32 on a CPU")
+            raise ValueError("model.llm_precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
         return asked or "fp32"
     name = asked or next(name for name, dtype in PRECISIONS.items() if dtype == half)
     if name != "bf16" or torch.cuda.is_bf16_supported(including_emulation=False):
         return name
     if asked:
-        raise ValueError("model.llm_precision is bf16, which this GPU cannot do: take fp16 or fp32")
-    logging.warning("this GPU cannot do bf16: the language model runs in fp32")
+        raise ValueError("model.llm_precision is bf16, which this GPU does not support: use fp16 or fp32")
+    logging.warning("this GPU does not support bf16: the language model runs in fp32")
     return "fp32"
 
 
@@ -198,8 +198,8 @@ def _stage_2_part(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str,
     is_stage_1 = "vision_proj.weight" in state
     if not is_stage_1 and f"{model.projection}.weight" not in state:
         raise ValueError(
-            f"model.pretrained: the checkpoint holds neither stage 1's vision_proj nor stage 2's {model.projection}; "
-            "choose the arch that it was made with"
+            f"model.pretrained: the checkpoint has neither stage 1's vision_proj nor stage 2's {model.projection}; "
+            "choose the arch that it was saved with"
         )
     own = model.state_dict()
     return {key: value for key, value in state.items() if key in own or not (is_stage_1 and _of_stage_1(key))}

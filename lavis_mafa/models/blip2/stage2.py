@@ -66,7 +66,7 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
         BLIP-2, section 4.1.
         """
         if inference_method != "generate":
-            raise ValueError(f"run.inference_method is {inference_method!r}: mafa_blip2_opt can only generate")
+            raise ValueError(f"run.inference_method is {inference_method!r}: mafa_blip2_opt only supports generate")
         with self.maybe_autocast():
             queries_BQD = self.opt_proj(self.query_states(samples))
             embeds_BPD, mask_BP, last_B1 = self._question_embeds(samples["text_input"], prompt)

@@ -21,7 +21,9 @@ class GridTower(nn.Module):
             with torch.no_grad():
                 self.num_features = int(self.eval()(torch.zeros(1, 3, image_size, image_size)).shape[-1])
         except (AssertionError, RuntimeError) as error:
-            raise ValueError(f"model.image_size is {image_size}, which this network does not take: {error}") from error
+            raise ValueError(
+                f"model.image_size is {image_size}, which this network does not support: {error}"
+            ) from error
         self.train(training)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class TorchvisionTower(GridTower):
             patches = net._process_input(image)
             return net.encoder(torch.cat([net.class_token.expand(len(patches), -1, -1), patches], dim=1))
         raise ValueError(
-            f"vit_model: torchvision's {type(net).__name__} yields no token grid; use e.g. torchvision:resnet50"
+            f"vit_model: torchvision's {type(net).__name__} has no token grid; use e.g. torchvision:resnet50"
         )
 
 
@@ -70,5 +72,5 @@ class TimmTower(GridTower):
         if isinstance(features, Tensor) and features.dim() > 2:
             return features
         if not kept:
-            raise ValueError(f"vit_model: timm's {type(self.net).__name__} yields no token grid")
+            raise ValueError(f"vit_model: timm's {type(self.net).__name__} has no token grid")
         return kept[-1]

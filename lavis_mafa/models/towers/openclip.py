@@ -69,7 +69,7 @@ class TowerName:
         uses_timm = "timm_model_name" in open_clip.get_model_config(self.model)["vision_cfg"]
         if uses_timm and importlib.util.find_spec("timm.layers") is None:
             raise ValueError(
-                f"model.vit_model: {self.model} is a timm tower, and LAVIS' timm 0.4.12 is too old for it; "
+                f"model.vit_model: {self.model} is a timm tower, for which LAVIS' timm 0.4.12 is too old; "
                 f"choose one of open_clip's own ViTs, e.g. {PREFIX}ViT-L-14/datacomp_xl_s13b_b90k"
             )
         if self.pretrained is not None and not self.is_tag and not Path(self.pretrained).expanduser().is_file():
