@@ -92,7 +92,7 @@ def test_an_unknown_name_is_reported_with_the_closest_valid_one(option: str, nam
         ("run.init_lr=nan", r"run\.init_lr is nan: allowed"),
         ("run.beta2=1.0", r"run\.beta2 is 1\.0: allowed is a number between 0 and 1"),
         ("run.task=mafa_pretrian", r"run\.task: .*did you mean mafa_pretrain\?"),
-        ("datasets.image_text.on_bad_image=skip", r"on_bad_image is 'skip': allowed is raise or replace"),
+        ("datasets.image_text.on_bad_image=skip", r"on_bad_image is 'skip'; it must be raise or replace"),
         ("run.con_d={arch: [", r"--options: .* cannot be read"),
         ("run.max_epoch", r"--options takes key=value"),
     ],
@@ -109,7 +109,7 @@ def test_a_wrong_value_is_reported_with_what_is_allowed(
 def test_a_file_that_is_no_config(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"--cfg-path: .*broken\.yaml is no"):
+    with pytest.raises(ValueError, match=r"--cfg-path: .*broken\.yaml is not"):
         load(path=path)
 
 
@@ -165,12 +165,12 @@ def test_data_that_does_not_fit_the_config() -> None:
 
     datasets = {"scenes": {"train": range(50), "val": range(5), "test": range(5)}}
     check_data(load("run.batch_size_train=50"), datasets)
-    with pytest.raises(ValueError, match=r"run\.batch_size_train is 51: allowed is at most 50"):
+    with pytest.raises(ValueError, match=r"run\.batch_size_train is 51; it must be at most 50"):
         check_data(load("run.batch_size_train=51"), datasets)
     with pytest.raises(ValueError, match=r"at most 25 on each of 2 ranks"):
         check_data(load("run.batch_size_train=26", "run.world_size=2"), datasets)
     with pytest.raises(
-        ValueError, match=r"run\.valid_splits is 'dev': allowed is a split of datasets\.scenes: train, val, test"
+        ValueError, match=r"run\.valid_splits is 'dev'; it must be a split of datasets\.scenes: train, val, test"
     ):
         check_data(load("run.valid_splits=[dev]"), datasets)
 

@@ -143,7 +143,7 @@ def test_ids_do_not_depend_on_the_mixture(cache: Path) -> None:
 def test_what_does_not_mix_is_reported(cache: Path) -> None:
     with pytest.raises(ValueError, match=r"datasets\.vg_caption\.vis_processor differs from that of coco_caption"):
         build(load("pretrain_stage1", "datasets.vg_caption.vis_processor.train.image_size=64"))
-    with pytest.raises(ValueError, match=r"datasets\.scenes: PairDataset is no LAVIS data set"):
+    with pytest.raises(ValueError, match=r"datasets\.scenes: PairDataset is not a LAVIS data set"):
         build(load("pretrain_stage1", "datasets.scenes.splits.train.n=2"))
     (cache / "vg/annotations/vg_caption.json").write_text('[{"image": "a.jpg"}]')
     with pytest.raises(ValueError, match=r"datasets\.vg_caption, row 0: it needs an image and a caption"):

@@ -244,7 +244,7 @@ def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], t
         (["run.rangemax=3"], "did you mean run.range_max"),
         (["run.split=validation"], "run.split is 'validation'"),
         (["run.range_min=30"], "range_min < range_max"),
-        (["model.finetuned="], "model names no weights"),
+        (["model.finetuned="], "model has no weights"),
         (["run.review=none.csv"], "run.review: no file at none.csv"),
         (["run.judged_pairs=none.json"], "run.judged_pairs: no file at none.json"),
         (["run.range_max=abc"], "range_max is 'abc'"),
@@ -256,7 +256,7 @@ def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], t
         (["run.gallery_size=many"], "run.gallery_size is 'many'"),
         (["run.device=cuda"], "run.device is cuda, but torch"),
         (["run.device=tpu"], "run.device is 'tpu'"),
-        (["run.cache_folder=setup.py"], "run.cache_folder is 'setup.py': allowed is a folder"),
+        (["run.cache_folder=setup.py"], "run.cache_folder is 'setup.py'; it must be a folder"),
     ],
 )
 def test_what_a_user_gets_wrong_is_reported(
@@ -269,7 +269,7 @@ def test_what_a_user_gets_wrong_is_reported(
 
 def test_an_output_folder_that_is_a_file_is_reported(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(ValueError, match="allowed is a folder; this is a file"):
+    with pytest.raises(ValueError, match="it must be a folder, but this is a file"):
         mine_here(files[0], f"run.output_dir={tmp_path / 'out'}")
 
 
