@@ -14,8 +14,6 @@ from textwrap import fill
 
 import numpy as np
 import torch
-from lavis_mafa.con_d import build_con_d
-from lavis_mafa.core.artifacts import atomic_write
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lavis_mafa
+from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.data.scenes.render import IMAGE_SIZE, render
