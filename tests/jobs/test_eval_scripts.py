@@ -182,7 +182,7 @@ def test_published_captions_are_those_of_the_fine_tuned_model(
 
 def test_without_a_stage_1_no_retrieval_and_that_is_reported(machine: Machine) -> None:
     done = machine.run("eval_zeroshot", "x.pth", "flant5xl")
-    assert "no retrieval: it is of stage 1" in done.stderr
+    assert "retrieval is skipped: it evaluates stage 1" in done.stderr
     assert [yaml for _, yaml, _ in machine.noted()][-1] == "nocaps_flant5xl"
     assert "usage: " in machine.run("eval_zeroshot").stderr
 

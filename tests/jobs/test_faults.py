@@ -276,8 +276,8 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, flip, lambda path: path.write_bytes(b"")])
 def test_a_torn_checkpoint_names_the_newest_whole_one(life: Life, copied: Path, unbroken: Path, damage: Any) -> None:
     damage(newest(copied))
-    instead = f"the newest whole checkpoint is {newest(copied, 2)}: set run.resume_ckpt_path to it"
-    assert "torn" in (message := refused(life, copied)) and instead in message
+    instead = f"the newest intact checkpoint is {newest(copied, 2)}: set run.resume_ckpt_path to it"
+    assert "damaged" in (message := refused(life, copied)) and instead in message
     if damage is cut:
         whole(life, copied, f"run.resume_ckpt_path={newest(copied, 2)}")
         ends_alike(copied, unbroken)
@@ -328,7 +328,7 @@ def test_a_run_of_something_else_is_reported(
     before = {path: path.stat().st_mtime_ns for path in files(unbroken)}
     found = refused(life, unbroken, *(option.replace("VOCAB", f"{tmp_path}/vocab.txt") for option in options))
     assert "belongs to another run" in found and message in found
-    assert "no other checkpoint there is whole and of this run: choose another run.output_dir" in found
+    assert "no other checkpoint there is intact and belongs to this run: choose another run.output_dir" in found
     assert before == {path: path.stat().st_mtime_ns for path in files(unbroken)}, "a refused run changes nothing"
 
 
@@ -337,7 +337,7 @@ def test_foreign_files_are_reported(life: Life, copied: Path, tmp_path: Path) ->
     assert "is no run checkpoint;" in refused(life, copied, f"run.resume_ckpt_path={best}")
     elsewhere = f"run.resume_ckpt_path={newest(copied)}"
     assert "is not in run.output_dir" in refused(life, tmp_path / "other", elsewhere)
-    assert "holds a run" in refused(life, copied, "run.resume_ckpt_path=null")
+    assert "already contains a run" in refused(life, copied, "run.resume_ckpt_path=null")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_goes_on(
