@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import lavis_mafa.compat  # before the first `lavis` import
+
 
 def register_all() -> None:
     """Import LAVIS and everything of ours that registers itself, which a module does when it is first imported."""

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up. A room imports from floors below its own, never from its own floor or from above.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"common"}),
+    frozenset({"common", "compat"}),
     frozenset({"core"}),
     frozenset({"data", "reports"}),
     frozenset({"openclip", "mining"}),

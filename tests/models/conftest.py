@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before Hugging Face is imported: a test th
 import pytest
 import torch
 
-import lavis_mafa
+import lavis_mafa.compat  # before the tests import LAVIS
 from tests.models.tiny import CAPTIONS
 
 

@@ -1,0 +1,134 @@
+"""LAVIS 1.0.2 on today's libraries: import this module before the first `lavis` import; it imports LAVIS itself.
+
+LAVIS was written for transformers 4.26, NumPy 1 and timm 0.4. What those removed or renamed since is given back here, in
+memory, and only where the installed library lacks it. Nothing on disk changes. Tested in tests/test_compat.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, modeling_utils, pytorch_utils
+
+INSTALL = "pip install --no-deps salesforce-lavis==1.0.2"
+
+
+def _no_pruning(*args: Any) -> Any:
+    raise NotImplementedError("LAVIS prunes attention heads with a function that transformers 5.0 removed")
+
+
+def _get_head_mask(self: PreTrainedModel, head_mask: Any, num_hidden_layers: int) -> list[None]:
+    if head_mask is not None:
+        raise NotImplementedError("transformers 5.0 removed head masks")
+    return [None] * num_hidden_layers
+
+
+def _invert_attention_mask(self: PreTrainedModel, mask: Tensor) -> Tensor:
+    """Mask (B, L) or (B, T, L), 1 where attention may look → what is added to the scores (B, 1, 1 or T, L)."""
+    mask = (mask[:, None] if mask.dim() == 3 else mask[:, None, None]).to(self.dtype)
+    return (1.0 - mask) * torch.finfo(self.dtype).min
+
+
+@property
+def _additional_special_tokens_ids(self: PreTrainedTokenizerBase) -> list[int]:
+    return self.convert_tokens_to_ids(self.extra_special_tokens)
+
+
+# Owner, name, what stands in for it, and the version that made it necessary.
+GIVEN_BACK: tuple[tuple[Any, str, Any, str], ...] = (
+    (modeling_utils, "apply_chunking_to_forward", pytorch_utils.apply_chunking_to_forward, "transformers 4.56"),
+    (modeling_utils, "prune_linear_layer", pytorch_utils.prune_linear_layer, "transformers 4.56"),
+    (modeling_utils, "find_pruneable_heads_and_indices", _no_pruning, "transformers 4.56"),
+    (PreTrainedModel, "get_head_mask", _get_head_mask, "transformers 5.0"),
+    (PreTrainedModel, "invert_attention_mask", _invert_attention_mask, "transformers 5.4 to 5.24"),
+    (PreTrainedTokenizerBase, "additional_special_tokens_ids", _additional_special_tokens_ids, "transformers 5.0"),
+    (np, "Inf", np.inf, "NumPy 2.0"),
+)
+
+# LAVIS' copies of OPT and T5, and the originals, which take `inputs_embeds` and know today's cache; their keys are the
+# same. The copies need transformers.utils.model_parallel_utils, which transformers 5.0 removed.
+REPLACED = {
+    "lavis.models.blip2_models.modeling_opt": "transformers.models.opt",
+    "lavis.models.blip2_models.modeling_t5": "transformers.models.t5",
+}
+
+# What LAVIS' two BERTs with a head share; transformers found it by itself before 5.0.
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
+
+class _Absent(ModuleType):
+    """Stands in for a package that LAVIS imports and hardly ever uses; whatever is used of it says what to install."""
+
+    def __getattr__(self, name: str) -> Any:
+        def absent(*args: Any, **kwargs: Any) -> Any:
+            raise ModuleNotFoundError(f"{self.__name__}.{name} is needed: pip install {self.__name__}")
+
+        return absent
+
+
+@contextmanager
+def _absent_packages() -> Iterator[None]:
+    """decord (videos; no wheel beyond x86-64) and spaCy (lemmatised answers), while LAVIS is imported."""
+    absent = {name: _Absent(name) for name in ("decord", "spacy") if find_spec(name) is None}
+    if "decord" in absent:
+        absent["decord"].bridge = SimpleNamespace(set_bridge=lambda framework: None)  # called on import
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+def _import_lavis() -> None:
+    if find_spec("lavis") is None:
+        raise ModuleNotFoundError(f"LAVIS is missing: {INSTALL}    (its pins are of 2023: its dependencies are ours)")
+    for owner, name, stand_in, _ in GIVEN_BACK:
+        if not hasattr(owner, name):
+            setattr(owner, name, stand_in)
+    sys.modules.update({copy: importlib.import_module(original) for copy, original in REPLACED.items()})
+    with _absent_packages(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # timm's: LAVIS knows its modules by older names
+        warnings.simplefilter("ignore", SyntaxWarning)  # Python 3.12's: LAVIS' regular expressions are no raw strings
+        importlib.import_module("lavis")
+
+
+def _set_output_embeddings(self: Any, decoder: nn.Linear) -> None:
+    self.cls.predictions.decoder, self.cls.predictions.bias = decoder, decoder.bias
+
+
+def _fit_bert(module: Any) -> None:
+    """Tell transformers 5.0 of the BERTs in a module of LAVIS' what it finds out no longer."""
+    base, initialise = module.BertPreTrainedModel, module.BertPreTrainedModel._init_weights
+
+    def init_weights(self: Any, part: nn.Module) -> None:
+        initialise(self, part)
+        if isinstance(part, module.BertEmbeddings):  # from_pretrained leaves a buffer that the file lacks as it is
+            part.position_ids.copy_(torch.arange(part.position_ids.shape[1]))
+
+    base._init_weights = init_weights
+    if hasattr(PreTrainedModel, "get_expanded_tied_weights_keys"):
+        base.all_tied_weights_keys = cached_property(lambda self: self.get_expanded_tied_weights_keys())
+        base.all_tied_weights_keys.__set_name__(base, "all_tied_weights_keys")
+    for name in ("BertForMaskedLM", "BertLMHeadModel"):
+        if head := getattr(module, name, None):
+            head._tied_weights_keys, head.set_output_embeddings = dict(TIED), _set_output_embeddings
+
+
+_import_lavis()
+for _name in ("med", "blip_models.nlvr_encoder", "blip2_models.Qformer"):
+    _fit_bert(importlib.import_module(f"lavis.models.{_name}"))
