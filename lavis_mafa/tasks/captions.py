@@ -41,7 +41,7 @@ class MafaCaptionTask(MafaStage2Task):
             {**samples, "prompt": prompt},
             num_beams=int(self.run_cfg.num_beams),
             max_length=int(self.run_cfg.max_len),
-            min_length=int(self.run_cfg.min_len) + model.tokens_before(prompt),
+            min_length=int(self.run_cfg.min_len),
             length_penalty=self._penalty(1.0),
         )
 

@@ -13,7 +13,8 @@ from lavis.common.registry import registry
 from torch import nn
 
 from lavis_mafa.datasets.lavis_captions import gathered
-from lavis_mafa.models.blip2.language_model import PRECISIONS, LanguageModelParts, precision_name
+from lavis_mafa.models.blip2.language_model import PRECISIONS, precision_name
+from lavis_mafa.models.blip2.stage2 import MafaBlip2LLM
 from lavis_mafa.tasks.loop import LoopTask, Losses
 
 
@@ -25,8 +26,8 @@ class MafaStage2Task(LoopTask):
     def setup_task(cls, cfg: Any, **kwargs: Any) -> MafaStage2Task:
         """Before anything is built: model.llm_precision as run.device allows it."""
         model_cls = registry.get_model_class(cfg.model_cfg.arch)
-        if not issubclass(model_cls, LanguageModelParts):
-            allowed = "mafa_blip2_opt or mafa_blip2_t5, as the task needs a language model"
+        if not issubclass(model_cls, MafaBlip2LLM):
+            allowed = "mafa_blip2_opt, mafa_blip2_t5 or mafa_blip2_llm, as the task needs a language model"
             raise ValueError(f"model.arch is {cfg.model_cfg.arch}; it must be {allowed}")
         cfg.model_cfg.llm_precision = _llm_precision(cfg.run_cfg, cfg.model_cfg.get("llm_precision"), model_cls.half)
         return cls(cfg.run_cfg)

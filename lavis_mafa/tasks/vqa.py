@@ -73,8 +73,7 @@ class MafaVqaTask(VqaAnswers, MafaStage2Task):
     """LAVIS' vqa and gqa with `predict_answers` (inference_method generate)."""
 
     def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
-        # transformers counts the token that stands before an answer, too: T5's start, the question's last of OPT
-        return model.predict_answers(samples, min_len=int(self.run_cfg.min_len) + 1, **self._asking())
+        return model.predict_answers(samples, min_len=int(self.run_cfg.min_len), **self._asking())
 
     def answer_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
         rows = question_rows(dataset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +42,7 @@ def asked(batch: dict[str, Any]) -> dict[str, Any]:
 
 def greedy(model: Any, image: torch.Tensor, question: str, longest: int) -> str:
     """One question, token by token, all read again each time; a line ends the answer."""
-    queries = model.opt_proj(model.query_states({"image": image[None]}))
+    queries = model.queries({"image": image[None]})
     ids = model.opt_tokenizer(PROMPT.format(question), return_tensors="pt").input_ids
     ids_so_far: list[int] = []
     for _ in range(longest):
@@ -87,6 +87,32 @@ def test_the_image_counts_and_its_company_does_not(kind: str, models: Any, asked
     ]
     assert len(set(of_images)) > 1
     assert len(model.answer_without_image(QUESTIONS, PROMPT, 2, 4)) == 3
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_the_loss_is_lavis(kind: str, models: dict[str, Any], batch: dict[str, Any]) -> None:
+    """LAVIS' own forward on our network."""
+    from lavis.models.blip2_models.blip2_opt import Blip2OPT
+    from lavis.models.blip2_models.blip2_t5 import Blip2T5
+
+    model, lavis = models[kind], {"opt": Blip2OPT, "t5": Blip2T5}[kind]
+    samples = {**batch, "text_output": CAPTIONS[::-1]}
+    for prompt in ("", "a big"):
+        with mock.patch.multiple(model, prompt=prompt, prompt_length=torch.tensor(3), create=True):
+            torch.testing.assert_close(model(samples)["loss"], lavis.forward(model, samples)["loss"])
+
+
+def test_t5_says_what_it_says_in_lavis(models: dict[str, Any], asked: dict[str, Any]) -> None:
+    from lavis.models.blip2_models.blip2_t5 import Blip2T5
+
+    model, options = models["t5"], {"num_beams": 3, "max_len": 6, "prompt": PROMPT}
+    # min_length counts T5's start in LAVIS
+    assert model.predict_answers(asked, **options, min_len=2) == Blip2T5.predict_answers(
+        model, dict(asked), **options, min_len=3
+    )
+    lengths = {"num_beams": 2, "max_length": 6}
+    told = Blip2T5.generate(model, {**asked, "prompt": "a big"}, **lengths, min_length=3)
+    assert model.generate({**asked, "prompt": "a big"}, **lengths, min_length=2) == told
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
@@ -225,7 +251,7 @@ def lengths(model: Any, say: Callable[[], Any], lean: float) -> set[int]:
 
     def watched(**options: Any) -> Any:
         found = generate(**options)
-        before = 1 if llm.config.is_encoder_decoder else options["input_ids"].shape[1]
+        before = int(llm.config.is_encoder_decoder)
         whole.extend(found[:, before:].tolist())
         return found
 
@@ -310,10 +336,11 @@ def test_a_precision_that_the_device_lacks_is_reported(folders: dict[str, Path])
 
 # ---- the published networks, from the numbers of their configs
 
-GATED = {"d_kv": 64, "num_layers": 24, "vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
+GATED = {"d_kv": 64, "num_layers": 24, "num_decoder_layers": 24, "vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
+OPTS = {"num_hidden_layers": 32, "vocab_size": 50272, "num_attention_heads": 32}
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
-    ("opt", "pretrain_opt2.7b"): {"hidden_size": 2560, "ffn_dim": 10240, "num_attention_heads": 32},
-    ("opt", "pretrain_opt6.7b"): {"hidden_size": 4096, "ffn_dim": 16384, "num_attention_heads": 32},
+    ("opt", "pretrain_opt2.7b"): {**OPTS, "hidden_size": 2560, "word_embed_proj_dim": 2560, "ffn_dim": 10240},
+    ("opt", "pretrain_opt6.7b"): {**OPTS, "hidden_size": 4096, "word_embed_proj_dim": 4096, "ffn_dim": 16384},
     ("t5", "pretrain_flant5xl"): {**GATED, "d_model": 2048, "d_ff": 5120, "num_heads": 32},
     ("t5", "pretrain_flant5xxl"): {**GATED, "d_model": 4096, "d_ff": 10240, "num_heads": 64},
 }
@@ -323,40 +350,35 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
 def skeletons(kind: str, numbers: dict[str, Any], folder: Path) -> Iterator[None]:
     """Language models of these sizes without weights; their words are the tiny one's, which no key depends on."""
     from lavis.models.blip2_models import blip2_opt, blip2_t5
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     from lavis_mafa.models.meta import on_meta_device
 
-    words = {}
-    for name, module in (("AutoTokenizer", blip2_opt), ("T5TokenizerFast", blip2_t5)):
-        if (name == "T5TokenizerFast") == (kind == "t5"):
-            words[module, name] = getattr(module, name).from_pretrained(folder, use_fast=kind == "t5")
+    words, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    config.update(numbers)
 
-    def opt(*args: Any, **kwargs: Any) -> Any:
-        sizes = {"num_hidden_layers": 32, "word_embed_proj_dim": numbers["hidden_size"], "vocab_size": 50272}
-        return blip2_opt.OPTForCausalLM(blip2_opt.OPTConfig(**sizes, **numbers)).to(torch.float16)
+    def skeleton(*args: Any, **kwargs: Any) -> Any:
+        return {"opt": blip2_opt.OPTForCausalLM, "t5": blip2_t5.T5ForConditionalGeneration}[kind](config)
 
-    t5_config = blip2_t5.T5Config(**numbers, tie_word_embeddings=False) if kind == "t5" else None
-    with (
-        mock.patch.object(blip2_opt.OPTForCausalLM, "from_pretrained", opt),
-        mock.patch.object(blip2_t5.T5Config, "from_pretrained", lambda name: t5_config),
-        mock.patch.object(
+    given = {
+        (blip2_opt, "AutoTokenizer"): words,
+        (blip2_t5, "T5TokenizerFast"): words,
+        (blip2_t5, "T5Config"): config,
+    }
+    with ExitStack() as stack:
+        for (module, name), answer in given.items():
+            stack.enter_context(mock.patch.object(module, name, mock.Mock(from_pretrained=lambda *a, _=answer, **k: _)))
+        for owner, answer in ((AutoTokenizer, words), (AutoConfig, config)):
+            stack.enter_context(mock.patch.object(owner, "from_pretrained", lambda *a, _=answer, **k: _))
+        for owner in (
+            blip2_opt.OPTForCausalLM,
             blip2_t5.T5ForConditionalGeneration,
-            "from_pretrained",
-            lambda name, config, **kwargs: blip2_t5.T5ForConditionalGeneration(config),
-        ),
-        mock.patch.multiple(
-            "lavis.models.blip2_models.blip2_opt", AutoTokenizer=_given(words.get((blip2_opt, "AutoTokenizer")))
-        ),
-        mock.patch.multiple(
-            "lavis.models.blip2_models.blip2_t5", T5TokenizerFast=_given(words.get((blip2_t5, "T5TokenizerFast")))
-        ),
-        on_meta_device(),
-    ):
+            AutoModelForCausalLM,
+            AutoModelForSeq2SeqLM,
+        ):
+            stack.enter_context(mock.patch.object(owner, "from_pretrained", skeleton))
+        stack.enter_context(on_meta_device())
         yield
-
-
-def _given(tokenizer: Any) -> Any:
-    return mock.Mock(from_pretrained=lambda *args, **kwargs: tokenizer)
 
 
 @pytest.mark.parametrize(("kind", "model_type"), PUBLISHED)

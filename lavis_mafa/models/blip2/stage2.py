@@ -1,4 +1,9 @@
-"""`mafa_blip2_opt`, `mafa_blip2_t5`: BLIP-2 stage 2, LAVIS' classes on any tower, Q-Former and language model."""
+"""Stage 2 of BLIP-2: any tower and any Q-Former before a frozen language model. Tested in tests/models/test_blip2_llm.py.
+
+`mafa_blip2_opt` and `mafa_blip2_t5` have LAVIS' keys and losses; `mafa_blip2_llm` takes any language model of
+transformers. Stage-1 checkpoints (mafa_blip2's and LAVIS') and stage-2 checkpoints load by `model.pretrained`, key by
+key (models/pretrained.py); the language model comes from its own file, and no checkpoint holds it.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +12,205 @@ from typing import Any
 
 import torch
 from lavis.common.registry import registry
+from lavis.models.blip2_models.blip2 import Blip2Base, disabled_train
 from lavis.models.blip2_models.blip2_opt import Blip2OPT
 from lavis.models.blip2_models.blip2_t5 import Blip2T5
-from torch import Tensor
+from torch import Tensor, nn
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
-from lavis_mafa.models.blip2.language_model import LanguageModelParts, with_prompt, with_tokens
-from lavis_mafa.models.blip2.parts import QFORMER_KEYS
-from lavis_mafa.models.pretrained import CHECKPOINT_KEYS
+from lavis_mafa.models.blip2.language_model import PRECISIONS, load_language_model, precision_name
+from lavis_mafa.models.blip2.parts import QFORMER_KEYS, QformerParts
+from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, load_from_config
 
+STAGE_1_HEADS = ("itm_head.", "vision_proj.", "text_proj.", "temp", "Qformer.")  # dropped where stage 2 has no such key
+TOWER = {"drop_path_rate": 0.0, "use_grad_checkpoint": False, "vit_precision": "fp16"}  # LAVIS' defaults
 LANGUAGE_MODEL_KEYS = (*CHECKPOINT_KEYS, *QFORMER_KEYS, "llm_precision", "prompt")
+OWN = ("vocab", "bert", "qformer", "vit_weights", "llm_precision", "freeze_vit", "max_txt_len", "prompt")
 
 
-@registry.register_model("mafa_blip2_opt")
-class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
-    """LAVIS' `blip2_opt`; also answers questions, which LAVIS 1.0.2 leaves out."""
+@registry.register_model("mafa_blip2_llm")
+class MafaBlip2LLM(QformerParts, Blip2Base):
+    """Stage 2 with any decoder or encoder-decoder of transformers, by `llm_model` (BLIP-2, arXiv 2301.12597, 3.2)."""
 
-    PRETRAINED_MODEL_CONFIG_DICT = {
-        **Blip2OPT.PRETRAINED_MODEL_CONFIG_DICT,
-        "scenes": str(CONFIGS / "models" / "mafa_blip2_opt_scenes.yaml"),
-        "small": str(CONFIGS / "models" / "mafa_blip2_opt_small.yaml"),
-    }
-    config_keys = (*LANGUAGE_MODEL_KEYS, "opt_model")
-    llm, projection, tokenizer_name, half = "opt_model", "opt_proj", "opt_tokenizer", torch.float16
+    PRETRAINED_MODEL_CONFIG_DICT = {"small": str(CONFIGS / "models" / "mafa_blip2_llm_small.yaml")}
+    config_keys: tuple[str, ...] = (*LANGUAGE_MODEL_KEYS, "llm_model")
+    llm, projection, tokenizer_name, half = "llm_model", "llm_proj", "llm_tokenizer", torch.bfloat16
+    llm_changes: Mapping[str, Any] = {}  # to the config of the language model
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        prepare = self.opt_model.prepare_inputs_for_generation
+    def __init__(
+        self,
+        *,
+        llm: str,
+        vit_model: str = "eva_clip_g",
+        img_size: int = 224,
+        num_query_token: int = 32,
+        prompt: str = "",
+        max_txt_len: int = 32,
+        vocab: str = "bert-base-uncased",
+        bert: str = "bert-base-uncased",
+        qformer: Mapping[str, Any] | None = None,
+        vit_weights: str | None = None,
+        freeze_vit: bool = True,
+        llm_precision: str | None = None,
+        **tower: Any,
+    ) -> None:
+        super().__init__()
+        self._vocab, self._bert, self._qformer, self._vit_weights = vocab, bert, qformer, vit_weights
+        self.prompt, self.max_txt_len = prompt, max_txt_len
+        tower = TOWER | tower
+        self.visual_encoder, self.ln_vision = self.init_vision_encoder(
+            vit_model, img_size, tower["drop_path_rate"], tower["use_grad_checkpoint"], tower["vit_precision"]
+        )
+        if freeze_vit:
+            self.visual_encoder.requires_grad_(False).eval()
+            self.visual_encoder.train = disabled_train
+        self.Qformer, self.query_tokens = self.init_Qformer(num_query_token, self.visual_encoder.num_features)
+        _queries_alone(self.Qformer)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = PRECISIONS[precision_name(llm_precision, self.half, device)]
+        model, tokenizer = load_language_model(llm, self.llm, dtype, self.llm_changes)
+        setattr(self, self.llm, model)
+        setattr(self, self.tokenizer_name, tokenizer)
+        width = model.get_input_embeddings().embedding_dim
+        setattr(self, self.projection, nn.Linear(self.Qformer.config.hidden_size, width))
+        self.set_part_files(vit_model)
+        self.part_files[self.llm] = llm
+        self.parts_of_own_files = (f"{self.llm}.",)
 
-        def with_cache(input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> dict[str, Any]:
-            # LAVIS' OPT knows the cache as `past`, which transformers no longer says: every step read all tokens again
-            return prepare(input_ids, past=past_key_values, **kwargs)
+    @property
+    def language_model(self) -> Any:
+        return getattr(self, self.llm)
 
-        self.opt_model.prepare_inputs_for_generation = with_cache
+    @property
+    def llm_words(self) -> Any:
+        """The tokenizer of the language model."""
+        return getattr(self, self.tokenizer_name)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return bool(self.language_model.config.is_encoder_decoder)
+
+    @property
+    def end(self) -> str:
+        """What a decoder learns to write behind a text."""
+        return str(self.llm_words.eos_token)
 
     @property
     def stop(self) -> dict[str, int]:
-        return {"eos_token_id": self.eos_token_id}  # the newline
+        """The token that ends an answer, where it is not the language model's own."""
+        return {}
+
+    def maybe_autocast(self, dtype: Any = None) -> Any:
+        """LAVIS' autocast, in the language model's precision."""
+        own = next(self.language_model.parameters()).dtype
+        return torch.autocast(self.device.type, own, enabled=own != torch.float32)
+
+    # ---- what is read
+
+    def queries(self, samples: Mapping[str, Any]) -> Tensor:
+        """What the Q-Former saw, as the language model reads it (B, Q, D)."""
+        with self.maybe_autocast():
+            seen_BLV = self.ln_vision(self.vision_tokens(samples).float())
+        query_BQH = self.query_tokens.expand(len(seen_BLV), -1, -1)
+        states_BQH = self.Qformer.bert(
+            query_embeds=query_BQH, encoder_hidden_states=seen_BLV.float(), return_dict=True
+        ).last_hidden_state
+        return getattr(self, self.projection)(states_BQH)
+
+    def _tokens(self, texts: list[str], side: str, longest: int | None = None) -> Any:
+        """Ids and mask (B, T), padded on one side."""
+        self.llm_words.padding_side = side
+        limits = {} if longest is None else {"truncation": True, "max_length": longest}
+        return self.llm_words(texts, return_tensors="pt", padding="longest", **limits).to(self.device)
+
+    def _behind(self, queries_BQD: Tensor | None, tokens: Any) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, Q + T, D) of the queries and then the tokens, and their mask (B, Q + T)."""
+        words_BTD = self.language_model.get_input_embeddings()(tokens.input_ids.long())
+        mask_BT = tokens.attention_mask.long()
+        if queries_BQD is None:
+            return words_BTD, mask_BT
+        seen = mask_BT.new_ones(queries_BQD.shape[:2])
+        return torch.cat([queries_BQD.to(words_BTD.dtype), words_BTD], 1), torch.cat([seen, mask_BT], 1)
+
+    # ---- training
+
+    def forward(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The loss of samples["text_input"] (B,) after the image; an encoder-decoder generates `text_output`, or the rest of a cut text."""
+        loss = self._loss_of_answers if self.is_encoder_decoder else self._loss_of_texts
+        return {"loss": loss(self.queries(samples), samples)}
+
+    def _loss_of_texts(self, queries_BQD: Tensor, samples: Mapping[str, Any]) -> Tensor:
+        tokens = self._tokens([text + self.end for text in samples["text_input"]], "right", self.max_txt_len)
+        embeds, mask = self._behind(queries_BQD, tokens)
+        target_BT = _targets(tokens)
+        if self.prompt:
+            target_BT[:, : len(self.llm_words(self.prompt).input_ids)] = -100
+        unseen = target_BT.new_full(queries_BQD.shape[:2], -100)
+        with self.maybe_autocast():
+            labels = torch.cat([unseen, target_BT], 1)
+            return self.language_model(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
+
+    def _loss_of_answers(self, queries_BQD: Tensor, samples: Mapping[str, Any]) -> Tensor:
+        given, answers = samples["text_input"], samples.get("text_output")
+        if answers is None:
+            given, answers = zip(*(self._cut(text) for text in given), strict=True)
+        embeds, mask = self._behind(queries_BQD, self._tokens(list(given), "right", self.max_txt_len))
+        targets = self._tokens(list(answers), "right", self.max_txt_len)
+        with self.maybe_autocast():
+            return self.language_model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                decoder_attention_mask=targets.attention_mask,
+                labels=_targets(targets),
+            ).loss
+
+    def _cut(self, caption: str) -> tuple[str, str]:
+        """What is read of a caption, and what is generated: cut behind the prompt, or at a random word (BLIP-2, 3.2)."""
+        return (self.prompt, caption.removeprefix(self.prompt).strip()) if self.prompt else cut_at_random(caption)
+
+    # ---- answers
 
     @torch.no_grad()
+    def _generate(self, texts: list[str], samples: Mapping[str, Any] | None, **options: Any) -> list[str]:
+        """What follows the image, if there is one, and the texts; without special tokens."""
+        with self.maybe_autocast():
+            queries = None if samples is None else self.queries(samples)
+            tokens = self._tokens(texts, "right" if self.is_encoder_decoder else "left")
+            if queries is None and not tokens.input_ids.shape[1]:  # a tokenizer that puts no token before a text
+                tokens = self._tokens([self.end] * len(texts), "left")
+            embeds, mask = self._behind(queries, tokens)
+            generated = self.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **self.stop, **options)
+        return [text.strip() for text in self.llm_words.batch_decode(generated, skip_special_tokens=True)]
+
+    def generate(
+        self,
+        samples: Mapping[str, Any],
+        use_nucleus_sampling: bool = False,
+        num_beams: int = 5,
+        max_length: int = 30,
+        min_length: int = 1,
+        top_p: float = 0.9,
+        repetition_penalty: float = 1.0,
+        length_penalty: float = 1.0,
+        num_captions: int = 1,
+        temperature: float = 1.0,
+    ) -> list[str]:
+        """Captions (B * num_captions,) after samples["prompt"], else the model's; lengths are of the caption alone."""
+        prompt = samples.get("prompt", self.prompt)
+        sampling = {"do_sample": True, "top_p": top_p, "temperature": temperature}
+        return self._generate(
+            [prompt] * len(samples["image_tokens" if "image_tokens" in samples else "image"]),
+            samples,
+            num_beams=1 if use_nucleus_sampling else num_beams,
+            max_new_tokens=max_length,
+            min_new_tokens=min_length,
+            repetition_penalty=repetition_penalty,
+            length_penalty=length_penalty,
+            num_return_sequences=num_captions,
+            **(sampling if use_nucleus_sampling else {"do_sample": False}),
+        )
+
     def predict_answers(
         self,
         samples: Mapping[str, Any],
@@ -59,80 +224,90 @@ class MafaBlip2OPT(LanguageModelParts, Blip2OPT):
         length_penalty: float = -1,
         **kwargs: Any,
     ) -> list[str]:
-        """Answers (B,) to samples["text_input"], the first line of what OPT says after image and question.
+        """Answers (B,) to samples["text_input"] about the image; `prompt` has a {} for the question.
 
-        The question goes in as embeddings but for its last token, so that the length penalty counts the answer alone.
-        `prompt` has a {} for the question; min_len counts that last token, max_len does not. Greedy with num_beams=1.
-        BLIP-2, section 4.1.
+        Lengths are of the answer alone. Greedy with num_beams=1. BLIP-2, section 4.1.
         """
         if inference_method != "generate":
-            raise ValueError(f"run.inference_method is {inference_method!r}: mafa_blip2_opt only supports generate")
-        with self.maybe_autocast():
-            queries_BQD = self.opt_proj(self.query_states(samples))
-            embeds_BPD, mask_BP, last_B1 = self._question_embeds(samples["text_input"], prompt)
-            prefix = torch.cat([queries_BQD, embeds_BPD.to(queries_BQD.dtype)], dim=1)
-            generated = self.opt_model.generate(
-                input_ids=last_B1,
-                query_embeds=prefix.repeat_interleave(num_beams, dim=0),
-                attention_mask=torch.cat([mask_BP.new_ones(queries_BQD.shape[:2]), mask_BP], dim=1),
-                do_sample=False,
-                num_beams=num_beams,
-                max_new_tokens=max_len,
-                min_length=min_len,
-                length_penalty=length_penalty,
-                **self.stop,
-            )
-        return [text.strip() for text in self.opt_tokenizer.batch_decode(generated[:, 1:], skip_special_tokens=True)]
+            raise ValueError(f"run.inference_method is {inference_method!r}: a language model only supports generate")
+        return self._answer(samples["text_input"], samples, prompt, num_beams, max_len, min_len, length_penalty)
 
-    def query_states(self, samples: Mapping[str, Any]) -> Tensor:
-        """The Q-Former's queries after the image (B, Q, hidden)."""
-        image_embeds = self.ln_vision(self.visual_encoder(with_tokens(samples)["image"]))
-        queries = self.query_tokens.expand(len(image_embeds), -1, -1)
-        output = self.Qformer.bert(query_embeds=queries, encoder_hidden_states=image_embeds, return_dict=True)
-        return output.last_hidden_state
+    def answer_without_image(
+        self,
+        questions: list[str],
+        prompt: str = "",
+        num_beams: int = 5,
+        max_len: int = 10,
+        min_len: int = 0,
+        length_penalty: float = -1,
+    ) -> list[str]:
+        """What the language model says to the question alone."""
+        return self._answer(questions, None, prompt, num_beams, max_len, min_len, length_penalty)
 
-    def _question_embeds(self, questions: list[str], prompt: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Left-padded questions: embeddings of all but the last token (B, P-1, D), mask (B, P), last token (B, 1)."""
-        self.opt_tokenizer.padding_side = "left"
-        asked = with_prompt(questions, prompt)
-        tokens = self.opt_tokenizer(asked, return_tensors="pt", padding="longest").to(self.device)
-        embeds = self.opt_model.get_input_embeddings()(tokens.input_ids[:, :-1])
-        return embeds, tokens.attention_mask, tokens.input_ids[:, -1:]
+    def _answer(
+        self,
+        questions: list[str],
+        samples: Mapping[str, Any] | None,
+        prompt: str,
+        num_beams: int,
+        max_len: int,
+        min_len: int,
+        length_penalty: float,
+    ) -> list[str]:
+        return self._generate(
+            [prompt.format(question) for question in questions] if prompt else list(questions),
+            samples,
+            do_sample=False,
+            num_beams=num_beams,
+            max_new_tokens=max_len,
+            min_new_tokens=min_len,
+            length_penalty=length_penalty,
+        )
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Any:
+        plain = plain_config(cfg)
+        model = cls(
+            llm=plain[cls.llm],
+            vit_model=plain.get("vit_model", "eva_clip_g"),
+            img_size=plain["image_size"],
+            num_query_token=plain["num_query_token"],
+            **{key: plain[key] for key in (*TOWER, *OWN) if key in plain},
+        )
+        own_files = tuple(f"{part}." for part in (cls.llm, "visual_encoder") if model.part_files[part])
+        load_from_config(model, plain, _stage_2_part, may_miss=(*own_files, f"{cls.projection}."))
+        return model
+
+
+@registry.register_model("mafa_blip2_opt")
+class MafaBlip2OPT(MafaBlip2LLM):
+    """LAVIS' `blip2_opt`, keys and loss; also answers questions, which LAVIS 1.0.2 leaves out. A line ends a text."""
+
+    PRETRAINED_MODEL_CONFIG_DICT = {
+        **Blip2OPT.PRETRAINED_MODEL_CONFIG_DICT,
+        "scenes": str(CONFIGS / "models" / "mafa_blip2_opt_scenes.yaml"),
+        "small": str(CONFIGS / "models" / "mafa_blip2_opt_small.yaml"),
+    }
+    config_keys = (*LANGUAGE_MODEL_KEYS, "opt_model")
+    llm, projection, tokenizer_name, half = "opt_model", "opt_proj", "opt_tokenizer", torch.float16
+    end = "\n"
+
+    @property
+    def stop(self) -> dict[str, int]:
+        return {"eos_token_id": self.llm_words("\n", add_special_tokens=False).input_ids[0]}
 
 
 @registry.register_model("mafa_blip2_t5")
-class MafaBlip2T5(LanguageModelParts, Blip2T5):
-    """LAVIS' `blip2_t5`; in stage 2 a caption is cut at a random word: the rest is generated (BLIP-2, section 3.2).
-
-    With `prompt`, as for fine-tuning, it is cut behind the prompt.
-    """
+class MafaBlip2T5(MafaBlip2LLM):
+    """LAVIS' `blip2_t5`, keys and loss."""
 
     PRETRAINED_MODEL_CONFIG_DICT = {
         **Blip2T5.PRETRAINED_MODEL_CONFIG_DICT,
         "scenes": str(CONFIGS / "models" / "mafa_blip2_t5_scenes.yaml"),
     }
     config_keys = (*LANGUAGE_MODEL_KEYS, "t5_model")
-    llm, projection, tokenizer_name, half = "t5_model", "t5_proj", "t5_tokenizer", torch.bfloat16
-
-    def set_llm_precision(self, source: str, dtype: torch.dtype) -> None:
-        """LAVIS rounds the weights to bfloat16: another precision reads them again."""
-        if dtype != torch.bfloat16:
-            t5 = type(self.t5_model).from_pretrained(source, config=self.t5_model.config, torch_dtype=dtype)
-            self.t5_model = t5.requires_grad_(False)
-
-    def forward(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Without `text_output` the samples are captions."""
-        if "text_output" not in samples:
-            cut = [self._cut(text) for text in samples["text_input"]]
-            samples = {**samples, "text_input": [head for head, _ in cut], "text_output": [tail for _, tail in cut]}
-        return super().forward(samples)
-
-    def _cut(self, caption: str) -> tuple[str, str]:
-        return (self.prompt, caption.removeprefix(self.prompt).strip()) if self.prompt else cut_at_random(caption)
-
-    @torch.no_grad()
-    def predict_answers(self, samples: Mapping[str, Any], **options: Any) -> list[str]:
-        return [text.strip() for text in Blip2T5.predict_answers(self, with_tokens(samples), **options)]
+    llm, projection, tokenizer_name = "t5_model", "t5_proj", "t5_tokenizer"
+    llm_changes = {"dense_act_fn": "gelu"}  # LAVIS': its checkpoints were trained before it
 
 
 def cut_at_random(caption: str) -> tuple[str, str]:
@@ -140,3 +315,35 @@ def cut_at_random(caption: str) -> tuple[str, str]:
     words = caption.split()
     place = int(torch.randint(max(len(words), 1), ()))
     return " ".join(words[:place]), " ".join(words[place:])
+
+
+def _targets(tokens: Any) -> Tensor:
+    return tokens.input_ids.masked_fill(tokens.attention_mask == 0, -100)
+
+
+def _queries_alone(qformer: nn.Module) -> None:
+    """Without the parts that read text, as in LAVIS' stage 2."""
+    qformer.cls = None
+    qformer.bert.embeddings.word_embeddings = qformer.bert.embeddings.position_embeddings = None
+    for layer in qformer.bert.encoder.layer:
+        layer.output = layer.intermediate = None
+
+
+def _stage_2_part(state: Mapping[str, Tensor], model: Any) -> Mapping[str, Tensor]:
+    """What stage 2 takes of a checkpoint: of stage 1 its queries, Q-Former and norm, less its heads and text weights.
+
+    Raises:
+        ValueError: a checkpoint that is neither: it would leave the projection untrained.
+    """
+    is_stage_1 = "vision_proj.weight" in state
+    if not is_stage_1 and f"{model.projection}.weight" not in state:
+        raise ValueError(
+            f"model.pretrained: the checkpoint has neither stage 1's vision_proj nor stage 2's {model.projection}; "
+            "choose the arch that it was saved with"
+        )
+    own = model.state_dict()
+    return {key: value for key, value in state.items() if key in own or not (is_stage_1 and _of_stage_1(key))}
+
+
+def _of_stage_1(key: str) -> bool:
+    return key.startswith(STAGE_1_HEADS)
