@@ -323,10 +323,8 @@ GQA = ROOT / "projects" / "mafa" / "eval" / "gqa_scenes.yaml"
 
 @pytest.mark.parametrize("prompt", ["Question: {} Answer:", "Question: {question} Answer:"])
 def test_a_question_is_asked_by_either_placeholder(prompt: str) -> None:
-    from lavis_mafa.models.blip2.language_model import with_prompt
-
     run = load(f"run.prompt={prompt}", path=GQA).run
-    assert with_prompt(["who?"], run.prompt) == ["Question: who? Answer:"]
+    assert run.prompt.format("who?") == "Question: who? Answer:"
     assert load("run.prompt=", path=GQA).run.prompt == ""
 
 

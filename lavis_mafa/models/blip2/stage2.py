@@ -1,4 +1,6 @@
-"""Stage 2 of BLIP-2: any tower and any Q-Former before a frozen language model. Tested in tests/models/test_blip2_llm.py.
+"""Stage 2 of BLIP-2: any tower and any Q-Former before a frozen language model.
+
+Tested in tests/models/test_blip2_llm.py.
 
 `mafa_blip2_opt` and `mafa_blip2_t5` have LAVIS' keys and losses; `mafa_blip2_llm` takes any language model of
 transformers. Stage-1 checkpoints (mafa_blip2's and LAVIS') and stage-2 checkpoints load by `model.pretrained`, key by
@@ -136,7 +138,7 @@ class MafaBlip2LLM(QformerParts, Blip2Base):
     # ---- training
 
     def forward(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The loss of samples["text_input"] (B,) after the image; an encoder-decoder generates `text_output`, or the rest of a cut text."""
+        """The loss of samples["text_input"] (B,) after the image; an encoder-decoder learns `text_output`, else cuts."""
         loss = self._loss_of_answers if self.is_encoder_decoder else self._loss_of_texts
         return {"loss": loss(self.queries(samples), samples)}
 
@@ -166,7 +168,7 @@ class MafaBlip2LLM(QformerParts, Blip2Base):
             ).loss
 
     def _cut(self, caption: str) -> tuple[str, str]:
-        """What is read of a caption, and what is generated: cut behind the prompt, or at a random word (BLIP-2, 3.2)."""
+        """What is read of a caption, and what is learned: cut behind the prompt, or at a random word (BLIP-2, 3.2)."""
         return (self.prompt, caption.removeprefix(self.prompt).strip()) if self.prompt else cut_at_random(caption)
 
     # ---- answers
