@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import partialmethod
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -111,19 +111,28 @@ def _set_output_embeddings(self: Any, decoder: nn.Linear) -> None:
     self.cls.predictions.decoder, self.cls.predictions.bias = decoder, decoder.bias
 
 
+def _init_weights_by_post_init(self: Any) -> None:
+    """LAVIS' constructors end with init_weights(); since 5.0 post_init() must come first, which calls it in turn."""
+    if "all_tied_weights_keys" in vars(self):
+        PreTrainedModel.init_weights(self)
+    else:
+        self.post_init()
+
+
 def _fit_bert(module: Any) -> None:
-    """Tell transformers 5.0 of the BERTs in a module of LAVIS' what it finds out no longer."""
+    """Say of the BERTs in a module of LAVIS' what transformers no longer finds out by itself."""
     base, initialise = module.BertPreTrainedModel, module.BertPreTrainedModel._init_weights
 
-    def init_weights(self: Any, part: nn.Module) -> None:
+    def initialise_part(self: Any, part: nn.Module) -> None:
         initialise(self, part)
-        if isinstance(part, module.BertEmbeddings):  # from_pretrained leaves a buffer that the file lacks as it is
+        if isinstance(part, module.BertEmbeddings):  # since 5.0 from_pretrained fills no buffer that a file lacks
             part.position_ids.copy_(torch.arange(part.position_ids.shape[1]))
 
-    base._init_weights = init_weights
+    base._init_weights = initialise_part
+    # since 4.46 the row of a new token is else drawn from the distribution of the others
+    base.resize_token_embeddings = partialmethod(PreTrainedModel.resize_token_embeddings, mean_resizing=False)
     if hasattr(PreTrainedModel, "get_expanded_tied_weights_keys"):
-        base.all_tied_weights_keys = cached_property(lambda self: self.get_expanded_tied_weights_keys())
-        base.all_tied_weights_keys.__set_name__(base, "all_tied_weights_keys")
+        base.init_weights = _init_weights_by_post_init
     for name in ("BertForMaskedLM", "BertLMHeadModel"):
         if head := getattr(module, name, None):
             head._tied_weights_keys, head.set_output_embeddings = dict(TIED), _set_output_embeddings

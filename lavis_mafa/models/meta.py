@@ -15,7 +15,7 @@ import torch
 from lavis.models import clip_vit, eva_vit
 from lavis.models.blip2_models.Qformer import BertLMHeadModel
 from torch import nn
-from transformers import BertConfig, BertTokenizer
+from transformers import BertConfig, BertTokenizerFast
 
 BERT_ROWS = 30522
 INHERITED = object()
@@ -32,7 +32,7 @@ def on_meta_device() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # that weights copied into meta tensors are lost is the point
         patches: list[tuple[Any, str, Any]] = [
-            (BertTokenizer, "from_pretrained", lambda name: BertTokenizer(str(vocabulary))),
+            (BertTokenizerFast, "from_pretrained", lambda name: BertTokenizerFast(str(vocabulary))),
             (BertConfig, "from_pretrained", lambda name: BertConfig()),  # the defaults are bert-base-uncased
             (BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
             (eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BatchEncoding, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import convert_slow_tokenizer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchEncoding, BertTokenizerFast
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.hashing import digest
@@ -21,7 +21,7 @@ from lavis_mafa.common.hashing import digest
 KEPT_CAPTIONS = 1 << 18  # some 100 MB of token ids
 
 
-def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
+def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizerFast:
     """BERT's WordPiece tokenizer from a vocabulary file, a local folder, or a hub name.
 
     Raises:
@@ -29,13 +29,13 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
     """
     path = local_file(vocab) if vocab.startswith("package:") else Path(vocab).expanduser()
     if path.is_file():
-        return BertTokenizer(str(path), do_lower_case=True)
+        return BertTokenizerFast(str(path), do_lower_case=True)
     if "/" in vocab and not path.is_dir() and path.suffix == ".txt":
         raise ValueError(
             f"model.vocab: no vocabulary file at {vocab}; set it to a vocab.txt, a local folder, or a hub name"
         )
     try:
-        return BertTokenizer.from_pretrained(str(path) if path.is_dir() else vocab)
+        return BertTokenizerFast.from_pretrained(str(path) if path.is_dir() else vocab)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.vocab: {vocab!r} is neither a local file or folder nor a tokenizer that can be downloaded here "
@@ -43,25 +43,10 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizer:
         ) from error
 
 
-def tokenize(tokenizer: BertTokenizer, texts: list[str], max_length: int, device: Any) -> Any:
+def tokenize(tokenizer: BertTokenizerFast, texts: list[str], max_length: int, device: Any) -> Any:
     """Token ids and mask, (B, T) with T the longest text of the batch: padding to max_length buys nothing."""
     limits = {"padding": "longest", "truncation": True, "max_length": max_length}
-    return _quickest(tokenizer, "".join(texts))(texts, **limits, return_tensors="pt").to(device)
-
-
-def _quickest(tokenizer: BertTokenizer, text: str) -> PreTrainedTokenizerBase:
-    """The compiled twin where it gives the same ids: beyond ASCII the two know different versions of Unicode, and marks
-    such as [SEP] in a text they find differently."""
-    return _compiled(tokenizer) if text.isascii() and "[" not in text else tokenizer
-
-
-@lru_cache(maxsize=16)
-def _compiled(tokenizer: BertTokenizer) -> PreTrainedTokenizerFast:
-    """The same tokenizer in Rust: BertTokenizer is Python, and takes 0.5 ms a caption."""
-    sides = {"padding_side": tokenizer.padding_side, "truncation_side": tokenizer.truncation_side}
-    twin = PreTrainedTokenizerFast(tokenizer_object=convert_slow_tokenizer(tokenizer), **sides)
-    twin.add_special_tokens(tokenizer.special_tokens_map)
-    return twin
+    return tokenizer(texts, **limits, return_tensors="pt").to(device)
 
 
 @dataclass(frozen=True)
@@ -97,16 +82,15 @@ class CaptionTokens:
 class TokenizedOnce:
     """Raw captions → their tokens; a caption that comes back, with other images or in another epoch, is looked up."""
 
-    def __init__(self, tokenizer: BertTokenizer, prepare: Callable[[str], str], max_length: int) -> None:
+    def __init__(self, tokenizer: BertTokenizerFast, prepare: Callable[[str], str], max_length: int) -> None:
         def ids(caption: str) -> array[int]:
-            text = prepare(caption)
-            return array("i", _quickest(tokenizer, text)(text, truncation=True, max_length=max_length).input_ids)
+            return array("i", tokenizer(prepare(caption), truncation=True, max_length=max_length).input_ids)
 
-        self._pad, self._ids = tokenizer.pad, lru_cache(KEPT_CAPTIONS)(ids)
+        self._pad, self._ids = tokenizer.pad_token_id, lru_cache(KEPT_CAPTIONS)(ids)
 
     def __call__(self, captions: Sequence[str]) -> CaptionTokens:
-        ids = [self._ids(caption).tolist() for caption in captions]
-        return CaptionTokens.of(self._pad({"input_ids": ids}, return_tensors="pt"))
+        rows = [torch.tensor(self._ids(caption), dtype=torch.int32) for caption in captions]
+        return CaptionTokens(pad_sequence(rows, True, self._pad), torch.tensor([len(row) for row in rows]))
 
 
 def vocabulary(tokenizer: Any) -> str:

@@ -106,10 +106,9 @@ def test_t5_says_what_it_says_in_lavis(models: dict[str, Any], asked: dict[str, 
     from lavis.models.blip2_models.blip2_t5 import Blip2T5
 
     model, options = models["t5"], {"num_beams": 3, "max_len": 6, "prompt": PROMPT}
-    # min_length counts T5's start in LAVIS
-    assert model.predict_answers(asked, **options, min_len=2) == Blip2T5.predict_answers(
-        model, dict(asked), **options, min_len=3
-    )
+    with mock.patch.object(model, "_apply_lemmatizer", False, create=True):
+        told = Blip2T5.predict_answers(model, dict(asked), **options, min_len=3)  # it counts T5's start
+    assert model.predict_answers(asked, **options, min_len=2) == told
     lengths = {"num_beams": 2, "max_length": 6}
     told = Blip2T5.generate(model, {**asked, "prompt": "a big"}, **lengths, min_length=3)
     assert model.generate({**asked, "prompt": "a big"}, **lengths, min_length=2) == told

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from transformers import BertConfig, BertTokenizer
+from transformers import BertConfig, BertTokenizer, BertTokenizerFast
 
 BERT_ROWS = 30522
 
@@ -36,6 +36,7 @@ def on_meta_device(vocabulary: Path) -> Iterator[None]:
     with (
         mock.patch.dict("os.environ", HF_HUB_OFFLINE="1"),
         mock.patch.object(BertTokenizer, "from_pretrained", lambda name: BertTokenizer(str(vocabulary))),
+        mock.patch.object(BertTokenizerFast, "from_pretrained", lambda name: BertTokenizerFast(str(vocabulary))),
         mock.patch.object(
             BertConfig, "from_pretrained", lambda name: BertConfig()
         ),  # the defaults are bert-base-uncased

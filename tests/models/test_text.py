@@ -1,16 +1,14 @@
-"""The compiled tokenizer gives what BertTokenizer, LAVIS' own, gives, and is asked where the two agree."""
+"""Texts by batch and one by one, and what LAVIS' own tokenizer gives."""
 
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from lavis_mafa.models import text as module
 from lavis_mafa.models.text import TokenizedOnce, load_tokenizer, tokenize
 from tests.models.tiny import CAPTIONS, VOCAB
 
@@ -29,7 +27,7 @@ def tokenizer() -> Any:
 
 @given(texts=st.lists(WORDS, min_size=1, max_size=4), separator=st.sampled_from(["", " "]))
 @settings(max_examples=200, deadline=None)
-def test_ids_are_those_of_the_python_tokenizer(tokenizer: Any, texts: list[list[str]], separator: str) -> None:
+def test_ids_are_those_of_the_tokenizer(tokenizer: Any, texts: list[list[str]], separator: str) -> None:
     joined = [separator.join(words) for words in texts]
     expected = tokenizer(joined, padding="longest", truncation=True, max_length=9)
     assert tokenize(tokenizer, joined, 9, "cpu").input_ids.tolist() == expected.input_ids
@@ -38,10 +36,10 @@ def test_ids_are_those_of_the_python_tokenizer(tokenizer: Any, texts: list[list[
     assert once.length_C.tolist() == [sum(mask) for mask in expected.attention_mask]
 
 
-def test_plain_text_is_read_by_the_compiled_one_alone(tokenizer: Any) -> None:
-    with mock.patch.object(BertTokenizer, "_tokenize", side_effect=AssertionError("in Python")):
-        tokenize(tokenizer, CAPTIONS, 9, "cpu")
-        for text in ("ein rötlicher Kreis", "a red circle [SEP]"):
-            with pytest.raises(AssertionError, match="in Python"):
-                tokenize(tokenizer, [text], 9, "cpu")
-    assert module._compiled(tokenizer) is module._compiled(tokenizer)
+def test_plain_text_is_read_as_by_lavis(tokenizer: Any) -> None:
+    """Whose BertTokenizer is Python below transformers 5."""
+    lavis = BertTokenizer(str(VOCAB))
+    assert (
+        tokenize(tokenizer, CAPTIONS, 9, "cpu").input_ids.tolist()
+        == lavis(CAPTIONS, padding="longest", truncation=True, max_length=9).input_ids
+    )

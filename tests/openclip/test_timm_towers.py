@@ -1,4 +1,4 @@
-"""SigLIP and EVA02 towers come from timm: beside LAVIS' timm they are refused, with today's they train."""
+"""SigLIP and EVA02 towers, which come from timm, train and give tokens to a Q-Former."""
 
 import json
 import logging
@@ -15,7 +15,6 @@ from lavis_mafa.models.towers.openclip import TowerName, build_openclip_tower
 from . import launch
 from .tiny import CONFIG
 
-pytest.importorskip("timm.layers", reason="LAVIS' timm 0.4.12 knows no SigLIP and no EVA02")
 TOWERS = {
     # as SigLIP's: no class token, pooled by attention, no projection, a bias of the logits
     "tiny-pooled": {
@@ -76,3 +75,5 @@ def test_they_give_tokens_to_a_q_former(data, tmp_path, name):
         tokens = tower(images)
         assert tokens.shape == (2, *TOKENS[name])
         torch.testing.assert_close(tokens, model.visual.eval().trunk.forward_features(images))
+    tower(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in tower.parameters())

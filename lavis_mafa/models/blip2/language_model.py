@@ -26,14 +26,14 @@ def load_language_model(name: str, key: str, dtype: torch.dtype, changes: Mappin
     """
     source = language_model_folder(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
         config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
         config.update(dict(changes))
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = auto.from_pretrained(source, config=config, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.{key}: {name!r} is no language model that is available here ({error}); "
+            f"model.{key}: {name!r} is no language model that is available here ({' '.join(str(error).split())}); "
             "set it to a hub name that can be downloaded here, or to a local folder with weights and tokenizer"
         ) from error
     if tokenizer.pad_token is None:

@@ -1,8 +1,9 @@
 """Vision towers for the Q-Former: image (B, 3, H, W) → tokens (B, L, V).
 
 `vit_model` names one: LAVIS' `eva_clip_g` and `clip_L`, or one of TOWERS, to which a plugin may add: `small_vit`,
-`torchvision:NAME` and `timm:NAME`, which read their weights from `vit_weights`, a local file, and `open_clip:NAME/TAG`
-(openclip.py). Nothing but a tag of open_clip is fetched. A tower has `num_features`, its V.
+`torchvision:NAME` and `timm:NAME`, which read their weights from `vit_weights`, a local file, `open_clip:NAME/TAG`
+(openclip.py) and `hf:NAME_OR_FOLDER` (hf.py), which bring their own; only a tag or a hub name is downloaded. A tower
+has `num_features`, its V.
 
     @TOWERS.add("mine:NAME")
     def build(name: str, image_size: int, weights: str | None) -> nn.Module: ...
@@ -20,14 +21,13 @@ from torch import nn
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.registry import Registry
-from lavis_mafa.models.towers.grid import TimmTower, TorchvisionTower
+from lavis_mafa.models.towers.grid import HEADS, TimmTower, TorchvisionTower, drop_head
 from lavis_mafa.models.towers.small_vit import SmallViT
 from lavis_mafa.models.weights import fit_state, read_metadata, read_state_dict
 
 LAVIS_TOWERS = ("eva_clip_g", "clip_L")
 Build = Callable[[str, int, str | None], nn.Module]  # what follows the colon, image size, weights → a tower
 TOWERS: Registry[Build] = Registry("tower")
-HEADS = ("classifier", "fc", "head", "heads", "head_dist")
 
 
 def build_tower(name: str, image_size: int, weights: str | None) -> nn.Module:
@@ -74,6 +74,15 @@ def _timm(name: str, image_size: int, weights: str | None) -> TimmTower:
     return TimmTower(_backbone(_timm_net(name), weights), image_size)
 
 
+@TOWERS.add("hf:NAME_OR_FOLDER")
+def _hf(source: str, image_size: int, weights: str | None) -> nn.Module:
+    from lavis_mafa.models.towers.hf import build_hf_tower
+
+    if weights is not None:
+        raise ValueError(f"model.vit_weights is {weights!r}, but hf:{source} brings its own weights; leave it out")
+    return build_hf_tower(source, image_size)
+
+
 @TOWERS.add("open_clip:NAME/TAG")
 def _open_clip(name: str, image_size: int, weights: str | None) -> nn.Module:
     from lavis_mafa.models.towers.openclip import build_openclip_tower
@@ -99,17 +108,10 @@ def _timm_net(name: str) -> nn.Module:
 
 def _backbone(net: nn.Module, weights: str | None) -> nn.Module:
     """The network without its classifier, with the weights where there are any."""
-    _drop_head(net)
+    drop_head(net)
     if weights is not None:
         _load_backbone(net, weights)
     return net
-
-
-def _drop_head(net: nn.Module) -> None:
-    """The classifier is not read: DDP would wait for its gradient, and random weights would count as the tower's."""
-    for name in HEADS:
-        if isinstance(getattr(net, name, None), nn.Module):
-            setattr(net, name, nn.Identity())
 
 
 def _load_backbone(net: nn.Module, weights: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+HEADS = ("classifier", "fc", "head", "heads", "head_dist", "attn_pool", "fc_norm")
+
 
 class GridTower(nn.Module):
     """A backbone whose last feature map or token sequence is read as tokens.
@@ -59,18 +61,17 @@ class TorchvisionTower(GridTower):
 
 
 class TimmTower(GridTower):
-    """A timm model; timm 0.4.12's ViTs pool in forward_features, so their last norm is read instead."""
+    """A timm model, by its `forward_features`."""
 
     def grid(self, image: Tensor) -> Tensor:
-        kept: list[Tensor] = []
-        norm = getattr(self.net, "norm", nn.Identity())
-        handle = norm.register_forward_hook(lambda module, args, output: kept.append(output))
-        try:
-            features = self.net.forward_features(image)
-        finally:
-            handle.remove()
-        if isinstance(features, Tensor) and features.dim() > 2:
-            return features
-        if not kept:
+        features = self.net.forward_features(image)
+        if not isinstance(features, Tensor) or features.dim() < 3:
             raise ValueError(f"vit_model: timm's {type(self.net).__name__} has no token grid")
-        return kept[-1]
+        return features.flatten(1, 2) if getattr(self.net, "output_fmt", "") == "NHWC" else features  # Swin's
+
+
+def drop_head(net: nn.Module) -> None:
+    """Neither pooling nor classifier is read: DDP would wait for a gradient, and count random weights as the tower's."""
+    for name in HEADS:
+        if isinstance(getattr(net, name, None), nn.Module):
+            setattr(net, name, nn.Identity())

@@ -7,7 +7,6 @@ What cannot work is refused before open_clip fetches anything. Tested in tests/m
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lavis_mafa.models.towers.grid import GridTower
+from lavis_mafa.models.towers.grid import GridTower, drop_head
 
 PREFIX = "open_clip:"
 
@@ -38,7 +37,7 @@ class TowerName:
         """`open_clip:NAME` or `open_clip:NAME/TAG_OR_FILE`; `weights` is the tag or file where the name has none.
 
         Raises:
-            ValueError: an unknown name or tag, no such file, or a tower that the installed timm cannot build.
+            ValueError: an unknown name or tag, or no such file.
         """
         model, _, pretrained = vit_model.removeprefix(PREFIX).partition("/")
         parsed = cls(model, pretrained or weights)
@@ -66,12 +65,6 @@ class TowerName:
         if self.model not in names:
             near = difflib.get_close_matches(self.model, names, n=1, cutoff=0.0)[0]
             raise ValueError(f"model.vit_model: open_clip has no model {self.model!r}; did you mean {PREFIX}{near}?")
-        uses_timm = "timm_model_name" in open_clip.get_model_config(self.model)["vision_cfg"]
-        if uses_timm and importlib.util.find_spec("timm.layers") is None:
-            raise ValueError(
-                f"model.vit_model: {self.model} is a timm tower, for which LAVIS' timm 0.4.12 is too old; "
-                f"choose one of open_clip's own ViTs, e.g. {PREFIX}ViT-L-14/datacomp_xl_s13b_b90k"
-            )
         if self.pretrained is not None and not self.is_tag and not Path(self.pretrained).expanduser().is_file():
             tags = ", ".join(list_pretrained_tags_by_model(self.model)) or "none"
             raise ValueError(
@@ -92,6 +85,9 @@ class OpenClipTower(GridTower):
             net.attn_pool = net.attn_pool_contrastive = None  # CoCa's
         elif isinstance(net, ModifiedResNet):
             net.attnpool = nn.Identity()
+        else:  # timm's
+            net.head = nn.Identity()
+            drop_head(net.trunk)
         super().__init__(net, image_size)
         self.source = source
 
