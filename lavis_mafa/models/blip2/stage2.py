@@ -138,7 +138,7 @@ class MafaBlip2LLM(QformerParts, Blip2Base):
     # ---- training
 
     def forward(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The loss of samples["text_input"] (B,) after the image; an encoder-decoder learns `text_output`, else cuts."""
+        """The loss of samples["text_input"] (B,) after the image; an encoder-decoder takes `text_output`, else cuts."""
         loss = self._loss_of_answers if self.is_encoder_decoder else self._loss_of_texts
         return {"loss": loss(self.queries(samples), samples)}
 

@@ -71,7 +71,7 @@ class TimmTower(GridTower):
 
 
 def drop_head(net: nn.Module) -> None:
-    """Neither pooling nor classifier is read: DDP would wait for a gradient, and count random weights as the tower's."""
+    """Neither pooling nor classifier is read: DDP would wait for a gradient, and random weights count as the tower's"""
     for name in HEADS:
         if isinstance(getattr(net, name, None), nn.Module):
             setattr(net, name, nn.Identity())
