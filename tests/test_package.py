@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # with pytest
+
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.floors import FLOORS, arrows, circles, module_name, modules_imported, rooms, upward
 
@@ -87,7 +97,8 @@ def test_what_breaks_the_rules_is_seen(tmp_path: Path) -> None:
 
 
 def test_an_installation_holds_every_file_of_the_package(tmp_path: Path) -> None:
-    command = [sys.executable, "setup.py", "-q", "build", "-b", str(tmp_path / "b"), "egg_info", "-e", str(tmp_path)]
+    setup = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q"]
+    command = [*setup, "build", "-b", str(tmp_path / "b"), "egg_info", "-e", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     built = {path.relative_to(tmp_path / "b" / "lib") for path in (tmp_path / "b" / "lib").rglob("*") if path.is_file()}
@@ -97,6 +108,37 @@ def test_an_installation_holds_every_file_of_the_package(tmp_path: Path) -> None
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
     }
     assert built == expected
+
+
+LOCKS = sorted((ROOT / "constraints").glob("py*.txt"))
+LOCKED = re.compile(r"^(\S+)==(\S+)(?: ; (.+))? \\\n    --hash=sha256:", re.MULTILINE)
+
+
+def locked(text: str, python: str) -> dict[str, str]:
+    """Package → version that a lock installs on Linux x86-64."""
+    machine = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
+    machine |= {"platform_machine": "x86_64", "platform_system": "Linux", "extra": ""}
+    pins = [match for match in LOCKED.findall(text) if not match[2] or Marker(match[2]).evaluate(machine)]
+    assert len(pins) == len({name for name, _, _ in pins}), "a package with two versions"
+    return {name: version for name, version, _ in pins}
+
+
+def test_there_is_a_lock_for_every_supported_python() -> None:
+    assert [path.stem for path in LOCKS] == ["py310", "py311", "py312", "py313"]
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_a_lock_holds_every_requirement_within_its_range(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["lavis"]]
+    for extra in ("lavis", "openclip", "cpu", "ray", "eccv", "dev"):
+        wanted += project["project"]["optional-dependencies"][extra]
+    text = path.read_text(encoding="utf-8")
+    pins = locked(text, f"3.{path.stem[3:]}")
+    for one in map(Requirement, wanted):
+        name = canonicalize_name(one.name)
+        assert name == "lavis-mafa" or one.specifier.contains(pins[name]), one
+    assert "://" not in text  # no address: which registry it is, is the machine's affair
 
 
 def test_registering_twice_changes_nothing() -> None:

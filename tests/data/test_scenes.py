@@ -1,11 +1,10 @@
-"""Scenes: the language means what it says, the truth is exact and fast, the table is deterministic."""
+"""Scenes: the language means what it says, the truth is exact, the table is deterministic."""
 
 import hashlib
 import pickle
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -211,13 +210,6 @@ def test_noise_is_the_share_of_wrong_captions():
     assert wrong == pytest.approx(0.3, abs=0.04)
 
 
-def test_truth_is_fast():
-    table, _, truth = scenes_table(1000, seed=5, captions_a_scene=5)
-    start = time.perf_counter()
-    truth(np.arange(1000)[:, None], np.arange(5000)[None])
-    assert table.n_captions == 5000 and time.perf_counter() - start < 5
-
-
 def test_a_record_has_distinct_captions_and_its_own_key():
     table, open_image, _ = scenes_table(200, seed=6, match_share=0.05, captions_a_scene=5)
     assert np.diff(table.offsets).tolist() == [5] * 200
@@ -294,10 +286,3 @@ def test_an_image_shows_its_scene():
 
 def test_rendering_scales():
     assert render(SCENE, np.random.default_rng(0), size=96).size == (96, 96)
-
-
-def test_rendering_ten_thousand_scenes_takes_seconds():
-    start = time.perf_counter()
-    for index in range(500):
-        render(scene_number(0, index), scene_rng(0, index, 3))
-    assert (time.perf_counter() - start) / 500 < 0.005  # 0.5 ms on an idle core
