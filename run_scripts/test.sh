@@ -4,9 +4,12 @@
 #   bash run_scripts/test.sh tests/core -k chain
 set -euo pipefail
 
-LAVIS_MAFA_EXTRAS="${LAVIS_MAFA_EXTRAS:-lavis,cpu},dev"
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+if ! "$PYTHON_BIN" -c 'import pytest, xdist, hypothesis' 2>/dev/null; then
+    echo "lavis_mafa: $PYTHON_BIN lacks the extra dev: pip install -e \"$LAVIS_MAFA_ROOT[dev]\"" >&2
+    exit 1
+fi
 export HF_HUB_OFFLINE=1 MPLBACKEND=Agg # tests fetch nothing and open no window
 if (($#)); then exec "$PYTHON_BIN" -m pytest "$@"; fi
 

@@ -2,7 +2,7 @@
 # Find the missing connections of an image-text data set, and show them. Without arguments: of the embedded scenes.
 #   bash run_scripts/mafa/mine_connections.sh
 #   bash run_scripts/mafa/mine_connections.sh --options run.range_max=10 run.output_dir=/tmp/try
-#   LAVIS_MAFA_EXTRAS=lavis,cpu,ray bash run_scripts/mafa/mine_connections.sh --engine ray
+#   bash run_scripts/mafa/mine_connections.sh --engine ray
 #
 # --engine ray embeds, searches and scores on the Ray cluster that RAY_ADDRESS names, one worker for each GPU (or CPU) of it,
 # else on two workers of this machine; the results are the local engine's. All nodes need the same files at the same paths.
