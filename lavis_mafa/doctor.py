@@ -12,13 +12,17 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from lavis_mafa.common.versions import installed_versions
 
 GPU_FAISS = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
+LAVIS_REMEDY = 'pip install -e ".[lavis,cpu]" && pip install --no-deps salesforce-lavis==1.0.2'
 LEAST_GB = 2  # checkpoints and stores of the default job, with room to spare
 
 # Each probe prints JSON lines: the last one says how far it came.
@@ -94,18 +98,14 @@ def _facts(output: str) -> dict[str, object]:
 
 def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
     """Combinations that are known not to work, from the versions alone."""
-    if sys.version_info[:2] not in ((3, 10), (3, 11)):
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         yield Finding(
             f"Python {platform.python_version()}: LAVIS' tokenizers only has wheels for 3.10 and 3.11",
             "build the environment with one of these: PYTHON=python3.11 bash run_scripts/setup.sh",
             blocks="salesforce-lavis" not in found,
         )
     if "salesforce-lavis" not in found:
-        yield Finding("LAVIS is not installed", 'pip install -e ".[lavis,cpu]"', blocks=True)
-    elif found.get("numpy", "1").split(".")[0] != "1":
-        yield Finding(
-            f"numpy {found['numpy']} with LAVIS, whose OpenCV wheel needs numpy 1", 'pip install "numpy<2"', blocks=True
-        )
+        yield Finding("LAVIS is not installed", LAVIS_REMEDY, blocks=True)
     gpu = [name for name in GPU_FAISS if name in found]
     if "faiss-cpu" in found and gpu:
         yield Finding(
@@ -115,6 +115,27 @@ def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
         )
     if "faiss-cpu" not in found and not gpu:
         yield Finding("FAISS is not installed: batches are planned with torch's exact search", "pip install faiss-cpu")
+
+
+def judge_ranges(requirements: Iterable[str]) -> Iterator[Finding]:
+    """Installed packages that are older or newer than `requirements` allow, whichever extra names them."""
+    wanted = {f"{one.name}{one.specifier}": one for one in map(Requirement, requirements)}
+    for text, requirement in wanted.items():
+        try:
+            number = version(requirement.name)
+        except PackageNotFoundError:
+            continue
+        if not requirement.specifier.contains(number, prereleases=True):
+            message = f"{requirement.name} {number} is installed, {text} is needed"
+            yield Finding(message, f'pip install "{text}"', blocks=True)
+
+
+def own_requirements() -> list[str]:
+    """What this package's metadata asks for; nothing where it is imported from a folder that was never installed."""
+    try:
+        return requires("lavis_mafa") or []
+    except PackageNotFoundError:
+        return []
 
 
 def judge_faiss(result: Probe, installed: bool) -> Iterator[Finding]:
@@ -173,7 +194,12 @@ def main(arguments: list[str] | None = None) -> int:
     torch, faiss, lavis = (probe(code, timeout) for code in (TORCH, FAISS, LAVIS))
     _print_facts(found, torch, faiss)
     installed = any(name in found for name in ("faiss-cpu", *GPU_FAISS))
-    findings = [*judge_versions(found), *judge_faiss(faiss, installed), *judge_imports(torch, lavis)]
+    findings = [
+        *judge_versions(found),
+        *judge_ranges(own_requirements()),
+        *judge_faiss(faiss, installed),
+        *judge_imports(torch, lavis),
+    ]
     if free_gb(Path("output")) < LEAST_GB:
         findings.append(
             Finding(f"less than {LEAST_GB} GB of disk space are free for output", "free some disk space", blocks=True)

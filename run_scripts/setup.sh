@@ -66,7 +66,7 @@ print(*(name for name in ("lavis", "transformers", "faiss") if util.find_spec(na
         has uv || "$base" -c 'import ensurepip, venv' 2>/dev/null ||
             fail "$base lacks the venv module" "  Debian, Ubuntu:  sudo apt install python$(version "$base")-venv"
         free_gb="$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')"
-        ((free_gb >= 10)) || fail "10 GB of free disk are needed, $PWD has $free_gb GB" "  'pip cache purge' often frees some."
+        ((free_gb >= 10)) || fail "10 GB of free disk space are needed, but $PWD has $free_gb GB" "  'pip cache purge' often frees some."
         say "lavis_mafa: building $venv with $base (7 GB; 2 minutes on 2 cores, and the download)"
         : >$unfinished && rm -rf .venv || exit 1
         if has uv; then uv venv --quiet --seed --python "$base" .venv >&2; else "$base" -m venv .venv >&2; fi ||
@@ -86,11 +86,11 @@ print(*(name for name in ("lavis", "transformers", "faiss") if util.find_spec(na
         status=$?
         kill $job 2>/dev/null && wait $job 2>/dev/null
         ((status == 0)) || fail "the installation failed; the end of $PWD/$log:" "$(tail -n 15 $log)" \
-            "  Where the network was away, start again."
+            "  If the network failed, start again."
     }
     build() {
         if [[ -e .venv && ! -e $unfinished ]] && ! compgen -G ".venv/lavis_mafa.*" >/dev/null; then
-            use "$python" || fail "$venv is not of this script's making, and lacks this checkout" "  Remove it, and start again."
+            use "$python" || fail "$venv was not built by this script, and lacks this checkout" "  Remove it, and start again."
             return
         fi
         if [[ -e $unfinished || ! -f $stamp || "$(sed -n 2p $stamp)" != "$(version "${PYTHON:-$python}")" ]]; then new_venv; fi
@@ -106,7 +106,7 @@ print(*(name for name in ("lavis", "transformers", "faiss") if util.find_spec(na
     if [[ -z "$PYTHON" && "$active" != "$venv"/* ]] && use "$active"; then exit; fi
     if ready; then echo "$python" && exit; fi
     exec 9>.setup.lock || exit 1 # macOS has no flock: there, start one at a time
-    ! has flock || flock -n 9 || { say "lavis_mafa: another start is setting up .venv; waiting for it" && flock 9; }
+    ! has flock || flock -n 9 || { say "lavis_mafa: another process is setting up .venv; waiting for it" && flock 9; }
     if ready; then echo "$python"; else build; fi
 )
 

@@ -213,7 +213,7 @@ def test_a_full_disk_is_named(machine: Machine, free_gb: int, enough: bool) -> N
     if enough:
         machine.start()
     else:
-        assert "10 GB of free disk are needed" in (err := machine.refusal()) and "has 9 GB" in err
+        assert "10 GB of free disk space" in (err := machine.refusal()) and "has 9 GB" in err
         assert not machine.venv.exists()
 
 
@@ -253,7 +253,7 @@ def test_an_environment_of_another_hand_is_not_touched(machine: Machine) -> None
     machine.python(active="exit 1")
     (machine.venv / "bin").mkdir(parents=True)
     (machine.venv / "bin" / "python").symlink_to(machine.bin / "python3.12")
-    assert "not of this script's making" in machine.refusal()
+    assert "was not built by this script" in machine.refusal()
     assert not machine.installs
     machine.python(active="exit 0")  # it has what is needed
     assert machine.start()[0] == str(machine.venv / "bin" / "python")

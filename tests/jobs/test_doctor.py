@@ -82,8 +82,23 @@ def test_known_bad_versions() -> None:
     for words, found in expected.items():
         (finding,) = doctor.judge_versions(found)
         assert words in finding.message and finding.remedy
-        assert finding.blocks == (words in ("numpy 2", "LAVIS is not installed"))
+        assert finding.blocks == (words == "LAVIS is not installed")
     assert not list(doctor.judge_versions(well))
+
+
+@pytest.mark.parametrize(("python", "fits"), [((3, 9), False), ((3, 10), True), ((3, 13), True), ((3, 14), False)])
+def test_supported_pythons(python: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.sys, "version_info", (*python, 0))
+    found = list(doctor.judge_versions({"salesforce-lavis": "1.0.2", "faiss-cpu": "1.15.1"}))
+    assert ["3.10 to 3.13" in finding.message for finding in found] == [True] * (not fits)
+
+
+def test_versions_outside_the_ranges() -> None:
+    wanted = ["numpy<1; extra == 'old'", "numpy<1", "torch>=2", "pytest>999", "no-such-package>1"]
+    found = list(doctor.judge_ranges(wanted))
+    assert [finding.message.split()[0] for finding in found] == ["numpy", "pytest"] and all(f.blocks for f in found)
+    assert found[1].message.endswith("pytest>999 is needed") and found[1].remedy == 'pip install "pytest>999"'
+    assert not list(doctor.judge_ranges(doctor.own_requirements()))
 
 
 def test_the_command_says_what_blocks(
@@ -98,8 +113,9 @@ def test_the_command_says_what_blocks(
     assert "remedy: bash run_scripts/setup.sh" in result.stdout and "FAISS: 9.9 FAKE GPU" in result.stdout
 
     monkeypatch.setattr(doctor, "probe", lambda code, timeout: doctor.Probe({"version": "1", "done": True}))
-    installed = {"salesforce-lavis": "1.0.2", "numpy": "1.26.4", "faiss-cpu": "1"}
+    installed = {"salesforce-lavis": "1.0.2", "faiss-cpu": "1"}
     monkeypatch.setattr(doctor, "installed_versions", lambda: installed)
+    monkeypatch.setattr(doctor, "own_requirements", list)
     assert doctor.main([]) == 0
     assert "the main job can run" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "free_gb", lambda path: 0.1)
