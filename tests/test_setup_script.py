@@ -11,23 +11,22 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-TOOLS = "bash awk grep tail cksum flock dirname rm sleep du cut sed touch sh mkdir ln".split()  # noqa: SIM905
+SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "setup.sh"
+TOOLS = "bash awk grep tail cksum flock dirname rm sleep du cut sed sh mkdir ln".split()  # noqa: SIM905
 
-# Prints its version, makes a "venv" of itself and logs what pip is asked for; `{pip}` is what an installation does.
+# Prints its version, makes a "venv" of itself and logs what pip is asked for; `pip` and `active` are what it then does.
 PYTHON = """#!/bin/sh
 case "$*" in
   *version_info*) echo {version} ;;
   *"import ensurepip"*) exit {no_venv} ;;
   *find_spec*) {active} ;;
   "-m venv "*) mkdir -p "$3/bin" && ln -sf "$0" "$3/bin/python" ;;
-  "-m pip install "*) echo "$*" >> "{log}"; {pip} ;;
-  *) exit 1 ;;
+  "-m pip install "*) echo "$*" >> ../pip.log; {pip} ;;
 esac
 """
 UV = """#!/bin/sh
-echo "uv $*" >> "{log}"
-[ "$1" = pip ] || {{ mkdir -p .venv/bin && ln -sf "{python}" .venv/bin/python; }}
+echo "uv $*" >> ../pip.log
+[ "$1" = pip ] || { mkdir -p .venv/bin && ln -sf "$BASE" .venv/bin/python; }
 """
 
 
@@ -35,41 +34,42 @@ class Machine:
     """An empty checkout and the commands on PATH."""
 
     def __init__(self, folder: Path) -> None:
-        self.checkout, self.bin, self.log = folder / "check out", folder / "bin", folder / "pip.log"
-        self.venv, self.unfinished = self.checkout / ".venv", self.checkout / ".venv.unfinished"
+        self.folder, self.checkout, self.bin = folder, folder / "check out", folder / "bin"
+        self.venv, self.python = self.checkout / ".venv", str(self.checkout / ".venv" / "bin" / "python")
         for path in (self.checkout / "run_scripts", self.checkout / "constraints", self.bin):
             path.mkdir(parents=True)
-        shutil.copy(ROOT / "run_scripts" / "setup.sh", self.checkout / "run_scripts")
+        shutil.copy(SCRIPT, self.checkout / "run_scripts")
         (self.checkout / "pyproject.toml").write_text("[project]\n")
         (self.checkout / "constraints" / "py312.txt").write_text("torch==1\n")
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool) or pytest.skip(f"no {tool} here"))
-        self.command("df", "#!/bin/sh\necho head; echo disk 1 1 99000000 1% /\n")
+        self.disk(100)
         self.system("debian", "13")
+        self.has_python()
 
-    def command(self, name: str, text: str) -> None:
+    def command(self, name: str, text: str = "#!/bin/sh\n") -> None:
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
 
+    def disk(self, free_gb: int) -> None:
+        self.command("df", f"#!/bin/sh\necho head; echo disk 1 1 {free_gb * 1024 * 1024 + 5} 1% /\n")
+
     def system(self, name: str, version: str) -> None:
-        release = f'ID={name}\\nVERSION_ID="{version}"\\n'
-        self.command(
-            "cat", f'#!/bin/sh\n[ "$1" = /etc/os-release ] && printf \'{release}\' || exec {shutil.which("cat")} "$@"\n'
-        )
+        release = f'[ "$1" = /etc/os-release ] && printf \'ID={name}\\nVERSION_ID="{version}"\\n\''
+        self.command("cat", f'#!/bin/sh\n{release} || exec {shutil.which("cat")} "$@"\n')
 
-    def python(self, name: str = "python3.12", version: str = "3.12", no_venv: int = 0, **does: str) -> None:
-        does = {"pip": "exit 0", "active": "exit 1", **does}
-        self.command(name, PYTHON.format(version=version, no_venv=no_venv, log=self.log, **does))
+    def has_python(self, name: str = "python3.12", version: str = "3.12", no_venv: int = 0, **does: str) -> None:
+        self.command(name, PYTHON.format(version=version, no_venv=no_venv, **{"pip": "", "active": "exit 1", **does}))
 
-    def popen(self, **variables: str) -> subprocess.Popen[str]:
-        command = [str(self.bin / "bash"), str(self.checkout / "run_scripts" / "setup.sh")]
+    def popen(self, script: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+        command = [str(self.bin / "bash"), str(script or self.checkout / "run_scripts" / "setup.sh")]
         pipe, variables = subprocess.PIPE, {"PATH": str(self.bin), **variables}
         # In a session of its own, so that it can be killed with all its children.
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=variables, start_new_session=True)
 
-    def start(self, **variables: str) -> tuple[str, str]:
+    def start(self, script: Path | None = None, **variables: str) -> tuple[str, str]:
         """Standard output and error of a start that succeeds."""
-        process = self.popen(**variables)
+        process = self.popen(script, **variables)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         return out.strip(), err
@@ -84,7 +84,8 @@ class Machine:
     @property
     def installs(self) -> list[str]:
         """What pip was asked for; two lines a set-up: the lock, then this checkout."""
-        return self.log.read_text().splitlines() if self.log.exists() else []
+        log = self.folder / "pip.log"
+        return log.read_text().splitlines() if log.exists() else []
 
 
 @pytest.fixture
@@ -93,19 +94,16 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_the_first_start_installs_the_lock_and_the_second_nothing(machine: Machine) -> None:
-    machine.python()
     python, err = machine.start()
-    assert python == str(machine.venv / "bin" / "python") and ".venv is ready" in err
+    assert python == machine.python and ".venv is ready" in err
     lock, checkout = machine.installs
-    assert lock.endswith("--no-deps --require-hashes -r constraints/py312.txt")
-    assert checkout.endswith("--no-deps -e .")
+    assert lock.endswith("--no-deps --require-hashes -r constraints/py312.txt") and checkout.endswith("--no-deps -e .")
     assert machine.start() == (python, "")
     assert machine.installs == [lock, checkout]
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "constraints/py312.txt", "the checkout's place"])
 def test_what_changed_is_installed_once(machine: Machine, changed: str) -> None:
-    machine.python()
     machine.start()
     if (machine.checkout / changed).exists():
         (machine.checkout / changed).write_text("# changed\n")
@@ -116,31 +114,27 @@ def test_what_changed_is_installed_once(machine: Machine, changed: str) -> None:
     assert len(machine.installs) == 4
 
 
-def test_a_failed_set_up_starts_from_scratch(machine: Machine) -> None:
-    machine.python(pip="echo 'no route to host'; exit 1")
-    err = machine.refusal()
-    assert "no route to host" in err and "start again" in err
-    (machine.venv / "half-installed").touch()
-    machine.python()
-    machine.start()
-    assert not (machine.venv / "half-installed").exists() and not machine.unfinished.exists()
-
-
-def test_a_killed_set_up_starts_from_scratch(machine: Machine) -> None:
-    machine.python(pip='echo half way >&2; touch .venv/half-installed; echo reached > "$REACHED"; exec sleep 60')
-    reached = machine.checkout.parent / "reached"
+@pytest.mark.parametrize("how", ["failed", "killed"])
+def test_an_unfinished_set_up_starts_from_scratch(machine: Machine, how: str) -> None:
+    reached = machine.folder / "reached"
     os.mkfifo(reached)
-    process = machine.popen(REACHED=str(reached))
-    assert reached.read_text() == "reached\n"  # waits until pip is at work
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    machine.python()
+    end = "exit 1" if how == "failed" else "echo > ../reached; exec sleep 60"
+    machine.has_python(pip=f"echo no route to host; : > .venv/half; {end}")
+    if how == "failed":
+        assert "no route to host" in (err := machine.refusal()) and "start again" in err
+    else:
+        process = machine.popen()
+        reached.read_text()  # waits until pip is at work
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    assert (machine.venv / "half").exists()
+    machine.has_python()
     machine.start()
-    assert not (machine.venv / "half-installed").exists()
+    assert not (machine.venv / "half").exists() and not (machine.checkout / ".venv.unfinished").exists()
 
 
 def test_two_starts_at_once_set_up_once(machine: Machine) -> None:
-    machine.python(pip="sleep 1")
+    machine.has_python(pip="sleep 1")
     processes = [machine.popen(), machine.popen()]
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
@@ -148,134 +142,100 @@ def test_two_starts_at_once_set_up_once(machine: Machine) -> None:
     assert sum("waiting" in err for _, err in outputs) == 1
 
 
-def test_python_names_the_interpreter(machine: Machine) -> None:
-    machine.python()
-    machine.start()
-    (machine.checkout / "constraints" / "py310.txt").touch()
-    machine.python("my python", version="3.10")
-    machine.start(PYTHON=str(machine.bin / "my python"))
-    assert "py310.txt" in machine.installs[-2]
-    machine.start()
-    assert len(machine.installs) == 4  # without PYTHON, it stays as it is
-    assert "PYTHON=no-python" in machine.refusal(PYTHON="no-python")
-
-
-def test_the_newest_supported_python_is_taken(machine: Machine) -> None:
-    machine.python("python3", version="3.14")
-    machine.python("python3.11", version="3.11")
-    machine.python()
+def test_the_newest_supported_python_is_taken_or_the_one_that_is_named(machine: Machine) -> None:
+    machine.has_python("python3", version="3.14")
+    machine.has_python("my python", version="3.10")
     assert f"with {machine.bin}/python3.12" in machine.start()[1]
+    (machine.checkout / "constraints" / "py310.txt").write_text("torch==2\n")
+    machine.start(PYTHON=str(machine.bin / "my python"))
+    machine.start()  # without PYTHON, it stays as it is
+    assert [line.split()[-1] for line in machine.installs[::2]] == ["constraints/py312.txt", "constraints/py310.txt"]
+    assert "PYTHON=no-python" in machine.refusal(PYTHON="no-python")
 
 
 @pytest.mark.parametrize(
     ("system", "remedy"),
     [
-        (("debian", "12"), "apt install python3.11 python3.11-venv"),
-        (("debian", "13"), "apt install python3.13 python3.13-venv"),
-        (("ubuntu", "22.04"), "apt install python3.10 python3.10-venv"),
-        (("ubuntu", "24.04"), "apt install python3.12 python3.12-venv"),
-        (("fedora", "44"), "dnf install python3.13"),
-        (("", ""), "brew install python@3.13"),
+        ("debian 12", "apt install python3.11 python3.11-venv"),
+        ("debian 13", "apt install python3.13 python3.13-venv"),
+        ("ubuntu 22.04", "apt install python3.10 python3.10-venv"),
+        ("ubuntu 24.04", "apt install python3.12 python3.12-venv"),
+        ("fedora 44", "dnf install python3.13"),
+        (" ", "brew install python@3.13"),
     ],
 )
-def test_an_unsupported_python_names_the_remedy_of_the_system(
-    machine: Machine, system: tuple[str, str], remedy: str
-) -> None:
-    machine.python("python3", version="3.9")
-    machine.system(*system)
-    for name in ("dnf" if system[0] == "fedora" else "brew", "conda"):
-        machine.command(name, "#!/bin/sh\n")
+def test_an_unsupported_python_names_the_remedy_of_the_system(machine: Machine, system: str, remedy: str) -> None:
+    (machine.bin / "python3.12").unlink()
+    machine.has_python("python3", version="3.9")
+    machine.system(*system.split(" "))
+    machine.command("dnf" if "fedora" in system else "brew")
+    machine.command("conda")
     err = machine.refusal()
     assert "3.10 to 3.13 is needed; found: python3 is 3.9;" in err
-    assert remedy in err and "conda create" in err and "install uv" in err
-    assert err.count("install python") == 1 and not machine.venv.exists()
-
-
-def test_a_missing_venv_module_names_its_package(machine: Machine) -> None:
-    machine.python(no_venv=1)
-    assert "apt install python3.12-venv" in machine.refusal()
+    assert remedy in err and "conda create" in err and "install uv" in err and err.count("install python") == 1
     assert not machine.venv.exists()
 
 
-def test_uv_builds_where_it_is_found(machine: Machine) -> None:
-    machine.python("some python", no_venv=1)
-    machine.command("uv", UV.format(log=machine.log, python=machine.bin / "some python"))
-    machine.start()
+def test_a_missing_venv_module_names_its_package_and_uv_needs_none(machine: Machine) -> None:
+    machine.has_python(no_venv=1)
+    assert "apt install python3.12-venv" in machine.refusal()
+    assert not machine.venv.exists()
+    machine.command("uv", UV)
+    (machine.bin / "python3.12").rename(base := machine.folder / "base")  # none is on PATH: uv brings one
+    machine.start(BASE=str(base))
     build, lock, checkout = machine.installs
-    assert build == "uv venv --quiet --seed --python 3.13 .venv"  # none is on PATH: uv brings one
-    assert lock.endswith("--require-hashes -r constraints/py312.txt") and checkout.endswith("-e .")
+    assert build == "uv venv --quiet --seed --python 3.13 .venv"
+    assert lock.endswith("--require-hashes -r constraints/py312.txt") and checkout.endswith("--no-deps -e .")
 
 
-@pytest.mark.parametrize(("free_gb", "enough"), [(9, False), (10, True)])
-def test_a_full_disk_is_named(machine: Machine, free_gb: int, enough: bool) -> None:
-    machine.python()
-    machine.command("df", f"#!/bin/sh\necho head; echo disk 1 1 {free_gb * 1024 * 1024 + 5} 1% /\n")
-    if enough:
-        machine.start()
-    else:
-        assert "10 GB of free disk space" in (err := machine.refusal()) and "has 9 GB" in err
-        assert not machine.venv.exists()
+def test_a_full_disk_is_named(machine: Machine) -> None:
+    machine.disk(9)
+    assert "10 GB of free disk space" in (err := machine.refusal()) and "has 9 GB" in err
+    assert not machine.venv.exists()
+    machine.disk(10)
+    machine.start()
 
 
 def test_an_active_environment_of_this_checkout_is_used(machine: Machine) -> None:
-    active = machine.checkout.parent / "active"
+    active = machine.folder / "active"
     (active / "bin").mkdir(parents=True)
-    machine.python("../active/bin/python", active="exit 0")
+    machine.has_python("../active/bin/python", active="exit 0")
     assert machine.start(VIRTUAL_ENV=str(active)) == (str(active / "bin" / "python"), "")
-    machine.python("../active/bin/python", active="echo lavis faiss")
+    machine.has_python("../active/bin/python", active="echo lavis faiss")
     err = machine.refusal(VIRTUAL_ENV=str(active))
     assert "lacks lavis faiss" in err and "pip install --no-deps salesforce-lavis==1.0.2" in err
-    assert not machine.venv.exists() and not machine.installs
-    machine.python("../active/bin/python", active="exit 1")  # another checkout's
-    machine.python()
-    assert machine.start(VIRTUAL_ENV=str(active))[0] == str(machine.venv / "bin" / "python")
+    assert not machine.venv.exists()
+    machine.has_python("../active/bin/python", active="exit 1")  # another checkout's
+    assert machine.start(VIRTUAL_ENV=str(active))[0] == machine.python
 
 
-def test_the_question_put_to_an_active_environment(machine: Machine) -> None:
-    """With this very interpreter, which has this checkout or another: not the stand-in's answer."""
-    package = machine.checkout / "lavis_mafa" / "__init__.py"
-    package.parent.mkdir()
-    package.touch()
-    script = (ROOT / "run_scripts" / "setup.sh").read_text()
-    question = script.partition("-I -c '")[2].partition("' 2>")[0]
+def test_an_environment_of_this_checkout_is_known(machine: Machine) -> None:
+    """The script's question, put to this very interpreter."""
+    (machine.checkout / "lavis_mafa").mkdir()
+    (machine.checkout / "lavis_mafa" / "__init__.py").touch()
+    question = SCRIPT.read_text().partition("-I -c '")[2].partition("' 2>")[0]
     assert "find_spec" in question
-
-    def ask(folder: Path) -> subprocess.CompletedProcess[str]:
+    for folder, status in ((machine.checkout, 0), (SCRIPT.parents[1], 1)):
         code = f"import sys; sys.path.insert(0, {str(folder)!r})\n{question}"
-        command = [sys.executable, "-I", "-c", code]
-        return subprocess.run(command, cwd=machine.checkout, capture_output=True, text=True, timeout=60)
-
-    assert ask(machine.checkout).returncode == 0
-    assert ask(ROOT).returncode == 1
+        assert subprocess.run([sys.executable, "-I", "-c", code], cwd=machine.checkout, timeout=60).returncode == status
 
 
 def test_an_environment_of_another_hand_is_not_touched(machine: Machine) -> None:
-    machine.python(active="exit 1")
     (machine.venv / "bin").mkdir(parents=True)
-    (machine.venv / "bin" / "python").symlink_to(machine.bin / "python3.12")
+    Path(machine.python).symlink_to(machine.bin / "python3.12")
     assert "was not built by this script" in machine.refusal()
+    machine.has_python(active="exit 0")  # it has what is needed
+    assert machine.start()[0] == machine.python
     assert not machine.installs
-    machine.python(active="exit 0")  # it has what is needed
-    assert machine.start()[0] == str(machine.venv / "bin" / "python")
 
 
 def test_what_a_script_gets(machine: Machine) -> None:
-    machine.python()
-    data = machine.checkout.parent / "shared" / "data"
-    data.mkdir(parents=True)
+    (machine.folder / "shared" / "data").mkdir(parents=True)
     script = machine.checkout / "job.sh"
-    script.write_text(
-        'set -euo pipefail\nsource "$(dirname "$0")/run_scripts/setup.sh"\necho "$LAVIS_MAFA_DATA|$PYTHON_BIN"\n'
-    )
-    for given, found in (({}, data), ({"LAVIS_MAFA_DATA": "/mine"}, "/mine")):
-        command, environment = (
-            [str(machine.bin / "bash"), str(script), "--options"],
-            {"PATH": str(machine.bin), **given},
-        )
-        output = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60).stdout
-        assert output == f"{found}|{machine.venv}/bin/python\n"
+    script.write_text('set -eu\nsource "${0%/*}/run_scripts/setup.sh"\necho "$LAVIS_MAFA_DATA $PYTHON_BIN"\n')
+    assert machine.start(script)[0] == f"{machine.folder}/shared/data {machine.python}"
+    assert machine.start(script, LAVIS_MAFA_DATA="/mine")[0] == f"/mine {machine.python}"
 
 
 def test_a_variable_that_is_gone_is_refused(machine: Machine) -> None:
-    machine.python()
     assert "LAVIS_MAFA_EXTRAS is gone" in machine.refusal(LAVIS_MAFA_EXTRAS="lavis,gpu")
