@@ -75,7 +75,7 @@ def test_retrieval_and_that_it_is_a_con_d(checkpoint: Path, tmp_path: Path) -> N
     trained = tmp_path / "output" / "mafa" / "albef_retrieval_scenes" / "model.safetensors"
     con_d = {"arch": "mafa_albef", "model_type": "scenes", "load_finetuned": True, "finetuned": str(trained)}
     scorer = build_con_d(con_d, torch.device("cpu"))
-    batch = {"image": torch.randn(2, 3, 48, 48), "caption": ["a red circle", "a blue ring"]}
+    batch = {"judge_image": torch.randn(2, 3, 48, 48), "caption": ["a red circle", "a blue ring"]}
     assert scorer.score(batch, torch.tensor([0, 1]), torch.tensor([1, 0])).shape == (2,)
 
 

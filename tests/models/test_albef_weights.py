@@ -182,10 +182,10 @@ def test_con_d_from_an_official_file_scores_as_the_model_does(tmp_path: Path, la
     scorer = build_con_d(
         {**SCENES, "load_finetuned": True, "finetuned": str(tmp_path / "con_d.pth")}, torch.device("cpu")
     )
-    batch = {"image": torch.randn(3, 3, 48, 48), "caption": ["A red circle.", "a big blue square", "two objects"]}
+    batch = {"judge_image": torch.randn(3, 3, 48, 48), "caption": ["A red circle.", "a big blue square", "two objects"]}
     image_K, text_K = torch.tensor([0, 2, 2, 1]), torch.tensor([1, 1, 0, 2])
     tokens = source.tokenize(["a red circle", "a big blue square", "two objects"])
-    state = source.pair_state(source.visual_encoder(batch["image"]), tokens)
+    state = source.pair_state(source.visual_encoder(batch["judge_image"]), tokens)
     expected = source.match_logits(state, image_K, text_K).softmax(1)[:, 1]
     assert expected.std() > 0.01
     torch.testing.assert_close(scorer.score(batch, image_K, text_K), expected, atol=1e-5, rtol=0)
