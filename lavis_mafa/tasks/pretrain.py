@@ -47,4 +47,4 @@ class MafaPretrainTask(LoopTask):
 
     def build_teacher(self, student: Any) -> Teacher | None:
         """The momentum copy of a student that learns from one."""
-        return Teacher(student) if student.mafa.targets == "momentum" else None
+        return Teacher(student) if student.mafa.needs_teacher else None
