@@ -106,7 +106,7 @@ def upward(found: Mapping[tuple[str, str], list[str]]) -> list[str]:
     """Arrows that do not go down."""
     return [
         f"{room} -> {other} ({', '.join(modules)})"
-        for (room, other), modules in found.items()
+        for (room, other), modules in sorted(found.items())
         if floor(other) >= floor(room)
     ]
 
