@@ -71,7 +71,7 @@ def test_a_run_with_a_momentum_teacher_says_so(tmp_path: Path, capsys: pytest.Ca
 
     options = ("model.mafa.targets=momentum", f"run.output_dir={tmp_path / 'out'}", "run.resume_ckpt_path=null")
     assert dry_run(load("../albef/pretrain_stage_scenes", *SMALL, "run.batch_size_train=16", *options)) == []
-    memory = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("memory a process"))
+    memory = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("memory per process"))
     assert "momentum teacher" in memory
 
 
@@ -102,7 +102,7 @@ def test_the_default_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert dry_run(cfg) == []
     printed = capsys.readouterr().out
     assert "records: 40 with 80 captions" in printed and "batches: 2 an epoch of 1 x 16, 10 epochs, 20 steps" in printed
-    assert "run.warmup_steps (60) is more than all steps" in printed and "nothing is missing" in printed
+    assert "run.warmup_steps (60) exceeds all steps" in printed and "nothing is missing" in printed
     assert not (tmp_path / "out").exists()
 
     built = MafaBlip2.from_config(cfg.model_cfg)
@@ -125,7 +125,7 @@ def test_a_full_size_run_on_a_machine_without_its_data(
     monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path))
     missing = dry_run(load("pretrain_stage1"))
     assert f"datasets.coco_caption.build_info.images.storage: nothing at {tmp_path}/coco/images" in "\n".join(missing)
-    assert any("the run fetches https://" in line and "vg_caption.json" in line for line in missing)
+    assert any("the run will download https://" in line and "vg_caption.json" in line for line in missing)
     printed = capsys.readouterr().out
     assert "visual_encoder: 0.00 M trained, 985.89 M frozen; own file eva_clip_g" in printed
     assert "Qformer: 186.28 M trained, 0.00 M frozen; own file bert-base-uncased" in printed
