@@ -116,12 +116,13 @@ def test_a_config_with_every_key_of_a_run_is_read(tmp_path: Path) -> None:
 
 
 def test_a_mining_config_with_every_key_is_read(tmp_path: Path) -> None:
+    from lavis_mafa.common.run_schema import MineRun
     from lavis_mafa.config.load import load_config
 
     lavis_mafa.register()
     (tmp_path / "mine.yaml").write_text(MINING)
     given = OmegaConf.create(MINING).run
-    run = load_config(Namespace(cfg_path=str(tmp_path / "mine.yaml"), options=[]), "mine.yaml").config.run
+    run = load_config(Namespace(cfg_path=str(tmp_path / "mine.yaml"), options=[]), MineRun).config.run
     assert {key: run[key] for key in given} == dict(given)
 
 

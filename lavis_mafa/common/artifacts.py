@@ -99,14 +99,14 @@ def reading(path: Path, what: str, remedy: str = "") -> Iterator[None]:
     """The block that reads `path`, which should be a `what`.
 
     Raises:
-        ValueError: the file is missing, torn or of another kind, with the remedy.
+        ValueError: the file is missing, damaged or of another kind, with the remedy.
     """
     if not path.exists():
         raise ValueError(f"{path} is missing. {remedy}".rstrip())
     try:
         yield
     except UNREADABLE as error:
-        raise ValueError(f"{path} is torn or no readable {what} ({error}). {remedy}".rstrip()) from error
+        raise ValueError(f"{path} is damaged or not a readable {what} ({error}). {remedy}".rstrip()) from error
 
 
 def mapped(path: Path, remedy: str, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:

@@ -133,7 +133,9 @@ class ConnectionStore:
         for name, rows in state["rows"].items():
             found = len(self._read(name))
             if found != rows:
-                raise ValueError(f"{self._where(name)} holds {found} pairs, the checkpoint says {rows}. {RESUME}")
+                raise ValueError(
+                    f"{self._where(name)} contains {found} pairs, but the checkpoint expects {rows}. {RESUME}"
+                )
 
     def rollback(self, state: Mapping[str, Any]) -> None:
         """Return to a committed state; everything written after it is dropped (by rank 0; then a barrier).
@@ -204,7 +206,7 @@ class ConnectionStore:
 
     def _read(self, name: str) -> Run:
         if name not in self._names():
-            raise ValueError(f"{self._where(name)} is gone. {RESUME}")
+            raise ValueError(f"{self._where(name)} is missing. {RESUME}")
         if self._folder is None:
             return self._memory[name]
         with reading(self._folder / name, "run of scores", f"Delete it, or: {RESUME}"):

@@ -163,7 +163,7 @@ class ConnectionMiner:
         assert p_M.shape == image_M.shape, f"scorer gave shape {tuple(p_M.shape)} for {len(image_M)} pairs"
         if not bool(((p_M >= 0) & (p_M <= 1)).all()):  # NaN fails too
             raise ValueError(
-                f"{type(self.scorer).__name__} ({self.scorer.fingerprint}) gave scores that are no probabilities "
+                f"{type(self.scorer).__name__} ({self.scorer.fingerprint}) gave scores that are not probabilities "
                 "(NaN, or outside [0, 1]): "
                 "check its weights, and run it in float32 or bfloat16 if float16 overflows"
             )

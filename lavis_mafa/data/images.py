@@ -36,7 +36,7 @@ def open_image(root: str | os.PathLike[str], path: str) -> Image.Image:
     """
     cleaned = clean_path(path)
     if posixpath.isabs(cleaned) or cleaned.split("/")[0] == "..":
-        raise ValueError(f"image path {path!r} leads out of the images' root {root}: write it relative to the root")
+        raise ValueError(f"image path {path!r} leads outside the image folder {root}: make it relative to that folder")
     return open_file(Path(root, cleaned))
 
 

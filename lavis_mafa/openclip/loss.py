@@ -61,7 +61,7 @@ class _Managed(nn.Module):
         """The loss, a scalar, or with output_dict {"contrastive_loss": loss}.
 
         image_features, text_features: (B, D) of unit length. image_id, text_id: (B,) int64; pairs of one image or one
-        caption are positives. pairs: what a PairJudge or a miner said of this rank's batch. judge_image_features,
+        caption are positives. pairs: what a PairJudge or a miner found in this rank's batch. judge_image_features,
         judge_text_features: (B, G), read by the judge. All keywords may travel in the model's output dictionary.
 
         Raises ValueError where ids or the judge's features are missing that a setting needs.
@@ -90,11 +90,11 @@ class _Managed(nn.Module):
     ) -> Step | None:
         """None where there is nothing to manage."""
         if (image_id is None) != (text_id is None):
-            raise ValueError("image_id and text_id come together: hand in both, or neither")
+            raise ValueError("image_id and text_id belong together: pass both or neither")
         if (judge_image_features is None) != (judge_text_features is None):
-            raise ValueError("judge_image_features and judge_text_features come together: hand in both, or neither")
+            raise ValueError("judge_image_features and judge_text_features belong together: pass both or neither")
         if self.connections is not None and image_id is None:
-            raise ValueError("connections are found by id: hand in image_id and text_id with the features")
+            raise ValueError("connections are looked up by id: pass image_id and text_id with the features")
         if self.judge is not None and judge_image_features is None:
             raise ValueError("the judge needs judge_image_features and judge_text_features of the batch")
         ids = features = None

@@ -17,15 +17,15 @@ class LossAdapter:
 
     def __init__(self, loss: Any, feed: Feed | ShardFeed, options: argparse.Namespace, answers: Answers | None) -> None:
         self.loss, self.feed, self.options, self.answers = loss, feed, options, answers
-        self._answers: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}
 
     def __call__(self, image_features: torch.Tensor, text_features: torch.Tensor, **rest: Any) -> Any:
         n, features = len(image_features), (image_features, text_features)
         if self.answers is not None and self.feed.fresh:  # accumulation calls again with the same pairs
-            self._answers = self.answers(self.feed.samples(n, image_features.device), *features)
+            self._given = self.answers(self.feed.samples(n, image_features.device), *features)
         self.feed.keep(*features)
         on = self.feed.epoch >= self.options.mafa_alpha_from_epoch
         self.loss.alpha = self.options.mafa_alpha if on else 0.0
         if self.options.mafa_known_positives == "on" or self.loss.connections is not None:
             rest["image_id"], rest["text_id"] = self.feed.ids(n).unbind(dim=1)
-        return self.loss(*features, **rest, **self._judged)
+        return self.loss(*features, **rest, **self._given)

@@ -100,7 +100,7 @@ def _judgments(judgments: Mapping[str, Any]) -> str:
         if (found := judgments.get(name))
     ]
     header = ["pairs", *(title for label in shown.values() for title in (f"  {label} AUC", "AP"))]
-    return _table("Told apart, as people judge", header, rows)
+    return _table("Agreement with human judgments", header, rows)
 
 
 def _of_scorers(found: Mapping[str, Any], scorers: Iterable[str]) -> list[str]:

@@ -152,5 +152,5 @@ def test_missing_and_torn_files_are_reported(tmp_path):
 
 
 def test_a_full_disk_is_reported_before_the_epoch(tmp_path):
-    with pytest.raises(ValueError, match="make room"):
+    with pytest.raises(ValueError, match="free some disk space"):
         store(tmp_path).begin_epoch(0, 10**15)

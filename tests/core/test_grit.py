@@ -223,7 +223,7 @@ def test_two_arrays_by_hand():
 
 
 @pytest.mark.parametrize("search_space", [70, "all"])
-@pytest.mark.parametrize("siblings", ["records", "apart"])
+@pytest.mark.parametrize("siblings", ["free", "apart"])
 def test_two_arrays_give_the_plan_that_the_store_gives(tmp_path, search_space, siblings):
     n, image_id, lead = 300, np.arange(300) // 3, np.array([299, 7])
     image, text = (rows.astype(np.float16) for rows in clusters(n))

@@ -58,7 +58,7 @@ def test_captions_of_coco_and_nocaps_are_named_by_number(tmp_path: Path) -> None
     assert found == CaptionTruth([391895], [coco.annotation[0]["image"]], {391895: ["a man", "b"]})
     nocaps = SimpleNamespace(annotation=[{"image": "0013ea2087020901.jpg", "img_id": 0}])
     assert caption_truth(nocaps) == CaptionTruth([0], ["0013ea2087020901.jpg"], {})
-    with pytest.raises(ValueError, match="no caption of 1 images, e.g. 0"):
+    with pytest.raises(ValueError, match="no captions for 1 images, e.g. 0"):
         caption_truth(nocaps, known)
 
 
