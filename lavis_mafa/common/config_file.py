@@ -41,10 +41,16 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
         for option in options:
             key, _, text = option.partition("=")
             OmegaConf.update(chosen, key, option_value(key, text))
-        arch = OmegaConf.select(chosen, "run.con_d.arch")
+        con_d = OmegaConf.select(chosen, "run.con_d")
+        arch = con_d.get("arch") if OmegaConf.is_dict(con_d) else None
         if arch and arch != OmegaConf.select(given, "run.con_d.arch"):
             OmegaConf.update(given, "run.con_d", None)  # its other keys are those of another network
-        return OmegaConf.merge(given, chosen)
+        try:
+            return OmegaConf.merge(given, chosen)
+        except TypeError as error:
+            raise ValueError(
+                f"--options: a list where the YAML has keys, or keys where it has a list: {error}"
+            ) from error
 
 
 def plain_config(cfg: Any) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def check_keys(given: Mapping[str, Any], valid: Iterable[str], where: str, stric
 def registered(kind: str, name: Any, where: str) -> type:
     """The class LAVIS' registry holds under `name`; `kind`: builder, model, task, runner, processor, lr_scheduler."""
     known = registry.mapping[f"{kind}_name_mapping"]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = closest(name, known)
         raise ValueError(
             f"{where}: there is no {kind} {name!r}; did you mean {near}? Registered are {', '.join(sorted(known))}"
@@ -90,6 +90,10 @@ def check_names(given: Any, schema: Schema) -> None:
     if OmegaConf.is_dict(run.get("zero_shot")):
         check_keys(run.zero_shot, ZERO_SHOT_KEYS, "run.zero_shot")
     for name, dataset in given.datasets.items():
+        if dataset is not None and not OmegaConf.is_dict(dataset):
+            raise ValueError(
+                f"datasets.{name} is {dataset!r}: allowed is keys with values, or nothing for the defaults"
+            )
         _check_dataset(name, dataset or {})
 
 
@@ -131,6 +135,9 @@ def _check_judge(section: Any, where: str) -> None:
 def _check_dataset(name: str, dataset: Any) -> None:
     where = f"datasets.{name}"
     builder = registered("builder", name, where)
+    for place in ("annotations", "splits", "vis_processor", "text_processor"):
+        if dataset.get(place) is not None and not OmegaConf.is_dict(dataset[place]):
+            raise ValueError(f"{where}.{place} is {dataset[place]!r}: allowed are keys, one for every split")
     kind = dataset.get("type", "default")
     if kind not in builder.DATASET_CONFIG_DICT:
         raise ValueError(f"{where}.type is {kind!r}; choose one of {', '.join(builder.DATASET_CONFIG_DICT)}")

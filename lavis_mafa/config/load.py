@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,33 +60,44 @@ class RunConfig(Config):
     def __init__(self, given: Any, schema: Schema) -> None:
         registry.register("configuration", self)
         self.args = None
-        for splits, split in [one for dataset in given.datasets.values() for one in _empty_splits(dataset)]:
+        for splits, split in _empty_splits(given):
             splits[split] = None  # also where the packaged default has keys, over which [] would not merge
-        typed = OmegaConf.create({"run": OmegaConf.structured(schema)})
-        OmegaConf.set_struct(typed.run, False)  # LAVIS' own tasks read keys that the schema has not
-        parts = (self.build_runner_config(given), self.build_model_config(given), self.build_dataset_config(given))
-        try:
-            merged = OmegaConf.merge(typed, *parts)
-            resolved: Any = OmegaConf.to_container(merged, resolve=True)
-        except ValidationError as error:
-            raise ValueError(_wrong_type(error, schema)) from error
-        for splits, split in [one for dataset in merged.datasets.values() for one in _empty_splits(dataset)]:
+        run = OmegaConf.create({"run": _typed(given.run, schema)})
+        merged = OmegaConf.merge(run, self.build_model_config(given), self.build_dataset_config(given))
+        for splits, split in _empty_splits(merged):
             del splits[split]
+        try:
+            resolved: Any = OmegaConf.to_container(merged, resolve=True)
+        except ValidationError as error:  # of a key with ${…}
+            raise ValueError(_wrong_type(str(error.key), error.value, schema)) from error
         numbers = {name: value for name, value in resolved["run"].items() if isinstance(value, (bool, int, float))}
-        self.config = home_expanded(OmegaConf.merge(merged, {"run": numbers}))  # of a typed ${…}, too
+        self.config = home_expanded(OmegaConf.merge(merged, {"run": numbers}))
 
 
-def _wrong_type(error: ValidationError, schema: Schema) -> str:
-    """Of a key of `run`, what it takes."""
-    name = re.split(r"[.\[]", str(error.full_key).removeprefix("run."))[0]
-    return f"run.{name} is {error.value!r}: allowed is {allowed_values(schema, name)}"
+def _typed(run: Any, schema: Schema) -> Any:
+    """`run` over the defaults of the schema, which refuses a value of another type."""
+    typed = OmegaConf.structured(schema)
+    OmegaConf.set_struct(typed, False)  # LAVIS' own tasks read keys that the schema has not
+    given: Any = OmegaConf.to_container(run)
+    for name, value in given.items():
+        try:
+            typed.merge_with({name: value})
+        except (ValidationError, TypeError) as error:  # TypeError: a list where keys are due
+            raise ValueError(_wrong_type(name, value, schema)) from error
+    return typed
 
 
-def _empty_splits(dataset: Any) -> Iterator[tuple[Any, str]]:
+def _wrong_type(name: str, value: Any, schema: Schema) -> str:
+    return f"run.{name} is {value!r}: allowed is {allowed_values(schema, name)}"
+
+
+def _empty_splits(config: Any) -> list[tuple[Any, str]]:
     """(where it stands, name) of every split that is null or empty, as `annotations.val=null` makes it."""
-    for place in ("annotations", "splits", "build_info.annotations"):
-        splits = OmegaConf.select(dataset, place) or {}
-        yield from [(splits, split) for split, files in splits.items() if not files]
+    places = ("annotations", "splits", "build_info.annotations")
+    found = [OmegaConf.select(dataset, place) for dataset in config.datasets.values() for place in places]
+    return [
+        (splits, name) for splits in filter(OmegaConf.is_dict, found) for name, files in splits.items() if not files
+    ]
 
 
 def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> RunConfig:

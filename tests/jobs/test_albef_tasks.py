@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 import lavis_mafa
 
 ALBEF = Path(__file__).resolve().parents[2] / "projects" / "mafa" / "albef"
-SHORT = ("run.max_epoch=1", "run.batch_size_eval=8", "model.queue_size=32")
+SHORT = ("run.max_epoch=1", "run.batch_size_eval=8")
+QUEUE = "model.queue_size=32"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_nlvr_after_text_assignment(checkpoint: Path, tmp_path: Path) -> None:
 def test_retrieval_and_that_it_is_a_con_d(checkpoint: Path, tmp_path: Path) -> None:
     from lavis_mafa.scorers.con_d import build_con_d
 
-    found = run("finetune_retrieval_scenes", tmp_path, f"model.pretrained={checkpoint}")
+    found = run("finetune_retrieval_scenes", tmp_path, f"model.pretrained={checkpoint}", QUEUE)
     assert {"itc", "itm", "at_r"} <= set(found["retrieval"])
     trained = tmp_path / "output" / "mafa" / "albef_retrieval_scenes" / "model.safetensors"
     con_d = {"arch": "mafa_albef", "model_type": "scenes", "load_finetuned": True, "finetuned": str(trained)}
@@ -81,7 +82,7 @@ def test_retrieval_and_that_it_is_a_con_d(checkpoint: Path, tmp_path: Path) -> N
 
 def test_albef_as_it_was(tmp_path: Path) -> None:
     options = ("run.stop_epoch=null", "run.batch_size_train=32")
-    found = run("albef_scenes", tmp_path, *options)
+    found = run("albef_scenes", tmp_path, *options, QUEUE)
     steps = (tmp_path / "output" / "mafa" / "albef_lavis_scenes" / "steps.jsonl").read_text().splitlines()
     assert {"loss_itc", "loss_itm", "loss_mlm"} <= set(json.loads(steps[0]))
     assert "itm" in found["retrieval"]

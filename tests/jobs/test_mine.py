@@ -269,7 +269,7 @@ def test_what_a_user_gets_wrong_is_reported(
 
 def test_an_output_folder_that_is_a_file_is_reported(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(ValueError, match="it must be a folder, but this is a file"):
+    with pytest.raises(ValueError, match="allowed is a folder; there is a file"):
         mine_here(files[0], f"run.output_dir={tmp_path / 'out'}")
 
 
