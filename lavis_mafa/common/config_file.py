@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
             ) from error
 
 
-def plain_config(cfg: Any) -> dict[str, Any]:
-    """A section of a config, or a mapping, as a dict of its own with every ${…} resolved."""
-    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+def plain_config(cfg: Any) -> Mapping[str, Any]:
+    """A section of a config with every ${…} resolved; another mapping is taken as it is."""
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
 def option_value(key: str, text: str) -> Any:

@@ -141,6 +141,7 @@ class TrainRun(CommonRun):
 class MineRun(CommonRun):
     """`run` of `lavis_mafa.mine`."""
 
+    task: Literal["mafa_mine"] = key("mafa_mine", "the name of this job; configs of version 0.1.0 state it")
     output_dir: str = key("output/mafa/mine", "the folder of everything that the run writes")
     split: str = key("train", "the split of the data set that is mined")
     low: float = key(0.5, "P(match) below: a negative", Range(0, 1))

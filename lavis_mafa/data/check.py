@@ -107,7 +107,7 @@ def _good_rows(
             report.problems.append(Problem(row.file, row.place, "image", fault))
             continue
         if (first := image_of.setdefault(identity, image)) != image:
-            problem = f"image id {identity!r} stands for two images, {first!r} and {image!r}"
+            problem = f"image id {identity!r} belongs to two images, {first!r} and {image!r}"
             report.problems.append(Problem(row.file, row.place, "id", problem))
             continue
         _note(row, identity, seen, report)

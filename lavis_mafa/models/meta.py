@@ -15,7 +15,7 @@ import torch
 from lavis.models import clip_vit, eva_vit
 from lavis.models.blip2_models.Qformer import BertLMHeadModel
 from torch import nn
-from transformers import BertConfig, BertTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, BertTokenizerFast
 
 BERT_ROWS = 30522
 INHERITED = object()
@@ -35,6 +35,7 @@ def on_meta_device() -> Iterator[None]:
             (BertTokenizerFast, "from_pretrained", lambda name: BertTokenizerFast(str(vocabulary))),
             (BertConfig, "from_pretrained", lambda name: BertConfig()),  # the defaults are bert-base-uncased
             (BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
+            *((auto, "from_pretrained", _from_config(auto)) for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM)),
             (eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),
             (clip_vit, "download_cached_file", lambda *args, **kwargs: "any"),
             (open_clip, "create_model", _untrained(open_clip.create_model)),
@@ -56,6 +57,10 @@ def replaced(owner: Any, name: str, answer: Any) -> Iterator[None]:
         yield
     finally:
         delattr(owner, name) if own is INHERITED else setattr(owner, name, own)
+
+
+def _from_config(auto: Any) -> Any:
+    return lambda source, config, **more: auto.from_config(config)
 
 
 def _untrained(create_model: Any) -> Any:

@@ -47,5 +47,5 @@ def test_a_torn_file_is_named(tmp_path):
     cached(tmp_path, [], [ROWS])
     path = next((tmp_path / "new").iterdir())
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"\.npy is torn .* Delete it"):
+    with pytest.raises(ValueError, match=r"\.npy is damaged .* Delete it"):
         cached(tmp_path, [], [ROWS])

@@ -203,7 +203,7 @@ def test_another_fingerprint_or_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"store.json was written by lavis_mafa 0\.1\.0"):
         ConnectionStore(tmp_path, "weights A")
     (tmp_path / "store.json").write_text('{"form')
-    with pytest.raises(ValueError, match="store.json is torn"):
+    with pytest.raises(ValueError, match="store.json is damaged"):
         ConnectionStore(tmp_path, "weights A")
 
 
@@ -223,7 +223,7 @@ def test_a_torn_file_is_reported(tmp_path, kept):
     store.commit()
     part = tmp_path / "part_0_r0_0.npy"
     part.write_bytes(part.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="part_0_r0_0.npy is torn"):
+    with pytest.raises(ValueError, match="part_0_r0_0.npy is damaged"):
         ConnectionStore(tmp_path, "f")
 
 

@@ -147,7 +147,7 @@ def test_missing_and_torn_files_are_reported(tmp_path):
     with pytest.raises(ValueError, match="cut off"):
         one.gather(0)
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match="torn or no readable embedding file"):
+    with pytest.raises(ValueError, match="damaged or not a readable embedding file"):
         one.gather(0)
 
 

@@ -57,7 +57,7 @@ def test_a_torn_or_missing_plan_is_reported(tmp_path):
         with pytest.raises(ValueError, match="torn"):
             Plan.load(path)
     np.savez(path, other=np.arange(3))
-    with pytest.raises(ValueError, match="no readable plan"):
+    with pytest.raises(ValueError, match="not a readable plan"):
         Plan.load(path)
 
 

@@ -153,7 +153,7 @@ def test_questions_are_read_from_albefs_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"row 0: a question needs question_id"):
         read_questions(write(tmp_path / "bad.json", [{"image": "a"}]))
     (tmp_path / "torn.json").write_text('[{"question_id"')
-    with pytest.raises(ValueError, match="no readable JSON file of questions"):
+    with pytest.raises(ValueError, match="not a readable JSON file of questions"):
         read_questions(tmp_path / "torn.json")
 
 

@@ -286,9 +286,9 @@ def test_a_torn_checkpoint_names_the_newest_whole_one(life: Life, copied: Path, 
 @pytest.mark.parametrize(
     ("torn", "message", "back"),
     [
-        ("plan_2.npz", "plan_2.npz is torn or no readable plan", 2),
+        ("plan_2.npz", "plan_2.npz is damaged or not a readable plan", 2),
         ("plan_1.npz", None, 1),
-        ("connections/merged_2.npy", "merged_2.npy is torn or no readable run", 2),
+        ("connections/merged_2.npy", "merged_2.npy is damaged or not a readable run", 2),
         ("connections/merged_1.npy", None, 1),
     ],
 )

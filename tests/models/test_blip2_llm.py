@@ -327,7 +327,7 @@ def test_a_gpu_gives_what_it_can(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_precision_that_the_device_lacks_is_reported(folders: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match=r"model.llm_precision is fp16, which needs a GPU: take bf16 or fp32"):
+    with pytest.raises(ValueError, match=r"model.llm_precision is fp16, which needs a GPU: use bf16 or fp32"):
         built_by_task("opt", folders["opt"], llm_precision="fp16")
     with pytest.raises(ValueError, match=r"model.llm_precision is 'int8'; choose one of fp32, bf16, fp16"):
         built_by_task("opt", folders["opt"], llm_precision="int8")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import lavis_mafa
 
 ARCHS = (
-    *("mafa_blip2", "mafa_blip2_opt", "mafa_blip2_t5", "mafa_openclip"),
+    *("mafa_blip2", "mafa_blip2_opt", "mafa_blip2_t5", "mafa_blip2_llm", "mafa_openclip"),
     *("mafa_albef", "mafa_albef_retrieval", "mafa_albef_lavis", "mafa_albef_vqa", "mafa_albef_nlvr"),
 )
 
@@ -51,10 +51,13 @@ class Asked(dict[str, Any]):
 
 def configs(model_cls: Any) -> Iterator[dict[str, Any]]:
     """A config without a checkpoint and one that names none, of a small type; of ALBEF also one with LAVIS' ViT."""
-    for model_type in {"scenes", "base"} & set(model_cls.PRETRAINED_MODEL_CONFIG_DICT):
+    types = set(model_cls.PRETRAINED_MODEL_CONFIG_DICT)
+    for model_type in {"scenes", "base"} & types or types:
         if model_type == "base" and "vit_type" not in model_cls.config_keys:
             continue  # any OpenCLIP model
         config: Any = OmegaConf.to_container(OmegaConf.load(model_cls.default_config_path(model_type)).model)
+        if "llm_model" in config:
+            config |= {"llm_model": "package:assets/scenes_opt", "vocab": "package:data/scenes/vocab.txt"}
         if "bert" in config:
             config |= {"bert": None, "vit_weights": config["vit_weights"] if config["vit_model"] else None}
         yield config | {"load_finetuned": False, "load_pretrained": False}
@@ -72,7 +75,7 @@ def keys_read(arch: str) -> set[str]:
             try:
                 model_class(arch).from_config(asked)
             except ValueError as error:
-                assert "names no file" in str(error), error
+                assert "is not set" in str(error), error
         read |= asked.keys_read
     return read
 

@@ -160,5 +160,5 @@ def test_a_model_without_a_matching_head_cannot_be_its_own_con_d() -> None:
     from lavis_mafa.tasks.pretrain import MafaPretrainTask
 
     task = MafaPretrainTask(OmegaConf.create({"con_d": {"arch": "self"}}))
-    with pytest.raises(ValueError, match="has no matching head: set it to a matching network"):
+    with pytest.raises(ValueError, match="has no matching head: name a matching network"):
         task.build_scorer(SimpleNamespace(mafa=MafaSettings(), has_itm=False), None, torch.device("cpu"))
