@@ -58,6 +58,7 @@ def configs(model_cls: Any) -> Iterator[dict[str, Any]]:
         config: Any = OmegaConf.to_container(OmegaConf.load(model_cls.default_config_path(model_type)).model)
         if "llm_model" in config:
             config |= {"llm_model": "package:assets/scenes_opt", "vocab": "package:data/scenes/vocab.txt"}
+            config |= {"freeze_vit": False}  # its tower comes without weights
         if "bert" in config:
             config |= {"bert": None, "vit_weights": config["vit_weights"] if config["vit_model"] else None}
         yield config | {"load_finetuned": False, "load_pretrained": False}
