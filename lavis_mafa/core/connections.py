@@ -176,7 +176,7 @@ class ConnectionStore:
         )
         mined = pd.read_parquet(path)
         # ids have 63 bits: with what is empty beside them, NumPy's whole numbers would become floats
-        ids = mined.columns.difference(KEY).intersection(mined.select_dtypes("integer").columns)
+        ids = mined.columns.difference([*KEY]).intersection(mined.select_dtypes("integer").columns)
         whole: pd.DataFrame = mined.astype(dict.fromkeys(ids, "Int64"))
         return whole
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.pairs import (
     CONNECTION,
@@ -62,7 +61,7 @@ class ConnectionMiner:
     @torch.no_grad()
     def mine(
         self,
-        batch: Mapping[str, Any],
+        batch: Batch,
         sim_i2t_BB: Tensor,
         sim_t2i_BB: Tensor,
         known_BB: Tensor,
@@ -121,7 +120,7 @@ class ConnectionMiner:
         return sampled_pairs(weights_i2t_BB, weights_t2i_BB, excluded_BB, generator, spares, no_spare)
 
     def _scores(
-        self, batch: Mapping[str, Any], candidates: Candidates, tally: dict[str, int]
+        self, batch: Batch, candidates: Candidates, tally: dict[str, int]
     ) -> tuple[Tensor | None, Tensor | None]:
         """P(match) of the candidates, and of those spares that take a candidate's place (NaN for the others)."""
         if self.scorer is None:
@@ -136,9 +135,7 @@ class ConnectionMiner:
         spare_p_C[asked_C] = self._look_up_or_score(batch, spare_image_K, spare_text_K, tally)
         return p_C, spare_p_C
 
-    def _look_up_or_score(
-        self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor, tally: dict[str, int]
-    ) -> Tensor:
+    def _look_up_or_score(self, batch: Batch, image_K: Tensor, text_K: Tensor, tally: dict[str, int]) -> Tensor:
         """(K,) P(match); every distinct pair is looked up once, and scored only if it is missing."""
         pair_U2, inverse_K = torch.unique(torch.stack([image_K, text_K], dim=1), dim=0, return_inverse=True)
         image_U, text_U = pair_U2.unbind(dim=1)
@@ -151,13 +148,13 @@ class ConnectionMiner:
             p_U[missing_U] = self._score(batch, image_U[missing_U], text_U[missing_U])
         return p_U[inverse_K]
 
-    def _stored(self, batch: Mapping[str, Any], image_U: Tensor, text_U: Tensor) -> Tensor:
+    def _stored(self, batch: Batch, image_U: Tensor, text_U: Tensor) -> Tensor:
         if self.store is None:
             return torch.full(image_U.shape, torch.nan, device=image_U.device)
         record_U, text_row_U = _keys(batch, image_U, text_U)
         return torch.from_numpy(self.store.lookup(record_U.numpy(), text_row_U.numpy())).to(image_U.device)
 
-    def _score(self, batch: Mapping[str, Any], image_M: Tensor, text_M: Tensor) -> Tensor:
+    def _score(self, batch: Batch, image_M: Tensor, text_M: Tensor) -> Tensor:
         assert self.scorer is not None
         p_M = self.scorer.score(_seen(batch), image_M, text_M).float()
         assert p_M.shape == image_M.shape, f"scorer gave shape {tuple(p_M.shape)} for {len(image_M)} pairs"
@@ -173,11 +170,11 @@ class ConnectionMiner:
         return p_M.to(image_M.device)
 
 
-def _seen(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+def _seen(batch: Batch) -> Batch:
     """The batch with judge_image, where the scorer sees images as the model in training does."""
     return batch if "judge_image" in batch or "image" not in batch else {**batch, "judge_image": batch["image"]}
 
 
-def _keys(batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> tuple[Tensor, Tensor]:
+def _keys(batch: Batch, image_K: Tensor, text_K: Tensor) -> tuple[Tensor, Tensor]:
     """Record of each image and row of each caption, on the CPU, where the store is."""
     return batch["index"].cpu()[image_K.cpu()], batch["text_row"].cpu()[text_K.cpu()]

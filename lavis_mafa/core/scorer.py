@@ -14,12 +14,15 @@ pairs), images and captions are two lists, and their positions say nothing of ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
+from PIL.Image import Image
 from torch import Tensor
 
-View = Callable[[Any], Tensor]  # RGB PIL image → tensor
+from lavis_mafa.core.batch import Batch
+
+View = Callable[[Image], Tensor]  # RGB → tensor
 
 
 class PairScorer(Protocol):
@@ -31,7 +34,7 @@ class PairScorer(Protocol):
         trains, so that no store may keep them."""
         ...
 
-    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+    def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) P(match) in [0, 1] of image image_K[k] with text text_K[k], positions in the batch (see above)."""
         ...
 

@@ -8,7 +8,7 @@ K settled pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lavis_mafa.common.ranks import get_rank, get_world_size
 from lavis_mafa.core import losses
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.miner import ConnectionMiner, MinedPairs
 from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
 from lavis_mafa.core.settings import MafaSettings
@@ -64,7 +65,7 @@ class MafaForward:
         """D of the ITC embeddings."""
         return int(self.text_proj.out_features)
 
-    def encode(self, samples: Mapping[str, Any]) -> Encoded:
+    def encode(self, samples: Batch) -> Encoded:
         raise NotImplementedError
 
     def match_logits(self, state: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class MafaForward:
         """MLM or LM loss of the pairs (image_K[k], text_K[k]), under its name."""
         raise NotImplementedError
 
-    def forward(self, samples: Mapping[str, Any]) -> MafaOutput:
+    def forward(self, samples: Batch) -> MafaOutput:
         encoded = self.encode(samples)
         if self.mafa.needs_teacher:
             assert self.teacher is not None, "these targets need a teacher, as mafa_pretrain builds it"
@@ -95,7 +96,7 @@ class MafaForward:
         learnt = torch.stack([target_BW[:, own].detach() for target_BW in targets])
         return MafaOutput(sum(parts.values()), parts, mined, pairs, image_embed, encoded.text_feat.detach(), learnt)
 
-    def _known(self, samples: Mapping[str, Any], batch: int, device: Any) -> tuple[Tensor, int]:
+    def _known(self, samples: Batch, batch: int, device: Any) -> tuple[Tensor, int]:
         """(B, W) mask of own and known positives, and the first of this rank's own columns."""
         width, first = (get_world_size() * batch, get_rank() * batch) if self.mafa.itc_gather else (batch, 0)
         known_BW = own_positives(batch, width, first, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import open_clip
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.settings import MafaSettings
@@ -81,7 +81,7 @@ class MafaOpenClip(MafaForward, BaseModel):
     def embed_dim(self) -> int:
         return self.width
 
-    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
+    def vision_tokens(self, samples: Batch) -> Tensor:
         """Image features (B, 1, D) before they have unit length: all that a dual encoder keeps of an image."""
         return self.clip.encode_image(samples["image"])[:, None]
 
@@ -96,7 +96,7 @@ class MafaOpenClip(MafaForward, BaseModel):
         """Tokens (B, T) → text_feat (B, D) of unit length."""
         return F.normalize(self.clip.encode_text(tokens_BT).float(), dim=-1)
 
-    def encode(self, samples: Mapping[str, Any]) -> Encoded:
+    def encode(self, samples: Batch) -> Encoded:
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         image_feat = self.encode_image(self.vision_tokens(samples))[1]

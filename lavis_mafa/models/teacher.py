@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from lavis_mafa.core.batch import Batch
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Teacher:
         self.model.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def lesson(self, student: Any, samples: Mapping[str, Any]) -> Lesson:
+    def lesson(self, student: Any, samples: Batch) -> Lesson:
         """Follow the student by one step, then encode the batch."""
         self.follow(student)
         steps = max(int(samples.get("num_iters_per_epoch", 1)), 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import known_positives, own_positives
@@ -101,21 +102,22 @@ class BiEncoderScorer:
         self.view, self.fingerprint = view, fingerprint
 
     @torch.no_grad()
-    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+    def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) P of pairs (image_K[k], text_K[k]), positions in the collated batch."""
-        images, image_of = torch.cat([image_K, text_K]).unique(return_inverse=True)
-        texts, text_of = text_K.unique(return_inverse=True)
+        images, image_of = torch.unique(torch.cat([image_K, text_K]), return_inverse=True)
+        texts, text_of = torch.unique(text_K, return_inverse=True)
         captions = [batch["caption"][row] for row in texts.tolist()]
         with torch.autocast(image_K.device.type, enabled=False):
             image_KG, own_KG = self.encode.image(batch["judge_image"][images])[image_of].chunk(2)
             text_KG = self.encode.text(self.tokenizer(captions).to(image_K.device))[text_of]
         difference_K = ((image_KG - own_KG) * text_KG).sum(dim=1)
-        return (difference_K * self.encode.model.logit_scale.exp()).float().sigmoid()
+        scale: Tensor = self.encode.model.logit_scale
+        return (difference_K * scale.exp()).float().sigmoid()
 
 
 @dataclass(frozen=True)
 class _FunctionScorer:
-    score: Callable[[Mapping[str, Any], Tensor, Tensor], Tensor]
+    score: Callable[[Batch, Tensor, Tensor], Tensor]
     fingerprint: str = "function"
 
 
@@ -128,7 +130,7 @@ class PairJudge:
 
     def __init__(
         self,
-        scorer: PairScorer | Callable[[Mapping[str, Any], Tensor, Tensor], Tensor],
+        scorer: PairScorer | Callable[[Batch, Tensor, Tensor], Tensor],
         settings: MafaSettings | None = None,
         store: ConnectionStore | None = None,
     ) -> None:
@@ -141,7 +143,7 @@ class PairJudge:
         self.miner = ConnectionMiner(self.settings, asked, store)
 
     @torch.no_grad()
-    def __call__(self, batch: Mapping[str, Any], image_features_BD: Tensor, text_features_BD: Tensor) -> PairMasks:
+    def __call__(self, batch: Batch, image_features_BD: Tensor, text_features_BD: Tensor) -> PairMasks:
         """The verdicts on a rank's batch: collated samples (with image_id and text_id, siblings are no candidates)."""
         B, device = len(image_features_BD), image_features_BD.device
         known_BB = own_positives(B, B, device=device)

@@ -5,7 +5,7 @@ Tested in tests/openclip/test_loss.py and, on 2 and 4 ranks, in test_ranks.py.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,11 @@ class _Managed(nn.Module):
 
     def __init__(
         self,
-        *args: Any,
+        *args: object,
         alpha: float = 0.0,
         connections: Tensor | None = None,
         judge: BiEncoderJudge | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
         if not 0 <= alpha <= 1:
@@ -57,7 +57,7 @@ class _Managed(nn.Module):
         pairs: PairMasks | None = None,
         judge_image_features: Tensor | None = None,
         judge_text_features: Tensor | None = None,
-    ) -> Any:
+    ) -> Tensor | dict[str, Tensor]:
         """The loss, a scalar, or with output_dict {"contrastive_loss": loss}.
 
         image_features, text_features: (B, D) of unit length. image_id, text_id: (B,) int64; pairs of one image or one
@@ -69,7 +69,8 @@ class _Managed(nn.Module):
         model_out = image_features, text_features, logit_scale, logit_bias
         step = self._step(image_features, image_id, text_id, pairs, judge_image_features, judge_text_features)
         if step is None:
-            return super().forward(*model_out, output_dict=output_dict)
+            plain: Tensor | dict[str, Tensor] = super().forward(*model_out, output_dict=output_dict)
+            return plain
         loss = self._managed(step, *model_out)
         return {"contrastive_loss": loss} if output_dict else loss
 
@@ -121,6 +122,9 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
     Raises ValueError for an alpha outside [0, 1], connections of another shape, or Horovod.
     """
 
+    local_loss: bool
+    get_logits: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
     def _managed(
         self, step: Step, image_BD: Tensor, text_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor | None
     ) -> Tensor:
@@ -153,6 +157,8 @@ class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
     Where there is something to manage, texts of other ranks come by one all_gather, whatever dist_impl says.
     """
 
+    get_logits: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
     def _managed(
         self, step: Step, image_BD: Tensor, text_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor | None
     ) -> Tensor:
@@ -161,8 +167,8 @@ class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
         loss = image_BD.new_zeros((), dtype=torch.float32)
         columns = zip(
             self._texts_of_all_ranks(text_BD),
-            target_BW.split(step.B, dim=1),
-            dropped_BW.split(step.B, dim=1),
+            torch.split(target_BW, step.B, dim=1),
+            torch.split(dropped_BW, step.B, dim=1),
             strict=True,
         )
         for texts_BD, target_BB, dropped_BB in columns:  # rank by rank, so that no (B, W) logits are held
@@ -176,4 +182,4 @@ class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
             return (text_BD,)
         from torch.distributed.nn.functional import all_gather
 
-        return tuple(all_gather(text_BD))  # with gradient
+        return tuple(all_gather(text_BD))  # type: ignore[no-untyped-call]  # of torch; with gradient

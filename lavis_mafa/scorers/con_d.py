@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lavis.common.registry import registry
 from lavis.models.albef_models import AlbefBase
+from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from transformers import BatchEncoding
 
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View, same_view
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2.stage1 import MafaBlip2, QformerState
 from lavis_mafa.models.pretrained import local_files
+from lavis_mafa.models.protocols import Student
 from lavis_mafa.models.text import TokenizedOnce
 from lavis_mafa.scorers.networks import DUAL_ENCODERS, Network, build_network
 from lavis_mafa.scorers.pair_blocks import BLOCK, pair_blocks
@@ -38,11 +42,11 @@ ARCHITECTURES = (
     "blip_image_text_matching",
     "blip_retrieval",
 )
-EncodeImages = Callable[[Any, Mapping[str, Any], Tensor], Tensor]
-Match = Callable[[Any, Tensor, Any, Tensor, Tensor], Tensor]
+EncodeImages = Callable[[BaseModel, Batch, Tensor], Tensor]
+Match = Callable[[BaseModel, Tensor, BatchEncoding, Tensor, Tensor], Tensor]
 
 
-def _vit_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
+def _vit_images(model: BaseModel, batch: Batch, rows: Tensor) -> Tensor:
     if "image_tokens" in batch:
         tokens: Tensor = batch["image_tokens"][rows].float()
     else:
@@ -50,16 +54,20 @@ def _vit_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
     return tokens
 
 
-def _qformer_images(model: Any, batch: Mapping[str, Any], rows: Tensor) -> Tensor:
+def _qformer_images(model: BaseModel, batch: Batch, rows: Tensor) -> Tensor:
     tokens: Tensor = model.ln_vision(_vit_images(model, batch, rows))
     return tokens
 
 
-def _qformer_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
+def _qformer_match(
+    model: BaseModel, image_embeds: Tensor, tokens: BatchEncoding, image_K: Tensor, text_K: Tensor
+) -> Tensor:
     return MafaBlip2.match_logits(model, QformerState(image_embeds, None, tokens), image_K, text_K)
 
 
-def _albef_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
+def _albef_match(
+    model: BaseModel, image_embeds: Tensor, tokens: BatchEncoding, image_K: Tensor, text_K: Tensor
+) -> Tensor:
     bert = getattr(model.text_encoder, "bert", model.text_encoder)  # a pre-trained ALBEF holds BERT below its MLM head
     text = bert(tokens.input_ids, attention_mask=tokens.attention_mask, return_dict=True, mode="text").last_hidden_state
     with images_of_pairs(bert, image_K):
@@ -74,7 +82,9 @@ def _albef_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor,
     return logits_K2
 
 
-def _blip_match(model: Any, image_embeds: Tensor, tokens: Any, image_K: Tensor, text_K: Tensor) -> Tensor:
+def _blip_match(
+    model: BaseModel, image_embeds: Tensor, tokens: BatchEncoding, image_K: Tensor, text_K: Tensor
+) -> Tensor:
     ids = tokens.input_ids[text_K].clone()
     ids[:, 0] = model.tokenizer.enc_token_id
     output = model.text_encoder(
@@ -120,7 +130,7 @@ class ItmScorer(Network):
         return self.vis_processor
 
     @torch.no_grad()
-    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+    def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch; an image is encoded once."""
         images, image_of_K = torch.unique(image_K, return_inverse=True)
         texts, text_of_K = torch.unique(text_K, return_inverse=True)
@@ -134,7 +144,7 @@ class ItmScorer(Network):
                 logits_K2[block.rows_k] = found.float()
         return logits_K2.softmax(dim=1)[:, 1]
 
-    def _seen(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _seen(self, batch: Batch) -> Batch:
         if self.shares_tower and "image_tokens" in batch:
             return {"image_tokens": batch["image_tokens"]}
         return {"image": batch["judge_image"]}
@@ -158,12 +168,12 @@ def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -
     return network
 
 
-def share_tower(scorer: ItmScorer, student: nn.Module) -> None:
+def share_tower(scorer: ItmScorer, student: Student) -> None:
     """Mark that Con-D stands on the student's frozen tower, and drop its copy: ECM then costs the Q-Former alone."""
     model = scorer.model
     if not getattr(student, "tower_is_frozen", False) or not isinstance(model, (Blip2Qformer, MafaAlbef)):
         return
-    own, theirs = cast(nn.Module, student.visual_encoder), model.visual_encoder
+    own, theirs = student.visual_encoder, model.visual_encoder
     first, second = own.state_dict(), theirs.state_dict()
     if first.keys() == second.keys() and all(torch.equal(first[key], second[key].to(first[key])) for key in first):
         scorer.shares_tower = True

@@ -11,10 +11,11 @@ from lavis.common.registry import registry
 from lavis.models import load_preprocess
 from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.core.scorer import View
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
@@ -35,7 +36,7 @@ class Network:
 
     model: BaseModel
     fingerprint: str
-    vis_processor: Callable[[Any], Tensor]
+    vis_processor: View
     text_processor: Callable[[str], str]
 
     def preparation(self) -> tuple[object, ...]:

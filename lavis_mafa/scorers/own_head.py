@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lavis_mafa.core.batch import Batch
+from lavis_mafa.models.protocols import Matcher
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
-VIEWS = ("image", "image_tokens")
+VIEWS: tuple[Literal["image"], Literal["image_tokens"]] = ("image", "image_tokens")
 
 
 class OwnHead:
@@ -21,18 +22,22 @@ class OwnHead:
 
     fingerprint = None
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Matcher) -> None:
         self.model = model
 
     @torch.no_grad()
-    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+    def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch."""
         images, image_of = torch.unique(image_K, return_inverse=True)
         texts, text_of = torch.unique(text_K, return_inverse=True)
         model, training = self.model, self.model.training
         model.eval()
         try:
-            seen = model.vision_tokens({name: batch[name][images] for name in VIEWS if name in batch})
+            views: Batch = {}
+            for name in VIEWS:
+                if name in batch:
+                    views[name] = batch[name][images]
+            seen = model.vision_tokens(views)
             tokens = model.tokenize([batch["text_input"][row] for row in texts.tolist()])
             state = model.pair_state(seen.float(), tokens)  # a frozen tower may be one in half precision
             p_K: Tensor = model.match_logits(state, image_of, text_of).softmax(dim=1)[:, 1]
@@ -42,6 +47,7 @@ class OwnHead:
 
 
 def _build(request: ScorerRequest) -> OwnHead:
+    assert request.student is not None, "it serves in training alone"
     if not request.student.has_itm:
         raise ValueError(f"{request.where}.arch is self, but the model has no matching head: name a matching network")
     return OwnHead(request.student)

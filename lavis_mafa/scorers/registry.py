@@ -26,6 +26,7 @@ from lavis_mafa.common.registry import Registry
 from lavis_mafa.core.scorer import PairScorer, View, reads_tokens, same_view, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.models.protocols import Student
 
 Section = Mapping[str, Any]
 
@@ -45,7 +46,7 @@ class ScorerRequest:
     device: torch.device
     rule: MafaSettings
     data: RecordImages | None = None
-    student: Any = None
+    student: Student | None = None
 
 
 def _no_files(section: Section) -> Iterable[tuple[str, str]]:

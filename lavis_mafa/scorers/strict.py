@@ -13,7 +13,7 @@ from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from lavis.models.blip_models.blip import BlipBase
 from torch import nn
-from transformers import BertTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from lavis_mafa.models.text import load_tokenizer
 
@@ -76,9 +76,9 @@ def _is_frozen(module: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def _local_tokenizer(model_cls: type[BaseModel], vocab: str) -> BertTokenizerFast:
+def _local_tokenizer(model_cls: type[BaseModel], vocab: str) -> PreTrainedTokenizerBase:
     """The tokens that LAVIS appends to BERT's: none for ALBEF, [DEC] for BLIP-2, [DEC] and [ENC] for BLIP."""
-    tokenizer = load_tokenizer(vocab)
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(vocab)
     if issubclass(model_cls, (Blip2Qformer, BlipBase)):
         tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     if issubclass(model_cls, BlipBase):

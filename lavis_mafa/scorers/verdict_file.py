@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS, judge
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
@@ -70,7 +69,7 @@ class FileScorer:
         """Whether any image of a data set is in the file."""
         return bool(np.isin(self.image_U, image_id_N).any())
 
-    def score(self, batch: Mapping[str, Any], image_K: Tensor, text_K: Tensor) -> Tensor:
+    def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) P(match), 0 where the file has nothing."""
         image_id_K = batch["image_id"].cpu().numpy()[image_K.cpu().numpy()]
         text_id_K = batch["text_id"].cpu().numpy()[text_K.cpu().numpy()]
@@ -101,10 +100,10 @@ def _check_rows(rows: pa.Table, path: Path) -> None:
         raise ValueError(f"{path}: p must be a number in [0, 1] in every row")
 
 
-def _as_judged(p_E: Floats, verdict_E: NDArray[Any], low: np.float32, high: np.float32) -> Floats:
+def _as_judged(p_E: Floats, verdict_E: NDArray[np.object_], low: np.float32, high: np.float32) -> Floats:
     """P(match), moved as little as makes the bounds judge it as the file does: a connection, or ambiguous."""
     connection_E = verdict_E == VERDICTS[CONNECTION]
-    agree_E = judge(p_E, low, high) == np.where(connection_E, CONNECTION, AMBIGUOUS)
+    agree_E = judge(p_E, float(low), float(high)) == np.where(connection_E, CONNECTION, AMBIGUOUS)
     nearest_E = np.where(connection_E, np.nextafter(high, np.float32(1)), p_E.clip(low, high))
     return np.where(agree_E, p_E, nearest_E).astype(np.float32)
 

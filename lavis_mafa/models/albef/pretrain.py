@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.losses import token_loss
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
@@ -60,7 +60,7 @@ class AlbefEncoding:
         """A pre-trained ALBEF holds BERT below its MLM head, a fine-tuned one has no such head."""
         return getattr(self.text_encoder, "bert", self.text_encoder)
 
-    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
+    def vision_tokens(self, samples: Batch) -> Tensor:
         """Tower tokens (B, L, V), the sample's cached ones or computed; without gradient where the tower is frozen."""
         if "image_tokens" in samples:
             return samples["image_tokens"].float()
@@ -150,7 +150,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
         if freeze_vit:
             self.freeze_tower()
 
-    def encode(self, samples: Mapping[str, Any]) -> Encoded:
+    def encode(self, samples: Batch) -> Encoded:
         with torch.no_grad():
             self.temp.clamp_(0.001, 0.5)
         image_embeds, image_feat = self.encode_image(self.vision_tokens(samples))

@@ -10,6 +10,7 @@ from lavis.models.blip2_models.blip2 import Blip2Base, LayerNorm
 from lavis.models.blip2_models.Qformer import BertConfig, BertLMHeadModel
 from torch import Tensor, nn
 
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.models.text import load_tokenizer
 from lavis_mafa.models.towers.build import LAVIS_TOWERS, build_tower, half_as_it_is
 
@@ -55,7 +56,7 @@ class QformerParts:
         query_tokens.data.normal_(mean=0.0, std=config.initializer_range)
         return qformer, query_tokens
 
-    def vision_tokens(self, samples: Mapping[str, Any]) -> Tensor:
+    def vision_tokens(self, samples: Batch) -> Tensor:
         """Tower tokens (B, L, V): the sample's cached ones, else computed; a frozen tower gives no gradient."""
         if "image_tokens" in samples:
             return samples["image_tokens"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
@@ -82,7 +83,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
     def tokenize(self, texts: list[str]) -> Any:
         return tokenize(self.tokenizer, list(texts), self.max_txt_len, self.device)
 
-    def encode(self, samples: Mapping[str, Any]) -> Encoded:
+    def encode(self, samples: Batch) -> Encoded:
         vision_tokens = self.vision_tokens(samples)
         if self.tower_is_frozen and isinstance(samples, dict):
             samples.setdefault("image_tokens", vision_tokens.detach())  # a Con-D on the same frozen tower reads them
