@@ -6,7 +6,7 @@ A sample's randomness is f(seed, epoch, index), so results do not depend on the 
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,13 @@ from lavis_mafa.data.images import BadImageError
 from lavis_mafa.data.records import RecordTable
 
 Ints = NDArray[np.int64]
+AnyInts = NDArray[np.integer]  # int32 or int64
 OpenImage = Callable[[int], Image.Image]  # record -> RGB image
 VisProcessor = Callable[[Image.Image], Tensor]
 TextProcessor = Callable[[str], str]
-TruthFunction = Callable[[Ints, Ints], NDArray[np.bool_]]  # records (K,), caption rows (K,) -> whether they match (K,)
+TruthFunction = Callable[
+    [AnyInts, AnyInts], NDArray[np.bool_]
+]  # records (K,), caption rows (K,) -> whether they match (K,)
 REPLACEMENTS = 16  # other records tried in place of one whose image cannot be read
 
 
@@ -47,12 +50,26 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def _shared_zeros(size: int, dtype: torch.dtype) -> Tensor:
-    zeros: Any = torch.zeros(size, dtype=dtype)
-    shared: Tensor = zeros.share_memory_()
-    return shared
+    zeros = torch.zeros(size, dtype=dtype)
+    zeros.share_memory_()  # type: ignore[no-untyped-call]  # of torch
+    return zeros
 
 
-class RecordImages(Dataset[dict[str, Any]]):
+class Sample(TypedDict, total=False):
+    """One record; collated, core.batch.Batch."""
+
+    image: Tensor
+    image_tokens: Tensor
+    judge_image: Tensor
+    text_input: str
+    caption: str
+    index: int
+    image_id: int
+    text_id: int
+    text_row: int
+
+
+class RecordImages(Dataset[Sample]):
     """What training and retrieval share: a record's image, or its cached tokens, as part of a sample.
 
     `open_image` gives a record's image. Attributes to attach: `tokens`, `judge_view` (a clean view for a scorer:
@@ -90,9 +107,9 @@ class RecordImages(Dataset[dict[str, Any]]):
             raise ValueError("cached tokens need images without augmentation: use the evaluation processor")
         self._tokens = tokens_NLV
 
-    def _views(self, record: int) -> dict[str, Any]:
+    def _views(self, record: int) -> Sample:
         """image or image_tokens, and judge_image where asked for; the file is opened only for a view that needs it."""
-        views: dict[str, Any] = {}
+        views: Sample = {}
         if self._tokens is None or self.judge_view is not None:
             image = self.open_image(record)
         if self._tokens is None:
@@ -153,7 +170,7 @@ class PairDataset(RecordImages):
         cycle, place = divmod(self.epoch, len(rows))
         return rows[int(np.random.default_rng((self.seed, index, cycle)).permutation(len(rows))[place])]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         record = self._record(index)
         try:
             return self._sample(record)
@@ -162,7 +179,7 @@ class PairDataset(RecordImages):
                 raise
             return self._replacement(record, self._bad)
 
-    def _replacement(self, record: int, bad_N: Tensor) -> dict[str, Any]:
+    def _replacement(self, record: int, bad_N: Tensor) -> Sample:
         bad_N[record] = True
         for other in np.random.default_rng((self.seed, record)).integers(len(self), size=REPLACEMENTS):
             try:
@@ -174,7 +191,7 @@ class PairDataset(RecordImages):
             "image folder"
         )
 
-    def _sample(self, record: int) -> dict[str, Any]:
+    def _sample(self, record: int) -> Sample:
         row = self.text_row(record)
         caption = self.table.caption(row)
         with seeded(self.seed, self.epoch, record):
@@ -213,7 +230,7 @@ class RetrievalDataset(RecordImages):
         self.txt2img = dict(enumerate(table.record_of_caption.tolist()))
         self.img2txt = {record: list(table.caption_rows(record)) for record in range(len(self))}
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         record = self._record(index)
         return self._views(record) | {"index": record, "image_id": int(self.table.image_id[record])}
 

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.data.dataset import PairDataset, seeded
 from lavis_mafa.data.questions import QuestionRow
+from lavis_mafa.data.records import RecordTable
 
 VisProcessor = Callable[[Image.Image], Tensor]
 TextProcessor = Callable[[str], str]
@@ -53,7 +54,8 @@ class TrainingRows(Dataset[Sample]):
     def __init__(self, rows: Sequence[Any], seed: int) -> None:
         if not rows:
             raise ValueError("the training split has no rows with an answer or a label")
-        self.rows, self.table, self.seed, self.epoch = list(rows), RowTable(rows), seed, 0
+        self.rows, self.seed, self.epoch = list(rows), seed, 0
+        self.table: RowTable | RecordTable = RowTable(rows)
         self.truth = None
 
     def __len__(self) -> int:

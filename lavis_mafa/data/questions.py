@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from PIL import Image
 from torch import Tensor
@@ -27,7 +27,13 @@ class QuestionRow:
     answer_type: str | None = None
 
 
-class QuestionDataset(Dataset[dict[str, Any]]):
+class QuestionSample(TypedDict):
+    image: Tensor
+    text_input: str
+    question_id: int
+
+
+class QuestionDataset(Dataset[QuestionSample]):
     """`rows` and, for sample i, the image that `open_image(i)` gives. Samples: image, text_input, question_id."""
 
     def __init__(
@@ -43,7 +49,7 @@ class QuestionDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> QuestionSample:
         row = self.rows[index]
         return {
             "image": self.vis_processor(self.open_image(index)),
@@ -64,7 +70,7 @@ def read_questions(path: str | Path) -> list[QuestionRow]:
     return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows)]
 
 
-def _row(row: Any, where: str) -> QuestionRow:
+def _row(row: object, where: str) -> QuestionRow:
     if not isinstance(row, dict) or not {"question_id", "image", "question"} <= set(row):
         raise ValueError(f"{where}: a question needs question_id, image and question, but this is {str(row)[:80]}")
     return QuestionRow(
@@ -77,7 +83,7 @@ def _row(row: Any, where: str) -> QuestionRow:
     )
 
 
-def answers_of(answer: Any) -> tuple[str, ...]:
+def answers_of(answer: str | Sequence[object] | None) -> tuple[str, ...]:
     """A string, a list of strings, or VQA's list of {answer: …}."""
     if not answer:
         return ()

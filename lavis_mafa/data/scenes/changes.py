@@ -136,7 +136,8 @@ def _background(statement: Statement, siblings: Sequence[Statement], rng: np.ran
         return None
     name = pick(rng, names)
     others = [value for value in range(BACKGROUND[name]) if value != getattr(statement, name)]
-    return replace(statement, **{name: pick(rng, others)})
+    changed = pick(rng, others)
+    return replace(statement, tone=changed) if name == "tone" else replace(statement, pattern=changed)
 
 
 # How often each kind is tried: more often what captions rarely state, which is learnt last.

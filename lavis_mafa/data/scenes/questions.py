@@ -145,7 +145,7 @@ def phrase(thing: SceneObject, fields: Sequence[str]) -> str:
 def _query(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     thing, field = pick(rng, scene.objects), pick(rng, tuple(ASKED))
     name = refer(scene, thing, rng, field)
-    return name and (ASKED[field].format(name), value(thing, field))
+    return (ASKED[field].format(name), value(thing, field)) if name else None
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
@@ -163,7 +163,7 @@ def _choose(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     name = refer(scene, thing, rng, field)
     first, second = pair if rng.random() < 0.5 else pair[::-1]
     shown = "a {} or a {}" if field == "shape" else "{} or {}"
-    return name and (f"is {name} {shown.format(first, second)}?", true)
+    return (f"is {name} {shown.format(first, second)}?", true) if name else None
 
 
 def _mention(scene: Scene, rng: np.random.Generator) -> tuple[str, bool]:

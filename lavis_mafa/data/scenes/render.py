@@ -47,7 +47,7 @@ def _background(scene: Scene, rng: np.random.Generator, size: int) -> Image.Imag
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _pattern(name: str, rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+def _pattern(name: str, rng: np.random.Generator, size: int) -> NDArray[np.floating]:
     """(size, size) weights between the backdrop's two shades."""
     if name == "plain":
         return np.zeros((size, size), dtype=np.float32)
@@ -59,7 +59,7 @@ def _pattern(name: str, rng: np.random.Generator, size: int) -> NDArray[np.float
     if name == "shaded":
         return 0.5 + 1.2 * along
     waves = 6.0 + 2.0 * rng.random()
-    stripes: NDArray[np.float32] = np.clip(0.5 + 2.0 * np.sin(2 * math.pi * (waves * along + rng.random())), 0, 1)
+    stripes: NDArray[np.floating] = np.clip(0.5 + 2.0 * np.sin(2 * math.pi * (waves * along + rng.random())), 0, 1)
     return stripes
 
 
