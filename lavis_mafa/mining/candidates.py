@@ -62,7 +62,7 @@ class SearchSettings:
             raise ValueError(
                 f"range_min {self.range_min}, range_max {self.range_max}: they must satisfy 0 <= range_min < range_max"
             )
-        if None not in (self.min_score, self.max_score) and self.min_score > self.max_score:
+        if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
             raise ValueError(f"min_score {self.min_score} is above max_score {self.max_score}, which leaves no pair")
         if self.relative_margin is not None and not 0 <= self.relative_margin <= 1:
             raise ValueError(f"relative_margin is {self.relative_margin}; it must be a number in [0, 1] or null")
@@ -125,8 +125,9 @@ def find_candidates(
         known = Known.of(anchor_P, item_P, len(items))
         path, k = folder / f"{name}_{key}.npz", settings.range_max
         backend = settings.backend(anchors, items)
-        how = {"search_shards": search_shards, "nprobe": settings.nprobe}
-        near = nearest_items(anchors, items, k, known, path, backend, **how)
+        near = nearest_items(
+            anchors, items, k, known, path, backend, search_shards=search_shards, nprobe=settings.nprobe
+        )
         recall[name] = recall_of_candidates(anchors, items, near, known)
         best_own_A = np.full(len(anchors), -np.inf, np.float32)
         np.maximum.at(best_own_A, anchor_P, own_similarity_P)

@@ -16,6 +16,7 @@ from lavis_mafa.data.identity import text_id
 from lavis_mafa.data.records import RecordTable
 
 Ints = NDArray[np.int64]
+AnyInts = NDArray[np.integer]  # int32 or int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Corpus:
         captions: list[str] = self.table.captions.take(pa.array(self.text_row_T[start:stop])).to_pylist()
         return captions
 
-    def is_hidden(self, record_K: Ints, text_K: Ints) -> NDArray[np.bool_]:
+    def is_hidden(self, record_K: AnyInts, text_K: AnyInts) -> NDArray[np.bool_]:
         """(K,) whether a pair is annotated but was hidden from mining."""
         hidden: NDArray[np.bool_] = np.isin(packed(record_K, text_K), self.hidden_H)
         return hidden
@@ -69,7 +70,7 @@ class Corpus:
         at = order[np.searchsorted(id_T, wanted, sorter=order).clip(max=len(order) - 1)]
         return np.where(id_T[at] == wanted, at, -1)
 
-    def rows(self, record_K: Ints, text_K: Ints, **columns: object) -> pa.Table:
+    def rows(self, record_K: AnyInts, text_K: AnyInts, **columns: object) -> pa.Table:
         """Pairs for people: path, ids and caption, beside the columns given."""
         table, row_K = self.table, self.text_row_T[text_K]
         at_K = pa.array(record_K)
@@ -85,7 +86,7 @@ class Corpus:
         )
 
 
-def packed(record_K: Ints, text_K: Ints) -> Ints:
+def packed(record_K: AnyInts, text_K: AnyInts) -> Ints:
     """One int64 a pair, in the order of record, then text."""
     return np.asarray(record_K, np.int64) << 32 | np.asarray(text_K, np.int64)
 

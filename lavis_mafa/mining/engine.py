@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import starmap
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from lavis_mafa.mining.candidates import CandidatePairs, SearchSettings, find_ca
 from lavis_mafa.mining.corpus import Corpus, packed, unpacked
 from lavis_mafa.mining.resumable import filled
 from lavis_mafa.mining.scoring import scored
-from lavis_mafa.mining.search import Nearest, Shards, ShardSearch
+from lavis_mafa.mining.search import Nearest, Shards, ShardSearch, Vectors
 
 CODE = 1  # raised when the same input gives other embeddings, neighbours or scores
 PART = 2048  # images or captions embedded between two marks of progress
@@ -41,8 +41,8 @@ class Networks:
     score: records (K,), caption rows (K,) → P(match) (K,).
     """
 
-    embed_images: Callable[[Ints], NDArray[Any]]
-    embed_texts: Callable[[Sequence[str]], NDArray[Any]]
+    embed_images: Callable[[Ints], Vectors]
+    embed_texts: Callable[[Sequence[str]], Vectors]
     score: Callable[[Ints, Ints], Floats]
     embedder_fingerprint: str
     scorer_fingerprint: str
@@ -51,7 +51,7 @@ class Networks:
 class Engine(Protocol):
     """Where the work runs: in this process (Local) or on Ray (ray_engine.py). Results keep the order of the inputs."""
 
-    def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
+    def run(self, network: Network, inputs: Iterable[tuple[object, ...]]) -> Iterator[Vectors]:
         """The results of one network, called with each of the inputs."""
         ...
 
@@ -62,7 +62,7 @@ class Engine(Protocol):
 class Local:
     networks: Networks
 
-    def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
+    def run(self, network: Network, inputs: Iterable[tuple[object, ...]]) -> Iterator[Vectors]:
         return starmap(getattr(self.networks, network), inputs)
 
     def search_shards(self, search: ShardSearch, shards: Shards) -> Iterator[Nearest]:
@@ -122,13 +122,13 @@ def _rows(corpus: Corpus, key_S: Ints) -> tuple[Ints, Ints]:
     return record_S, corpus.text_row_T[text_S]
 
 
-def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str) -> tuple[Vectors, Vectors]:
     """Embeddings (N, Q, D) and (T, D), float16, memory-mapped."""
 
-    def images(parts: list[range]) -> Iterator[NDArray[Any]]:
+    def images(parts: list[range]) -> Iterator[Vectors]:
         return map(_float16, engine.run("embed_images", ((np.array(part),) for part in parts)))
 
-    def texts(parts: list[range]) -> Iterator[NDArray[Any]]:
+    def texts(parts: list[range]) -> Iterator[Vectors]:
         return map(_float16, engine.run("embed_texts", ((corpus.texts(part.start, part.stop),) for part in parts)))
 
     images_NQD = filled(cache / f"images_{key}.npy", corpus.n_images, PART, images, "images")
@@ -136,7 +136,7 @@ def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str) -> tuple[NDA
     return images_NQD, texts_TD
 
 
-def _float16(rows: NDArray[Any]) -> NDArray[Any]:
+def _float16(rows: Vectors) -> Vectors:
     return rows.astype(np.float16)
 
 

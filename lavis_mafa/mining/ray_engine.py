@@ -31,11 +31,11 @@ class Worker:
         self.build, self.network, self.fingerprints = build, network, fingerprints
 
     @cached_property
-    def call(self) -> Callable[..., NDArray[Any]]:
+    def call(self) -> Callable[..., NDArray[np.floating]]:
         networks = self.build()
         if fingerprints(networks) != self.fingerprints:
             raise ValueError("a Ray worker has different weights from this machine: give all nodes the same files")
-        called: Callable[..., NDArray[Any]] = getattr(networks, self.network)
+        called: Callable[..., NDArray[np.floating]] = getattr(networks, self.network)
         return called
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
@@ -64,7 +64,7 @@ class RayEngine:
         if not self.workers:
             raise ValueError(f"the Ray cluster has no {self.kind}: add a node that has one, or change run.device")
 
-    def run(self, network: Network, inputs: Iterable[tuple[Any, ...]]) -> Iterator[NDArray[Any]]:
+    def run(self, network: Network, inputs: Iterable[tuple[object, ...]]) -> Iterator[NDArray[np.floating]]:
         parts = [{"part": pickle.dumps(each, protocol=5)} for each in inputs]
         if not parts:
             return

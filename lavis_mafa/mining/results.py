@@ -147,5 +147,7 @@ def connected_captions(corpus: Corpus, mined: Mined) -> dict[int, list[str]]:
     rows = candidate_rows(corpus, mined, np.flatnonzero(new_K))
     frame: pd.DataFrame = rows.select(["image_id", "text_id", "caption", "p"]).to_pandas()
     frame = frame.sort_values("p", ascending=False, kind="stable").drop_duplicates(["image_id", "text_id"])
-    captions: dict[int, list[str]] = frame.groupby("image_id")["caption"].agg(list).to_dict()
-    return captions
+    found: dict[int, list[str]] = {}
+    for image, caption in zip(frame["image_id"].tolist(), frame["caption"].tolist(), strict=True):
+        found.setdefault(image, []).append(caption)
+    return found

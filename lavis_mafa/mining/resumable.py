@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, mapped
 
-Rows = NDArray[Any]
+Rows = NDArray[np.floating]
 REMEDY = "Delete it, and it is computed anew."
 
 
@@ -49,7 +48,7 @@ def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Itera
     return mapped(path, REMEDY)
 
 
-def _reopened(partial: Path, progress: Path) -> tuple[Rows | None, int]:
+def _reopened(partial: Path, progress: Path) -> tuple[np.memmap | None, int]:
     if not (partial.exists() and progress.exists()):
         return None, 0
     return mapped(partial, REMEDY, "r+"), int(progress.read_text())

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,8 @@ EXACT_BLOCK = 8192  # vectors compared at a time by the exact check
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-Vectors = NDArray[Any]  # (A, P, D) float16 or float32, a memory map
+AnyInts = NDArray[np.integer]  # int32 or int64
+Vectors = NDArray[np.floating]  # (A, P, D) float16 or float32, a memory map
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _distinct(item_An: Ints, similarity_An: Floats) -> tuple[Ints, Floats]:
     return np.where(repeated, -1, item), np.where(repeated, -np.inf, similarity).astype(np.float32)
 
 
-def _merge(best: Nearest, rows: Ints, item_an: Ints, similarity_an: Floats) -> None:
+def _merge(best: Nearest, rows: Ints, item_an: AnyInts, similarity_an: Floats) -> None:
     """The best k of what a row has and of what was found now; ties go to the lower item."""
     item = np.concatenate([best.item_Ak[rows], item_an], axis=1)
     similarity = np.concatenate([best.similarity_Ak[rows], similarity_an], axis=1)
