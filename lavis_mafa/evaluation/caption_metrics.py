@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pycocoevalcap
 from pycocoevalcap.bleu.bleu import Bleu
@@ -23,9 +22,10 @@ SPICE_JAR = Path(next(iter(pycocoevalcap.__path__))) / "spice" / "lib" / "stanfo
 SPICE_REMEDY = "needs Java and Stanford's models, which pycocoevalcap.spice.get_stanford_models fetches"
 REMEDIES = {"METEOR": "needs a Java that runs it", "SPICE": SPICE_REMEDY}
 Texts = Mapping[int, Sequence[str]]
+CaptionMetrics = dict[str, float | str | dict[str, float] | dict[str, str] | None]
 
 
-def caption_metrics(predicted: Mapping[int, str], references: Texts) -> dict[str, Any]:
+def caption_metrics(predicted: Mapping[int, str], references: Texts) -> CaptionMetrics:
     """Scores as COCO reports them (CIDEr 1.25 is the papers' 125), `tokenizer`, and what lacked (`missing`).
 
     predicted: {image: caption}; references: {image: captions}. With Java, `difference` is Python's words less PTB's.
@@ -37,10 +37,10 @@ def caption_metrics(predicted: Mapping[int, str], references: Texts) -> dict[str
     if ptb is None:
         return {**by_python, "METEOR": None, "SPICE": None, "tokenizer": PYTHON, "missing": REMEDIES}
     scores = _scores(*ptb)
-    found: dict[str, Any] = {**scores, **_java_scores(*ptb), "tokenizer": PTB}
-    found["difference"] = {name: by_python[name] - value for name, value in scores.items()}
-    found["missing"] = {name: remedy for name, remedy in REMEDIES.items() if found[name] is None}
-    return found
+    by_java = _java_scores(*ptb)
+    difference = {name: by_python[name] - value for name, value in scores.items()}
+    missing = {name: remedy for name, remedy in REMEDIES.items() if by_java[name] is None}
+    return {**scores, **by_java, "tokenizer": PTB, "difference": difference, "missing": missing}
 
 
 def cider_of_images(predicted: Mapping[int, str], references: Texts) -> dict[int, float]:

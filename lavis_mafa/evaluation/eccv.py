@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.identity import normalised
 from lavis_mafa.evaluation.ground_truth import read_coco
 
@@ -32,7 +33,7 @@ class CocoIds:
     caption: np.ndarray
 
 
-def coco_ids(dataset: Any, captions_file: str) -> CocoIds:
+def coco_ids(dataset: RetrievalDataset, captions_file: str) -> CocoIds:
     """Of a retrieval split of COCO, by its captions_val2014.json: an image by its file's name, a caption by its text.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -13,19 +13,20 @@ from typing import Any
 from urllib.request import urlopen
 
 from lavis.common.registry import registry
-from PIL import Image
+from lavis.datasets.datasets.base_dataset import BaseDataset
 
 from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.hashing import digest
-from lavis_mafa.data.dataset import RetrievalDataset
+from lavis_mafa.data.dataset import OpenImage, RetrievalDataset
 from lavis_mafa.data.images import open_image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
+from lavis_mafa.data.splits import OpensImages
 
 FETCH_S = 60.0  # of silence, after which a server is given up
 
 
-def question_rows(dataset: Any) -> list[QuestionRow]:
+def question_rows(dataset: QuestionDataset | BaseDataset) -> list[QuestionRow]:
     """Row i is of sample i. LAVIS' VQA sets score by their files in COCO format, which also name the types."""
     if isinstance(dataset, QuestionDataset):
         return dataset.rows
@@ -33,11 +34,10 @@ def question_rows(dataset: Any) -> list[QuestionRow]:
     return [_row(annotation, official.get(int(annotation["question_id"]), {})) for annotation in dataset.annotation]
 
 
-def image_opener(dataset: Any) -> Callable[[int], Image.Image]:
+def image_opener(dataset: OpensImages | BaseDataset) -> OpenImage:
     """What opens the image of sample i."""
-    if hasattr(dataset, "open_image"):
-        opener: Callable[[int], Image.Image] = dataset.open_image
-        return opener
+    if isinstance(dataset, OpensImages):
+        return dataset.open_image
     return lambda number: open_image(dataset.vis_root, dataset.annotation[number]["image"])
 
 
@@ -68,7 +68,9 @@ class CaptionTruth:
     references: Mapping[int, list[str]] = field(default_factory=dict)
 
 
-def caption_truth(dataset: Any, references: Mapping[int, list[str]] | None = None) -> CaptionTruth:
+def caption_truth(
+    dataset: RetrievalDataset | BaseDataset, references: Mapping[int, list[str]] | None = None
+) -> CaptionTruth:
     """Of a retrieval split its own captions; of LAVIS' caption sets `references`, {image_id: captions}.
 
     Raises:
@@ -126,7 +128,7 @@ def _fetched(url: str) -> Path:
     return path
 
 
-def coco_format(truth: CaptionTruth) -> dict[str, Any]:
+def coco_format(truth: CaptionTruth) -> dict[str, object]:
     """The references as a COCO file: images, annotations."""
     annotations = [(image, caption) for image in truth.image_ids for caption in truth.references.get(image, [])]
     return {

@@ -16,13 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Subset
 
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.metrics import average_precision, roc_auc
 from lavis_mafa.core.scorer import PairScorer, reads_tokens, same_view, view_of
 from lavis_mafa.data.annotations import READERS
+from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.evaluation.retrieval import Gallery, encode_gallery, match_scores, rows_of_all_ranks
-from lavis_mafa.scorers.registry import ScorerRequest, build_scorer, judge_of
+from lavis_mafa.models.protocols import Matcher, Student
+from lavis_mafa.scorers.registry import ScorerRequest, Section, build_scorer, judge_of
 
 KINDS = ("false_negative", "hard_true_negative")
 DESCRIBES = 3  # an expert's grade from which the caption fits; 1: it is unrelated, 4: it describes the image
@@ -79,7 +82,7 @@ def read_judged_pairs(file: str | Path, table: RecordTable) -> JudgedPairs:
     return judged
 
 
-def _judged(row: Any, record_of: Mapping[str, int]) -> tuple[int, str, bool, str, bool]:
+def _judged(row: object, record_of: Mapping[str, int]) -> tuple[int, str, bool, str, bool]:
     if not isinstance(row, Mapping):
         raise ValueError(f"a row must be an object, not {row!r:.80}")
     missing = [key for key in ("image", "caption", "label", "kind") if key not in row]
@@ -117,8 +120,8 @@ def _votes(row: Mapping[str, Any]) -> list[bool]:
 
 
 def evaluate_judgments(
-    model: Any,
-    dataset: Any,
+    model: Matcher,
+    dataset: RetrievalDataset,
     judged: JudgedPairs,
     con_d: PairScorer | None,
     *,
@@ -149,7 +152,7 @@ def evaluate_judgments(
     }
 
 
-def _figures(label_P: NDArray[np.bool_], score_P: NDArray[np.floating[Any]]) -> dict[str, float]:
+def _figures(label_P: NDArray[np.bool_], score_P: NDArray[np.floating]) -> dict[str, float]:
     return {
         "auc": roc_auc(label_P, score_P),
         "ap": average_precision(label_P, score_P),
@@ -159,7 +162,7 @@ def _figures(label_P: NDArray[np.bool_], score_P: NDArray[np.floating[Any]]) -> 
 
 
 def con_d_scores(
-    con_d: PairScorer, dataset: Any, judged: JudgedPairs, gallery: Gallery, device: torch.device
+    con_d: PairScorer, dataset: RetrievalDataset, judged: JudgedPairs, gallery: Gallery, device: torch.device
 ) -> NDArray[np.float32]:
     """P(match) (P,) by a judge: from the gallery's tokens where tower and view are shared, else from its own view."""
     image_P, text_P = (judged.pairs[name].to_numpy() for name in ("image", "text"))
@@ -169,14 +172,12 @@ def con_d_scores(
     own = gallery.own
     for start in range(0, len(own), IMAGE_BLOCK):
         block = own[start : start + IMAGE_BLOCK]
+        batch: Batch = {"caption": judged.captions}
         if shared:
-            seen = {"image_tokens": gallery.tokens[np.arange(start, start + len(block))].float()}
-        else:
-            records = judged.record_I[block].tolist()
-            seen = (
-                {"judge_image": torch.stack([view(dataset.open_image(record)) for record in records])} if view else {}
-            )
-        batch = {name: images.to(device) for name, images in seen.items()} | {"caption": judged.captions}
+            batch["image_tokens"] = gallery.tokens[np.arange(start, start + len(block))].float().to(device)
+        elif view is not None:
+            images = [view(dataset.open_image(record)) for record in judged.record_I[block].tolist()]
+            batch["judge_image"] = torch.stack(images).to(device)
         rows = gallery.rows_of(block, image_P)
         image_K, text_K = (torch.from_numpy(at).to(device) for at in (image_P[rows] - block.start, text_P[rows]))
         p_P[rows] = con_d.score(batch, image_K, text_K).cpu().numpy()
@@ -184,7 +185,7 @@ def con_d_scores(
 
 
 def configured_judge(
-    model: Any, section: Mapping[str, Any] | None, dataset: Any, device: torch.device
+    model: Student, section: Section | None, dataset: RetrievalDataset, device: torch.device
 ) -> PairScorer | None:
     """The judge of `run.con_d` for the records of `dataset`; None for one that serves in training alone.
 
@@ -192,7 +193,7 @@ def configured_judge(
     """
     if not section or judge_of(section).training_only:
         return None
-    mined: PairScorer | None = model.miner.scorer
+    mined = model.miner.scorer
     if judge_of(section).is_model and mined is not None:
         return mined
     return build_scorer(ScorerRequest(section, "run.con_d", device, model.mafa, dataset, model))

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lavis_mafa.common.artifacts import check_header, json_lines
 
@@ -18,7 +17,7 @@ class Predictions:
     Raises ValueError where the folder holds predictions about something else.
     """
 
-    def __init__(self, folder: Path, split: str, rank: int, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, split: str, rank: int, about: Mapping[str, object]) -> None:
         self.about = json.loads(json.dumps(about))
         self.path = folder / f"{split}_rank{rank}.jsonl"
         self.done = merged(folder, split, self.about)
@@ -34,7 +33,7 @@ class Predictions:
         self.done.update(predicted)
 
 
-def merged(folder: Path, split: str, about: Mapping[str, Any]) -> dict[int, str]:
+def merged(folder: Path, split: str, about: Mapping[str, object]) -> dict[int, str]:
     """All ranks' predictions, every item once; the line that a killed run tore is left out."""
     found: dict[int, str] = {}
     for path in sorted(folder.glob(f"{split}_rank*.jsonl")):

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
 from lavis_mafa.core.metrics import query_figures, summary
+from lavis_mafa.data.dataset import RetrievalDataset
 
 BLOCK = 256  # queries ranked at a time: with a gallery of 100,000, 0.1 GB a matrix
+Figures = dict[str, dict[str, dict[str, float]]]
 Rows = Callable[[range], np.ndarray]  # scores of these queries with everything
 
 
 class Relevance:
     """Which captions belong to which images, block by block: by annotation and, if the data set knows it, in truth."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: RetrievalDataset) -> None:
         self.images, self.texts, self.truth = len(dataset), len(dataset.text), dataset.truth
         self.image_of = np.array([dataset.txt2img[text] for text in range(self.texts)])
 
@@ -35,12 +36,12 @@ class Relevance:
         )
 
 
-def annotated(dataset: Any) -> np.ndarray:
+def annotated(dataset: RetrievalDataset) -> np.ndarray:
     """(N, C): the captions annotated to an image."""
     return Relevance(dataset).of_images(range(len(dataset)))["annotation"]
 
 
-def truth_mask(dataset: Any) -> np.ndarray:
+def truth_mask(dataset: RetrievalDataset) -> np.ndarray:
     """(N, C): the captions that hold of an image."""
     return Relevance(dataset).of_images(range(len(dataset)))["truth"]
 
@@ -52,7 +53,7 @@ def blocks(queries: int, size: int | None = None) -> Iterator[range]:
         yield range(start, min(start + size, queries))
 
 
-def figures(of_images: Rows, of_texts: Rows, relevance: Relevance) -> tuple[dict[str, Any], dict[str, Any]]:
+def figures(of_images: Rows, of_texts: Rows, relevance: Relevance) -> tuple[Figures, Figures]:
     """({relevance: {image | text: recalls}}, the same with R-precision and mAP@R where a query has several positives).
 
     `text`: captions found for an image (TR); `image`: images found for a caption (IR).
@@ -61,8 +62,8 @@ def figures(of_images: Rows, of_texts: Rows, relevance: Relevance) -> tuple[dict
         "image": (of_texts, relevance.texts, relevance.of_texts),
         "text": (of_images, relevance.images, relevance.of_images),
     }
-    recalls: dict[str, Any] = {}
-    at_r: dict[str, Any] = {}
+    recalls: Figures = {}
+    at_r: Figures = {}
     for way, (rows, queries, relevant) in ways.items():
         parts: dict[str, list[np.ndarray]] = {}
         for block in blocks(queries):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,17 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
 from lavis_mafa.common.ranks import gathered, shard
+from lavis_mafa.core.batch import Batch, on_device
+from lavis_mafa.data.dataset import RetrievalDataset, Sample
 from lavis_mafa.evaluation.eccv import MOST_POSITIVES, CocoIds, eccv_figures
 from lavis_mafa.evaluation.relevance import BLOCK, Relevance, Rows, blocks, figures
+from lavis_mafa.models.protocols import Encoder, Matcher
 from lavis_mafa.models.text import CaptionTokens
 from lavis_mafa.scorers.pair_blocks import BLOCK as PAIRS
 from lavis_mafa.scorers.pair_blocks import by_image, pair_blocks
 
+T = TypeVar("T")
+Split = RetrievalDataset | Subset[Sample]
 TEXT_BATCH = 256
 TOKEN_BYTES = 4 << 30
 OUT = -100.0  # the score of what is not re-ranked, as in LAVIS
@@ -52,13 +57,13 @@ class Gallery:
     def of_images(self, images: range) -> np.ndarray:
         """(b, C): the rows of these images."""
         part = self.image_feat[images.start : images.stop]
-        found = [torch.einsum("nqd,cd->ncq", part, texts).amax(-1) for texts in self.text_feat.split(BLOCK)]
+        found = [torch.einsum("nqd,cd->ncq", part, texts).amax(-1) for texts in torch.split(self.text_feat, BLOCK)]
         return torch.cat(found, dim=1).numpy()
 
     def of_texts(self, texts: range) -> np.ndarray:
         """(b, N): the columns of these captions, a caption a row."""
         part = self.text_feat[texts.start : texts.stop]
-        found = [torch.einsum("cd,nqd->cnq", part, images).amax(-1) for images in self.image_feat.split(BLOCK)]
+        found = [torch.einsum("cd,nqd->cnq", part, images).amax(-1) for images in torch.split(self.image_feat, BLOCK)]
         return torch.cat(found, dim=1).numpy()
 
 
@@ -66,21 +71,20 @@ class Gallery:
 class TokensAgain:
     """Tower tokens of images, computed when they are asked for, where they are too many to be kept."""
 
-    model: Any
-    dataset: Any
+    model: Encoder
+    dataset: Split
     own: range
     device: torch.device
 
     def __getitem__(self, rows: np.ndarray) -> Tensor:
-        batch = default_collate([self.dataset[self.own[int(row)]] for row in rows])
-        batch = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-        return self.model.vision_tokens(batch).cpu()
+        batch: Batch = default_collate([self.dataset[self.own[int(row)]] for row in rows])
+        return self.model.vision_tokens(on_device(batch, self.device)).cpu()
 
 
 @torch.no_grad()
 def encode_gallery(
-    model: Any,
-    dataset: Any,
+    model: Matcher,
+    dataset: Split,
     batch_size: int,
     workers: int,
     device: torch.device,
@@ -91,41 +95,43 @@ def encode_gallery(
 
     token_bytes: the most that a rank keeps of tower tokens, for ITM; if they are more, they are computed again.
     """
-    texts = list(dataset.text if texts is None else texts)
+    if texts is None:
+        assert not isinstance(dataset, Subset), "a part of a data set comes with its texts"
+        texts = dataset.text
     own, own_texts = shard(len(dataset)), shard(len(texts))
     loader = DataLoader(Subset(dataset, own), batch_size=batch_size, num_workers=workers)
     tokens, features = [], []
     for batch in tqdm(loader, desc="images", unit="batch", leave=False):
-        batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-        seen = model.vision_tokens(batch)
+        seen = model.vision_tokens(on_device(batch, device))
         if seen[0].nbytes * len(own) <= token_bytes:
             tokens.append(seen.cpu())
         features.append(model.encode_image(seen)[1].cpu())
     text_feat, text_tokens = [], []
     for start in tqdm(range(0, len(own_texts), TEXT_BATCH), desc="captions", unit="batch", leave=False):
-        batch = model.tokenize([texts[text] for text in own_texts[start : start + TEXT_BATCH]])
-        text_feat.append(model.encode_text(batch).cpu())
+        words = model.tokenize([texts[text] for text in own_texts[start : start + TEXT_BATCH]])
+        text_feat.append(model.encode_text(words).cpu())
         if model.has_itm:
-            text_tokens.append(CaptionTokens.of(batch).to("cpu"))
+            text_tokens.append(CaptionTokens.of(words).to("cpu"))
     own_tokens = torch.cat(tokens) if tokens else TokensAgain(model, dataset, own, device)
     table = CaptionTokens.joined(_of_all_ranks(text_tokens)) if model.has_itm else None
     return Gallery(own_tokens, own, torch.cat(_of_all_ranks(features)), torch.cat(_of_all_ranks(text_feat)), table)
 
 
-def _of_all_ranks(parts: list[Any]) -> list[Any]:
+def _of_all_ranks(parts: list[T]) -> list[T]:
     return [part for parts_of_rank in gathered(parts) for part in parts_of_rank]
 
 
 @torch.no_grad()
 def match_scores(
-    model: Any, gallery: Gallery, image_P: np.ndarray, text_P: np.ndarray, device: torch.device, chunk: int = PAIRS
+    model: Matcher, gallery: Gallery, image_P: np.ndarray, text_P: np.ndarray, device: torch.device, chunk: int = PAIRS
 ) -> np.ndarray:
     """ITM logits (P, 2) of the pairs, in their order; `chunk` of them in a pass."""
+    assert gallery.text_tokens is not None, "a model without a matching head has no pairs to match"
     logits = np.empty((len(image_P), 2), dtype=np.float32)
     own_rows = gallery.rows_of(gallery.own, image_P)
     image_K, text_K = torch.from_numpy(image_P[own_rows] - gallery.own.start), torch.from_numpy(text_P[own_rows])
     for window_K in tqdm(by_image(image_K), desc="ITM pairs", unit="window", leave=False):
-        image_N, image_of_K = image_K[window_K].unique(return_inverse=True)
+        image_N, image_of_K = torch.unique(image_K[window_K], return_inverse=True)
         tokens_NLV = gallery.tokens[image_N.numpy()].float().to(device)
         for block in pair_blocks(image_of_K, text_K[window_K], gallery.text_tokens.length_C, chunk):
             tokens = gallery.text_tokens.block(block.text_C).to(device)
@@ -158,7 +164,7 @@ class Shortlist:
         return scores
 
 
-def reranked(model: Any, gallery: Gallery, k: int, device: torch.device) -> tuple[Shortlist, Shortlist]:
+def reranked(model: Matcher, gallery: Gallery, k: int, device: torch.device) -> tuple[Shortlist, Shortlist]:
     """LAVIS' re-ranking: the k best of a row get ITM logit + similarity, the rest fall behind. Of images, of texts."""
     images, texts = len(gallery.image_feat), len(gallery.text_feat)
     lists = _shortlist(gallery.of_images, images, texts, k), _shortlist(gallery.of_texts, texts, images, k)
@@ -182,15 +188,15 @@ def _shortlist(rows: Rows, queries: int, width: int, k: int) -> Shortlist:
 
 
 def evaluate_retrieval(
-    model: Any,
-    dataset: Any,
+    model: Matcher,
+    dataset: RetrievalDataset,
     *,
     batch_size: int,
     workers: int,
     device: torch.device,
     k_test: int,
     coco: CocoIds | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM; by annotation and, if known, truth.
 
     `at_r`: R-precision and mAP@R where a query has several positives; `eccv`: with the ids of COCO's test images,
@@ -200,8 +206,11 @@ def evaluate_retrieval(
     gallery = encode_gallery(model, dataset, batch_size, workers, device, token_bytes=TOKEN_BYTES if k_test > 0 else 0)
     scores: dict[str, tuple[Rows, Rows]] = {"itc": (gallery.of_images, gallery.of_texts)}
     if k_test > 0:
-        scores["itm"] = tuple(found.of for found in reranked(model, gallery, k_test, device))
-    relevance, results, at_r = Relevance(dataset), {}, {}
+        images, texts = reranked(model, gallery, k_test, device)
+        scores["itm"] = images.of, texts.of
+    relevance = Relevance(dataset)
+    results: dict[str, object] = {}
+    at_r: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for stage, rows in scores.items():
         results[stage], at_r[stage] = figures(*rows, relevance)
     if any(at_r.values()):
