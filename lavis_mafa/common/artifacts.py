@@ -12,7 +12,6 @@ from typing import IO, Any, BinaryIO, Literal
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 HOST = socket.gethostname()
@@ -79,7 +78,7 @@ def _is_running(process: int) -> bool:
     return process != os.getpid()  # a number comes again: what bears ours was not written by us, who just begin
 
 
-def sync(file: IO[Any]) -> None:
+def sync(file: IO[bytes]) -> None:
     """Flushes a file down to the disk."""
     file.flush()
     os.fsync(file.fileno())
@@ -109,10 +108,10 @@ def reading(path: Path, what: str, remedy: str = "") -> Iterator[None]:
         raise ValueError(f"{path} is damaged or not a readable {what} ({error}). {remedy}".rstrip()) from error
 
 
-def mapped(path: Path, remedy: str, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:
+def mapped(path: Path, remedy: str, mode: Literal["r", "r+"] = "r") -> np.memmap:
     """A .npy file, memory-mapped. Raises ValueError as `reading` does: its header tells a file that is cut off."""
     with reading(path, "array", remedy):
-        array: NDArray[Any] = np.load(path, mmap_mode=mode)
+        array: np.memmap = np.load(path, mmap_mode=mode)
         return array
 
 

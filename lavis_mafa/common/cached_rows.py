@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def cached_rows(
     n_rows: int,
     compute: Callable[[], Iterable[Tensor]],
     remedy: str,
-) -> NDArray[Any]:
+) -> NDArray[np.float16]:
     """(n_rows, …) float16, memory-mapped from `folder`/{name}_{hash of content}.npy. Called by every rank.
 
     Args:
@@ -45,7 +45,7 @@ def cached_rows(
     return mapped(path, "Delete it, and it is computed anew.")
 
 
-def _write(path: Path, n_rows: int, parts: Iterable[Tensor], remedy: str, bar: tqdm[Any]) -> None:
+def _write(path: Path, n_rows: int, parts: Iterable[Tensor], remedy: str, bar: tqdm[NoReturn]) -> None:
     """One part is in memory at a time."""
     row = 0
     with atomic_write(path) as file:
@@ -55,7 +55,7 @@ def _write(path: Path, n_rows: int, parts: Iterable[Tensor], remedy: str, bar: t
                 raise ValueError(f"rows {row} to {row + len(rows)} of {path.name} leave float16's range; {remedy}")
             if not file.tell():
                 header = {"descr": "<f2", "fortran_order": False, "shape": (n_rows, *rows.shape[1:])}
-                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+                np.lib.format.write_array_header_1_0(file, header)
             file.write(rows.tobytes())
             row += len(rows)
             bar.update(len(rows))

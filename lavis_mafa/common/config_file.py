@@ -53,9 +53,10 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
             ) from error
 
 
-def plain_config(cfg: Any) -> Mapping[str, Any]:
+def plain_config(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     """A section of a config with every ${…} resolved; another mapping is taken as it is."""
-    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    return plain
 
 
 def option_value(key: str, text: str) -> Any:

@@ -33,7 +33,7 @@ def draw_mining(
     axes = figure.subplots(1, panels)
     _histogram(axes[0], p_K, bounds)
     _per_image(axes[1], connections_N)
-    if panels == 3:
+    if curve is not None and panels == 3:
         _thresholds(axes[2], curve, bounds)
     for each in axes:
         each.tick_params(labelsize=8, length=0)
