@@ -78,7 +78,7 @@ def _is_running(process: int) -> bool:
     return process != os.getpid()  # a number comes again: what bears ours was not written by us, who just begin
 
 
-def sync(file: IO[bytes]) -> None:
+def sync(file: IO[bytes] | IO[str]) -> None:
     """Flushes a file down to the disk."""
     file.flush()
     os.fsync(file.fileno())

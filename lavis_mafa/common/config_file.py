@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lavis_mafa.common.run_schema import MineRun, TrainRun
@@ -19,7 +19,7 @@ DATA_HOLDS = " (the folder that holds the data sets: flickr8k, text, weights, �
 TEXT_KEYS = {f"run.{name}" for schema in (TrainRun, MineRun) for name in text_keys(schema)}
 
 
-def read_config_file(path: Path, options: Sequence[str]) -> Any:
+def read_config_file(path: Path, options: Sequence[str]) -> DictConfig:
     """What the user wrote: the YAML with the options (key=value) merged into it, nothing resolved yet.
 
     Raises:
@@ -34,7 +34,7 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
         given = OmegaConf.load(path)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"--cfg-path: {path} is not YAML: {error}") from error
-    if not OmegaConf.is_dict(given) or not any(section in given for section in SECTIONS):
+    if not isinstance(given, DictConfig) or not any(section in given for section in SECTIONS):
         raise ValueError(f"--cfg-path: {path} is no config of a run: it needs the keys {', '.join(SECTIONS)}")
     with named_config_errors("--options"):
         chosen = OmegaConf.create()
@@ -46,20 +46,34 @@ def read_config_file(path: Path, options: Sequence[str]) -> Any:
         if arch and arch != OmegaConf.select(given, "run.con_d.arch"):
             OmegaConf.update(given, "run.con_d", None)  # its other keys are those of another network
         try:
-            return OmegaConf.merge(given, chosen)
+            return merged(given, chosen)
         except TypeError as error:
             raise ValueError(
                 f"--options: a list where the YAML has keys, or keys where it has a list: {error}"
             ) from error
 
 
-def plain_config(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+def merged(*parts: DictConfig | Mapping[str, object]) -> DictConfig:
+    """The later part wins."""
+    found = OmegaConf.merge(*parts)
+    assert isinstance(found, DictConfig), "of mappings one is made"
+    return found
+
+
+def loaded(path: str | Path) -> DictConfig:
+    """A packaged YAML."""
+    found = OmegaConf.load(path)
+    assert isinstance(found, DictConfig), f"{path} holds keys"
+    return found
+
+
+def plain_config(cfg: Mapping[str, object] | DictConfig) -> Mapping[str, Any]:
     """A section of a config with every ${…} resolved; another mapping is taken as it is."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
     return plain
 
 
-def option_value(key: str, text: str) -> Any:
+def option_value(key: str, text: str) -> object:
     """The value of an option. YAML where it is a number, true, false, null, quoted, a [list] or {keys: values}; else
     the text as it stands, with what YAML would take for a key or a comment (`a: b`, `run #1`).
 
@@ -80,7 +94,7 @@ def option_value(key: str, text: str) -> Any:
     return value if isinstance(value, (bool, int, float)) else text
 
 
-def _yaml(text: str) -> Any:
+def _yaml(text: str) -> object:
     """As OmegaConf reads YAML: 1e-4 is a number, a date is text."""
     plain: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     return plain["value"]
@@ -95,9 +109,10 @@ def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
     return change(value) if isinstance(value, str) else value
 
 
-def home_expanded(config: Any) -> Any:
+def home_expanded(config: DictConfig) -> DictConfig:
     """The config with `~/…` of every path in it, whatever its key, below the home folder; ${…} stays unresolved."""
-    return OmegaConf.create(changed_texts(OmegaConf.to_container(config), os.path.expanduser))
+    expanded: DictConfig = OmegaConf.create(changed_texts(OmegaConf.to_container(config), os.path.expanduser))
+    return expanded
 
 
 @contextmanager

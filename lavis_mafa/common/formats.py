@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lavis_mafa import __version__
 
@@ -20,12 +20,19 @@ class OldOutputError(ValueError):
     """A file that another version wrote in a format that this one does not read."""
 
 
-def header(kind: str) -> dict[str, str]:
+class Header(TypedDict):
+    """What a file begins with."""
+
+    format: str
+    version: str
+
+
+def header(kind: str) -> Header:
     """What a file of this kind begins with: its format and the version that wrote it."""
     return {"format": f"lavis_mafa {kind} {FORMATS[kind]}", "version": __version__}
 
 
-def check_format(path: str | Path, kind: str, found: Mapping[str, Any], remedy: str) -> None:
+def check_format(path: str | Path, kind: str, found: Mapping[str, object], remedy: str) -> None:
     """Whether this version reads a file with the header `found`.
 
     Args:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from omegaconf import DictConfig
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def precision(run_cfg: Any) -> torch.dtype | None:
+def precision(run_cfg: DictConfig) -> torch.dtype | None:
     """run.precision as autocast's dtype; None: float32."""
     name = run_cfg.get("precision", "fp32")
     if name not in PRECISIONS:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch.distributed as dist
 
@@ -46,7 +46,7 @@ def gathered(value: T) -> list[T]:
     """The value of every rank, in the order of ranks."""
     if get_world_size() == 1:
         return [value]
-    values: list[Any] = [None] * get_world_size()
+    values = [value] * get_world_size()
     dist.all_gather_object(values, value)
     return values
 

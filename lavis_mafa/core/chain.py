@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from lavis_mafa.core.neighbors import KEY_BLOCK, FloatArray, IntArray, Rows, cells, choose, float32, nearest
+from lavis_mafa.core.neighbors import KEY_BLOCK, FloatArray, Index, IntArray, Rows, cells, choose, float32, nearest
 
 DENSE_LIMIT = 10_000  # two float32 matrices of 400 MB
 WINDOW = 1024  # similar records that are chained together; a record costs as many similarities
@@ -117,7 +118,7 @@ class _Part:
     def shape(self) -> tuple[int, ...]:
         return (len(self.places), self.rows.shape[1])
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Index) -> NDArray[np.floating]:
         return self.rows[self.places[key]]
 
 
@@ -132,7 +133,7 @@ class _Records:
     def shape(self) -> tuple[int, ...]:
         return self.image_MD.shape
 
-    def __getitem__(self, key: Any) -> FloatArray:
+    def __getitem__(self, key: Index) -> FloatArray:
         both: FloatArray = float32(self.image_MD[key]) + float32(self.text_MD[key])
         return both
 

@@ -17,19 +17,31 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from lavis_mafa.common.artifacts import atomic_write, check_header, reading
-from lavis_mafa.common.formats import check_format, header
+from lavis_mafa.common.formats import Header, check_format, header
 from lavis_mafa.core.runs import Floats, Ints, Run, merged, united
 
 KEY = ("record", "text_row")  # of a pair
 BUFFERED_PAIRS = 1 << 16  # before a part is written: 0.8 MB on disk
 RESUME = "Resume from the newest checkpoint, or start anew with another folder."
+
+
+class StoreHeader(Header):
+    """What the folder's store.json holds."""
+
+    fingerprint: str
+
+
+class Committed(StoreHeader):
+    """A committed state of the store, as checkpoints keep it. rows: pairs in every file that counts."""
+
+    generation: int
+    rows: dict[str, int]
 
 
 class ConnectionStore:
@@ -41,7 +53,7 @@ class ConnectionStore:
     """
 
     def __init__(
-        self, folder: str | Path | None, fingerprint: str, rank: int = 0, state: Mapping[str, Any] | None = None
+        self, folder: str | Path | None, fingerprint: str, rank: int = 0, state: Committed | None = None
     ) -> None:
         self.fingerprint = fingerprint
         self.rank = rank
@@ -110,7 +122,7 @@ class ConnectionStore:
         self._generation = max((_generation(name) for name in self._names() if name.startswith("merged")), default=0)
         self._see(self._live_names())
 
-    def commit(self) -> dict[str, Any]:
+    def commit(self) -> Committed:
         """Flush, and return a state in plain types that names the stored files, for a checkpoint.
 
         Rank 0 then deletes the files that neither this state nor the previous one names, so the checkpoint with the
@@ -124,7 +136,7 @@ class ConnectionStore:
         self._committed = set(rows)
         return {**self._header(), "generation": self._generation, "rows": rows}
 
-    def check(self, state: Mapping[str, Any]) -> None:
+    def check(self, state: Committed) -> None:
         """Whether `rollback` can return to a state; changes nothing.
 
         Raises ValueError if the state is of another store or names files that are gone or damaged.
@@ -137,7 +149,7 @@ class ConnectionStore:
                     f"{self._where(name)} contains {found} pairs, but the checkpoint expects {rows}. {RESUME}"
                 )
 
-    def rollback(self, state: Mapping[str, Any]) -> None:
+    def rollback(self, state: Committed) -> None:
         """Return to a committed state; everything written after it is dropped (by rank 0; then a barrier).
 
         Called by every rank. Raises ValueError as `check` does; then nothing is dropped.
@@ -149,7 +161,7 @@ class ConnectionStore:
             for leftover in self._folder.glob("*.tmp") if self._folder else ():
                 leftover.unlink(missing_ok=True)
 
-    def _return_to(self, state: Mapping[str, Any]) -> None:
+    def _return_to(self, state: Committed) -> None:
         self.check(state)
         self._buffer.clear()
         self._generation = state["generation"]
@@ -229,10 +241,10 @@ class ConnectionStore:
             found = json.loads(path.read_text())
         self._check(path, found)
 
-    def _header(self) -> dict[str, Any]:
+    def _header(self) -> StoreHeader:
         return {**header("connections"), "fingerprint": self.fingerprint}
 
-    def _check(self, path: Path, found: Mapping[str, Any]) -> None:
+    def _check(self, path: Path, found: Mapping[str, object]) -> None:
         remedy = "The scores are of other data or another scorer: choose another folder, or delete it to score anew"
         check_format(path, "connections", found, "choose another folder, or delete it to score anew")
         check_header(path, found, {"fingerprint": self.fingerprint}, remedy)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lavis_mafa.common.artifacts import atomic_write, check_header, reading, sync
 from lavis_mafa.common.formats import check_format, header
-from lavis_mafa.core.neighbors import IntArray
+from lavis_mafa.core.neighbors import Index, IntArray
 
 HEADER_BYTES = 4096
 REMEDY = "Resume with the data, config and number of processes it was written with, or start in an empty folder."
@@ -214,18 +214,18 @@ class Embeddings:
 class EmbeddingRows:
     """The rows of some records, read on demand (`neighbors.Rows`): `read` is `Embeddings.image` or `.text`."""
 
-    read: Callable[[IntArray], NDArray[np.floating[Any]]]
+    read: Callable[[IntArray], NDArray[np.floating]]
     records_n: IntArray
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.records_n), self.read(self.records_n[:1]).shape[1])
 
-    def __getitem__(self, rows: Any) -> NDArray[np.floating[Any]]:
+    def __getitem__(self, rows: Index) -> NDArray[np.floating]:
         return self.read(self.records_n[rows])
 
 
-def _array(values: ArrayLike) -> NDArray[Any]:
+def _array(values: ArrayLike) -> NDArray[np.generic]:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.is_floating_point() else values).numpy()

@@ -1,7 +1,6 @@
 """GritPlanner: the batches of an epoch, from the embeddings of the epoch before (GRIT-VLP, section 3.2)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from lavis_mafa.core.siblings import distinct_images, keep_apart
 SAMPLINGS = ("grit", "random")
 SIBLINGS = ("apart", "free")
 
-FloatRows = NDArray[np.floating[Any]]
+FloatRows = NDArray[np.floating]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ left out. Ties count against the positive, so that a collapsed model scores 0, n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,25 +21,29 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
 
+Index = slice | IntArray
+
+
 class Rows(Protocol):
     """Rows read on demand: an array, a memory map, or a view that gathers them from several files."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, rows: Any, /) -> Any: ...
+    def __getitem__(self, rows: Index, /) -> NDArray[np.floating]: ...
 
 
-def load_faiss() -> Any | None:
+def load_faiss() -> ModuleType | None:
     """FAISS, or None where it is missing or broken (a GPU build without NVIDIA's runtime raises RuntimeError)."""
     try:
         import faiss
     except (ImportError, RuntimeError):
         return None
-    return faiss
+    module: ModuleType = faiss
+    return module
 
 
-def float32(rows: Any) -> FloatArray:
+def float32(rows: NDArray[np.floating]) -> FloatArray:
     """A contiguous float32 copy of float16 or float32 rows; through torch, whose conversion is several times faster."""
     array: FloatArray = torch.from_numpy(np.array(rows)).float().numpy()
     return array
@@ -52,7 +57,8 @@ def nearest(queries_QD: Rows, keys_ND: Rows, k: int, **options: Any) -> tuple[In
 def cells(rows_ND: Rows, count: int, *, seed: int = 0, threads: int | None = None) -> tuple[FloatArray, IntArray]:
     """Coarse cells, by spherical k-means on a sample of the rows: centroids (L, D), and the cell of each row (N,)."""
     n, dim = rows_ND.shape
-    faiss: Any = load_faiss()
+    faiss = load_faiss()
+    assert faiss is not None, "k-means is FAISS' own"
     means = faiss.Kmeans(dim, count, niter=TRAIN_ROUNDS, seed=seed, spherical=True, min_points_per_centroid=1)
     with faiss_threads(faiss, threads):
         means.train(float32(rows_ND[_sample(n, TRAIN_POINTS * count, seed)]))
@@ -117,7 +123,8 @@ class NeighborIndex:
         return index_Qk, similarity_Qk
 
     def _build(self, nprobe: int, seed: int) -> tuple[Any, Any]:
-        faiss: Any = self._faiss
+        faiss = self._faiss
+        assert faiss is not None, "`choose` looked for it"
         index = faiss.IndexFlatIP(self.dim) if self.backend == "flat" else self._empty_ivf(nprobe, seed)
         gpu = faiss.StandardGpuResources() if _gpu_works(faiss) else None  # must outlive the index
         if gpu is not None:
@@ -129,7 +136,8 @@ class NeighborIndex:
         return index, gpu
 
     def _empty_ivf(self, nprobe: int, seed: int) -> Any:
-        faiss: Any = self._faiss
+        faiss = self._faiss
+        assert faiss is not None, "`choose` looked for it"
         # FAISS' guideline is 4 to 16 times the root of N; 39 keys a cell are the fewest that it trains without warning.
         nlist = max(1, min(round(4 * self.n**0.5), self.n // 39))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(self.dim), self.dim, nlist, faiss.METRIC_INNER_PRODUCT)
@@ -148,8 +156,9 @@ class NeighborIndex:
 
 
 @contextmanager
-def faiss_threads(faiss: Any, threads: int | None) -> Iterator[None]:
+def faiss_threads(faiss: ModuleType | None, threads: int | None) -> Iterator[None]:
     """Sets FAISS' thread count (default: all cores, whatever OMP_NUM_THREADS torchrun set) and restores it."""
+    assert faiss is not None, "a backend of FAISS was chosen"
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads or len(os.sched_getaffinity(0)))
     try:
@@ -179,7 +188,7 @@ def choose(backend: str, n: int) -> str:
     return backend
 
 
-def _gpu_works(faiss: Any) -> bool:
+def _gpu_works(faiss: ModuleType) -> bool:
     """Whether FAISS finds a GPU and can use it: a build for other devices says so only once it is tried."""
     try:
         if faiss.get_num_gpus() == 0:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -70,7 +69,7 @@ class Plan:
             np.savez(file, order=self.order_N, about=np.array(about))
 
     @classmethod
-    def load(cls, path: str | Path, **expected: Any) -> "Plan":
+    def load(cls, path: str | Path, **expected: object) -> "Plan":
         """Reads a plan.
 
         Args:
@@ -86,7 +85,7 @@ class Plan:
         check_header(path, about, {"n_records": len(order_N), **expected}, REMEDY)
         return cls(order_N, **{name: about[name] for name in (*ABOUT, "stats")})
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ABOUT}
 
 

@@ -90,7 +90,7 @@ class MafaSettings:
             raise ValueError("rule is relative and high is 1, which no score can exceed; leave high at its default")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MafaSettings:
+    def from_dict(cls, values: Mapping[str, object]) -> MafaSettings:
         """Settings from a config section: the preset first (`mafa` if none is named), then the explicit keys.
 
         Raises ValueError for an unknown key, naming the closest valid one, and for a value that is not allowed.
@@ -128,13 +128,13 @@ def _closest(key: str, valid: Iterable[str]) -> str:
     return difflib.get_close_matches(str(key), valid, n=1, cutoff=0.0)[0]
 
 
-def _check(name: str, value: Any, default: Any) -> None:
+def _check(name: str, value: object, default: object) -> None:
     allowed = _allowed(name, value, default)
     if allowed:
         raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
 
-def _allowed(name: str, value: Any, default: Any) -> str:
+def _allowed(name: str, value: object, default: object) -> str:
     """What the setting may be, or "" if the value is that. bool is asked first: to Python, True is an int."""
     if choices := (*TARGETS,) if name == "targets" else CHOICES.get(name):
         return "" if value in choices else " or ".join(choices)
@@ -142,5 +142,5 @@ def _allowed(name: str, value: Any, default: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, int):
         return "" if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else "a whole number >= 0"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return "" if number and 0 <= value <= 1 else "a number in [0, 1]"
+    is_share = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    return "" if is_share else "a number in [0, 1]"
