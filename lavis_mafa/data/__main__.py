@@ -12,7 +12,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.artifacts import atomic_write
-from lavis_mafa.common.config_file import home_expanded, named_config_errors, read_config_file
+from lavis_mafa.common.config_file import (
+    home_expanded,
+    loaded,
+    merged,
+    named_config_errors,
+    plain_config,
+    read_config_file,
+)
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
 from lavis_mafa.data.check import SplitReport, check_split
@@ -72,9 +79,8 @@ def _settings(path: Path, options: list[str]) -> tuple[Mapping[str, Any], int]:
             rendered = " (scenes are rendered: there is nothing to check)" if RENDERED in names else ""
             raise ValueError(f"{path}: datasets are {names}; this command checks {CHECKED}{rendered}")
         run = OmegaConf.create({"run": {"batch_size_train": TrainRun.batch_size_train}})
-        config = home_expanded(OmegaConf.merge(run, OmegaConf.load(CONFIGS / "datasets" / f"{CHECKED}.yaml"), given))
-        dataset: Any = OmegaConf.to_container(config.datasets[CHECKED], resolve=True)
-        return dataset, int(config.run.batch_size_train)
+        config = home_expanded(merged(run, loaded(CONFIGS / "datasets" / f"{CHECKED}.yaml"), given))
+        return plain_config(config.datasets[CHECKED]), int(config.run.batch_size_train)
 
 
 def _readable(split: str, report: SplitReport) -> str:

@@ -31,7 +31,7 @@ CAPTION_KEYS = ("caption", "captions", "text", "title")
 ID_KEY = "image_id"  # a plain `id` often numbers the captions (COCO), so it is read only where id_key says so
 CHUNK = 65_536  # rows that are Python objects at a time
 
-Numbered = Iterator[tuple[int, Any]]  # (row or line, counted from 1; the row as read)
+Numbered = Iterator[tuple[int, object]]  # (row or line, counted from 1; the row as read)
 FilePath = str | os.PathLike[str]
 
 
@@ -86,11 +86,12 @@ def annotated_rows(
     columns: Columns | None = None
     for _, row in READERS[file.suffix.lower()][0](file):
         columns = columns or Columns.find(row, image_key, caption_key, id_key)
-        key = row.get(columns.id)
-        yield row, row[columns.image], None if key is None or key == "" else key_string(key), columns.caption
+        values = _mapping(row)
+        key = values.get(columns.id)
+        yield values, str(values[columns.image]), None if key is None or key == "" else key_string(key), columns.caption
 
 
-def _empty() -> dict[str, list[Any]]:
+def _empty() -> dict[str, list[object]]:
     return {name: [] for name in ROWS.names}
 
 
@@ -107,7 +108,7 @@ class Columns:
         caption = _find("caption", names, [caption_key] if caption_key else CAPTION_KEYS)
         return cls(image, caption, _find("id", names, [id_key]) if id_key else ID_KEY)
 
-    def append(self, row: object, rows: dict[str, list[Any]]) -> None:
+    def append(self, row: object, rows: dict[str, list[object]]) -> None:
         values = _mapping(row)
         rows["image"].append(_string(values, self.image))
         rows["caption"].append(_captions(values, self.caption))
@@ -115,7 +116,7 @@ class Columns:
         rows["image_id"].append(None if key is None or key == "" else _encodable(key_string(key)))
 
 
-def _mapping(row: object) -> Mapping[str, Any]:
+def _mapping(row: object) -> Mapping[str, object]:
     if not isinstance(row, Mapping):
         raise ValueError(f"a row must be an object with an image and a caption, not {row!r:.80}")
     return row
@@ -133,14 +134,14 @@ def _find(what: str, names: Sequence[str], wanted: Sequence[str]) -> str:
     )
 
 
-def _string(row: Mapping[str, Any], key: str) -> str:
+def _string(row: Mapping[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{key!r} must be a non-empty string, not {value!r:.80}")
     return _encodable(value)
 
 
-def _captions(row: Mapping[str, Any], key: str) -> list[str]:
+def _captions(row: Mapping[str, object], key: str) -> list[str]:
     value = row.get(key)
     if not isinstance(value, list):
         return [_string(row, key)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from lavis_mafa.data.records import RecordTable
 
 VisProcessor = Callable[[Image.Image], Tensor]
 TextProcessor = Callable[[str], str]
-Sample = dict[str, Any]
+Sample = dict[str, Any]  # what LAVIS' model of the task reads
+RowT = TypeVar("RowT")
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,18 @@ class StatementRow:
 class RowTable:
     """What a run needs from its training data: the number and content of its rows. Each row has an image of its own."""
 
-    def __init__(self, rows: Sequence[Any]) -> None:
+    def __init__(self, rows: Sequence[object]) -> None:
         self.n_records = len(rows)
         self.image_id: NDArray[np.int64] = np.arange(len(rows))
         self.fingerprint = digest_of(rows)
 
 
-class TrainingRows(Dataset[Sample]):
+class TrainingRows(Dataset[Sample], Generic[RowT]):
     """Rows of a task, drawn from by (seed, epoch, row)."""
 
     bad_records: tuple[int, ...] = ()  # an image that cannot be read is an error here
 
-    def __init__(self, rows: Sequence[Any], seed: int) -> None:
+    def __init__(self, rows: Sequence[RowT], seed: int) -> None:
         if not rows:
             raise ValueError("the training split has no rows with an answer or a label")
         self.rows, self.seed, self.epoch = list(rows), seed, 0
@@ -72,7 +73,7 @@ class TrainingRows(Dataset[Sample]):
         raise NotImplementedError
 
 
-class AnsweredQuestions(TrainingRows):
+class AnsweredQuestions(TrainingRows[QuestionRow]):
     """Questions with their distinct answers, each weighed by the share of people who gave it (ALBEF, LAVIS)."""
 
     def __init__(
@@ -109,7 +110,7 @@ class AnsweredQuestions(TrainingRows):
         }
 
 
-class Statements(TrainingRows):
+class Statements(TrainingRows[StatementRow]):
     """Sentences about two images. `flip`: what changes a training sample's sides; None: nothing does.
 
     `open_side(row, side)` gives the image of a row at side 0 or 1.
@@ -143,7 +144,7 @@ class Statements(TrainingRows):
         return self.flip(sample) if self.flip is not None else sample
 
 
-class TextAssignment(TrainingRows):
+class TextAssignment(TrainingRows[int]):
     """ALBEF's pre-training step before NLVR2 (arXiv 2107.07651, section 4): of which of two images is the text?
 
     Labels, in equal shares: 0 the first, 1 the second, 2 neither. Made of image-text pairs, drawn anew each epoch.

@@ -10,9 +10,10 @@ import logging
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Worker:
         called: Callable[..., NDArray[np.floating]] = getattr(networks, self.network)
         return called
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+    def __call__(self, batch: Mapping[str, Iterable[bytes]]) -> dict[str, list[bytes]]:
         """Parts travel as bytes, whatever their shapes; user errors are sent back and raised in the calling process."""
         (part,) = batch["part"]
         try:
@@ -88,7 +89,7 @@ class RayEngine:
         """At most as many shards are in flight as there are workers."""
         task = self.ray.remote(lambda search, start, items: search(start, items))
         shared = self.ray.put(replace(search, anchors_APD=np.asarray(search.anchors_APD)))  # a memory map stays here
-        waiting: deque[Any] = deque()
+        waiting: deque[object] = deque()
         for start, items in shards:
             waiting.append(task.remote(shared, start, np.asarray(items)))
             if len(waiting) == self.workers:
@@ -101,7 +102,7 @@ def fingerprints(networks: Networks) -> tuple[str, str]:
     return networks.embedder_fingerprint, networks.scorer_fingerprint
 
 
-def _started() -> Any:
+def _started() -> ModuleType:
     """Connects to Ray without usage reports and without a dashboard."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would give way to everything else on the machine
@@ -115,4 +116,5 @@ def _started() -> Any:
         own = {"address": "local", "num_cpus": LOCAL_WORKERS, "include_dashboard": False}
         cluster: dict[str, Any] = {"address": address} if address else own
         ray.init(**cluster, log_to_driver=False, logging_level=logging.WARNING)
-    return ray
+    module: ModuleType = ray
+    return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +66,7 @@ def write_suspects(path: Path, corpus: Corpus, mined: Mined, at_S: Ints) -> None
         table.to_pandas().to_csv(file, index=False)
 
 
-def totals(corpus: Corpus, mined: Mined, rule: MafaSettings) -> dict[str, Any]:
+def totals(corpus: Corpus, mined: Mined, rule: MafaSettings) -> dict[str, object]:
     """Counts that reconcile: candidates = connections + ambiguous + negatives."""
     count = {word: int((mined.verdict_K == verdict).sum()) for verdict, word in VERDICTS.items()}
     connected = mined.verdict_K == CONNECTION
@@ -104,7 +103,7 @@ def coverage(corpus: Corpus, mined: Mined, truth: TruthFunction, block: int = 25
     return among / (matches - own) if matches > own else None
 
 
-def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, Any]:
+def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, float | None]:
     """Hidden captions: how many are candidates (coverage), connections of these (recall) and of all (found)."""
     hidden = len(corpus.hidden_H)
     sibling_K = corpus.is_hidden(mined.candidates.record_K, mined.candidates.text_K)
@@ -119,7 +118,7 @@ def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, Any]:
     }
 
 
-def quality(mined: Mined, labelled: Labelled) -> dict[str, Any]:
+def quality(mined: Mined, labelled: Labelled) -> dict[str, float | None]:
     """Weighted precision and recall of the connections over the labelled candidates, and the precision at a recall of
     four fifths."""
     connected_L = mined.verdict_K[labelled.at_L] == CONNECTION

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -28,6 +28,7 @@ PAGES = Environment(
     lstrip_blocks=True,
 )
 
+Name = TypeVar("Name", int, str)  # of a thumbnail
 OpenImage = Callable[[int], Image.Image]  # record → image
 
 
@@ -82,10 +83,10 @@ def write_gallery(
 def write_page(
     folder: Path,
     template: str,
-    rows: Sequence[Mapping[str, Any]],
-    images: Mapping[Any, int],
+    rows: Sequence[Mapping[str, object]],
+    images: Mapping[Name, int],
     open_image: OpenImage,
-    **facts: Any,
+    **facts: object,
 ) -> Path:
     """Writes the folder anew and returns its index.html.
 

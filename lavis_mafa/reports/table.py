@@ -26,6 +26,7 @@ PLAN = {
     "false_negatives_per_batch": ("false negatives per batch", 1, ""),
     "itm_false_negative_rate": ("false negatives among ITM negatives", 100, " %"),
 }
+Figures = Mapping[str, float | None]
 Row = tuple[str, list[str]]  # a name and its figures
 
 
@@ -59,7 +60,7 @@ def write_json(path: str | Path, obj: object) -> None:
         file.write(f"{text}\n".encode())
 
 
-def _against(title: str, found: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+def _against(title: str, found: Mapping[str, Mapping[str, Mapping[str, Figures]]], figures: Mapping[str, str]) -> str:
     """A row a relevance and ranking; the figures of image queries and of text queries."""
     rows = [
         (
@@ -74,7 +75,7 @@ def _against(title: str, found: Mapping[str, Any], figures: Mapping[str, str]) -
     return _table(title, [f"image {first}", *others, f"  text {first}", *others], rows)
 
 
-def _eccv(eccv: Mapping[str, Any]) -> str:
+def _eccv(eccv: Mapping[str, Mapping[str, Figures]]) -> str:
     rows = [
         (f"{name}, {label}", [_figure(found[name].get(way)) for way in ("image", "text")])
         for ranking, label in RANKINGS.items()
@@ -84,14 +85,14 @@ def _eccv(eccv: Mapping[str, Any]) -> str:
     return _table("ECCV Caption and CxC, in %", ["image", "text"], rows)
 
 
-def _zero_shot(found: Mapping[str, Any]) -> str:
+def _zero_shot(found: Figures) -> str:
     images, classes = (_figure(found.get(name), digits=0) for name in ("images", "classes"))
     row = [classes, *(_figure(found.get(name)) for name in ("top1", "top5"))]
     title, header = "Zero-shot classification, in %", ["classes", "top 1", "top 5"]
     return _table(title, header, [(f"over {images} images", row)] if found else [])
 
 
-def _judgments(judgments: Mapping[str, Any]) -> str:
+def _judgments(judgments: Mapping[str, Mapping[str, Figures]]) -> str:
     """One row per selection of pairs: AUC and average precision (AP) of every scorer that any row has."""
     shown = {name: label for name, label in SCORERS.items() if any(name in found for found in judgments.values())}
     rows = [
@@ -103,11 +104,11 @@ def _judgments(judgments: Mapping[str, Any]) -> str:
     return _table("Agreement with human judgments", header, rows)
 
 
-def _of_scorers(found: Mapping[str, Any], scorers: Iterable[str]) -> list[str]:
+def _of_scorers(found: Mapping[str, Figures], scorers: Iterable[str]) -> list[str]:
     return [_figure(found.get(scorer, {}).get(name), digits=3) for scorer in scorers for name in ("auc", "ap")]
 
 
-def _connections(connections: Mapping[str, Any]) -> str:
+def _connections(connections: Figures) -> str:
     scored, found = (_figure(connections.get(name), digits=0) for name in ("pairs_scored", "connections"))
     shares = ["precision", "recall", "coverage"]
     row = [found, *(_figure(connections.get(name), 100, " %") for name in shares)]
@@ -136,7 +137,7 @@ def _figure(value: float | None, scale: int = 1, unit: str = "", digits: int = 1
     return f"{value * scale:,.{digits}f}{unit}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """`value` in the types of JSON."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
