@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from lavis_mafa.core.scorer import PairScorer, View
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip.masks import PairMasks
 
+Tokenizer = Callable[[list[str]], Tensor]  # of open_clip
 ACTIONS = ("drop", "connect")
 
 
@@ -60,6 +61,18 @@ def unit_length(features_BG: Tensor) -> Tensor:
     return F.normalize(features_BG.float(), dim=1)
 
 
+class ClipModel(Protocol):
+    """A model of open_clip."""
+
+    logit_scale: Tensor
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor: ...
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor: ...
+
+    def eval(self) -> object: ...
+
+
 class OpenClipEncoder:
     """A frozen open_clip model whose features a BiEncoderJudge reads.
 
@@ -68,7 +81,7 @@ class OpenClipEncoder:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model: Any = model.eval().requires_grad_(False)
+        self.model = cast(ClipModel, model.eval().requires_grad_(False))  # open_clip has no types
 
     def __call__(self, images_B3HW: Tensor, texts_BT: Tensor) -> dict[str, Tensor]:
         """{"judge_image_features", "judge_text_features"}: (B, G) of unit length, keywords of the losses."""
@@ -77,14 +90,12 @@ class OpenClipEncoder:
     @torch.no_grad()
     def image(self, images_B3HW: Tensor) -> Tensor:
         """(B, G) of unit length."""
-        features: Tensor = self.model.encode_image(images_B3HW, normalize=True)
-        return features
+        return self.model.encode_image(images_B3HW, normalize=True)
 
     @torch.no_grad()
     def text(self, texts_BT: Tensor) -> Tensor:
         """(B, G) of unit length."""
-        features: Tensor = self.model.encode_text(texts_BT, normalize=True)
-        return features
+        return self.model.encode_text(texts_BT, normalize=True)
 
 
 class BiEncoderScorer:
@@ -97,7 +108,7 @@ class BiEncoderScorer:
     model, view: of open_clip.create_model_and_transforms (the transform for validation); tokenizer: the model's.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, view: View, fingerprint: str) -> None:
+    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, view: View, fingerprint: str) -> None:
         self.encode, self.tokenizer = OpenClipEncoder(model), tokenizer
         self.view, self.fingerprint = view, fingerprint
 
@@ -111,8 +122,7 @@ class BiEncoderScorer:
             image_KG, own_KG = self.encode.image(batch["judge_image"][images])[image_of].chunk(2)
             text_KG = self.encode.text(self.tokenizer(captions).to(image_K.device))[text_of]
         difference_K = ((image_KG - own_KG) * text_KG).sum(dim=1)
-        scale: Tensor = self.encode.model.logit_scale
-        return (difference_K * scale.exp()).float().sigmoid()
+        return (difference_K * self.encode.model.logit_scale.exp()).float().sigmoid()
 
 
 @dataclass(frozen=True)

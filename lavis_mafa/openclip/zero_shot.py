@@ -5,17 +5,16 @@ Class names and templates are open_clip's (CLIP, arXiv 2103.00020, section 3.1.4
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from lavis_mafa.core.scorer import View
 from lavis_mafa.data.images import open_file
+from lavis_mafa.openclip.judges import ClipModel, Tokenizer
 
 TEMPLATES = {
     "openai": open_clip.OPENAI_IMAGENET_TEMPLATES,
@@ -43,9 +42,9 @@ def class_names(folders: list[str], names: str = "folders") -> list[str]:
 
 @torch.no_grad()
 def zero_shot(
-    model: Any,
-    tokenizer: Callable[[list[str]], Tensor],
-    preprocess: Callable[[Any], Tensor],
+    model: ClipModel,
+    tokenizer: Tokenizer,
+    preprocess: View,
     images: str | Path,
     *,
     templates: str = "openai",
@@ -75,7 +74,7 @@ def zero_shot(
     return {"top1": top[0].item(), "top5": top[-1].item(), "images": len(data), "classes": len(data.classes)}
 
 
-def _image_folder(root: Path, preprocess: Callable[[Any], Tensor]) -> Any:
+def _image_folder(root: Path, preprocess: View) -> ImageFolder:
     try:
         return ImageFolder(str(root), preprocess, loader=open_file)
     except FileNotFoundError as error:

@@ -6,19 +6,18 @@ Every image is encoded once a batch, and not at all where its frozen tower is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lavis.common.registry import registry
 from lavis.models.albef_models import AlbefBase
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
+from lavis_mafa.common.config_file import loaded, merged
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View, same_view
 from lavis_mafa.models.albef.pretrain import MafaAlbef
@@ -150,7 +149,7 @@ class ItmScorer(Network):
         return {"image": batch["judge_image"]}
 
 
-def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "run.con_d") -> ItmScorer:
+def build_con_d(cfg: Section, device: torch.device, section: str = "run.con_d") -> ItmScorer:
     """Con-D from the config's `section`: `arch`, `model_type`, any key of that model's config (`finetuned`, `vocab`).
 
     Raises:
@@ -159,7 +158,7 @@ def build_con_d(cfg: Mapping[str, Any], device: torch.device, section: str = "ru
     return ItmScorer(**vars(build_network(cfg, device, section, ARCHITECTURES)))
 
 
-def build_embedder(cfg: Mapping[str, Any], device: torch.device, section: str) -> ItmScorer | Network:
+def build_embedder(cfg: Section, device: torch.device, section: str) -> ItmScorer | Network:
     """What embeds images and captions: a matching network, or a dual encoder. Errors: those of build_con_d."""
     network = build_network(cfg, device, section, (*ARCHITECTURES, *DUAL_ENCODERS))
     if cfg["arch"] not in DUAL_ENCODERS:
@@ -191,9 +190,8 @@ def _files(section: Section) -> Iterator[tuple[str, str]]:
     """Those of our own models; LAVIS' find theirs, or fetch them."""
     model_cls = registry.get_model_class(section["arch"])
     if model_cls.__module__.startswith("lavis_mafa."):
-        packaged: Any = OmegaConf.load(model_cls.default_config_path(section["model_type"]))
-        merged: Any = OmegaConf.merge(packaged.model, section)
-        yield from local_files(merged)
+        packaged = loaded(model_cls.default_config_path(section["model_type"]))
+        yield from local_files(merged(packaged.model, section))
 
 
 JUDGES.add(*ARCHITECTURES)(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lavis.common.registry import registry
 from lavis.models import load_preprocess
 from lavis.models.base_model import BaseModel
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from lavis_mafa.common.config_file import plain_config
+from lavis_mafa.common.config_file import loaded, merged, plain_config
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.core.scorer import View
 from lavis_mafa.models.albef.pretrain import MafaAlbef
@@ -23,6 +22,7 @@ from lavis_mafa.models.openclip import MafaOpenClip
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.towers.openclip import TowerName
 from lavis_mafa.models.trained import tensor_parts
+from lavis_mafa.scorers.registry import Section
 from lavis_mafa.scorers.strict import build_strictly
 
 EXTRACTORS = ("albef_feature_extractor", "blip_feature_extractor")  # they read `pretrained` alone
@@ -50,7 +50,7 @@ class Network:
         )
 
 
-def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
+def build_network(cfg: Section, device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
     """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
     given = plain_config(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
@@ -63,30 +63,30 @@ def build_network(cfg: Mapping[str, Any], device: torch.device, section: str, ar
     if model_cls is None or model_type not in model_cls.PRETRAINED_MODEL_CONFIG_DICT:
         types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
         raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(archs)}), model_type {model_type!r} ({types})")
-    defaults: Any = OmegaConf.load(model_cls.default_config_path(model_type))
+    defaults = loaded(model_cls.default_config_path(model_type))
     keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
-    merged: Any = OmegaConf.merge(defaults.model, keys)
-    defaults.model = merged  # the preparation may refer to it
-    if arch in EXTRACTORS and merged.get("load_finetuned"):
+    config = merged(defaults.model, keys)
+    defaults.model = config  # the preparation may refer to it
+    if arch in EXTRACTORS and config.get("load_finetuned"):
         raise ValueError(f"{section}.load_finetuned: {arch} only loads {section}.pretrained; set that to the file")
-    _require_weights(model_cls, merged, section)
-    model = _build(model_cls, merged, section)
-    preprocess = OmegaConf.merge(defaults.get("preprocess", {}), given.get("preprocess") or {})
+    _require_weights(model_cls, config, section)
+    model = _build(model_cls, config, section)
+    preprocess = merged(defaults.get("preprocess", {}), given.get("preprocess") or {})
     vis, text = load_preprocess(preprocess)
     return Network(model.float().to(device), fingerprint(model), vis["eval"], text["eval"])
 
 
-def _require_weights(model_cls: type[BaseModel], merged: Any, section: str) -> None:
-    if issubclass(model_cls, MafaOpenClip) and TowerName.parse(merged.vit_model, merged.get("vit_weights")).pretrained:
+def _require_weights(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> None:
+    if issubclass(model_cls, MafaOpenClip) and TowerName.parse(cfg.vit_model, cfg.get("vit_weights")).pretrained:
         return
-    if checkpoint_path(merged) is None:
+    if checkpoint_path(cfg) is None:
         raise ValueError(
             f"{section} has no weights; set {section}.finetuned to a checkpoint of its model (for a matching network, "
             f"train_con_d.sh trains one) and {section}.load_finetuned: true"
         )
 
 
-def _build(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
+def _build(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> BaseModel:
     """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
     if issubclass(model_cls, (MafaBlip2, MafaOpenClip, AlbefDownstreamModel)):
         return model_cls.from_config(cfg)

@@ -12,27 +12,28 @@ from typing import Any
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from lavis.models.blip_models.blip import BlipBase
+from omegaconf import DictConfig
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lavis_mafa.models.text import load_tokenizer
 
-Loader = Callable[..., Any]
+Loader = Callable[..., Any]  # of LAVIS: torch's missing and unexpected keys
 
 
-def build_strictly(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseModel:
+def build_strictly(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> BaseModel:
     """`model_cls` with the weights and, as `vocab`, the local tokenizer that `cfg` names.
 
     Raises:
         ValueError: a checkpoint that cannot be read, or that fits in part, naming the keys.
     """
     gaps: list[str] = []
-    members: dict[str, Any] = {
+    members: dict[str, Callable[..., object]] = {
         name: _telling(getattr(model_cls, name), gaps, section) for name in ("load_checkpoint", "load_from_pretrained")
     }
     if cfg.get("vocab"):
         members["init_tokenizer"] = lambda self: _local_tokenizer(model_cls, cfg.vocab)
-    watched: Any = type(model_cls.__name__, (model_cls,), members)
+    watched: type[BaseModel] = type(model_cls.__name__, (model_cls,), members)
     model: BaseModel = watched.from_config(cfg)
     if gaps:
         lacking = f"{len(gaps)} weights of {model_cls.__name__}: {', '.join(gaps[:8])}"
@@ -45,7 +46,7 @@ def build_strictly(model_cls: type[BaseModel], cfg: Any, section: str) -> BaseMo
 def _telling(lavis_loader: Loader, gaps: list[str], section: str) -> Loader:
     """LAVIS' loader, which notes the keys it went without and says what is wrong with a file."""
 
-    def load(self: BaseModel, url_or_filename: str, *args: Any, **kwargs: Any) -> Any:
+    def load(self: BaseModel, url_or_filename: str, *args: object, **kwargs: object) -> object:
         try:
             result = lavis_loader(self, url_or_filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
