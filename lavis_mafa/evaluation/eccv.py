@@ -89,7 +89,7 @@ def eccv_figures(
     return {name: {"text": 100 * float(v["i2t"]), "image": 100 * float(v["t2i"])} for name, v in found.items()}
 
 
-def _metrics() -> Any:
+def _metrics() -> Any:  # the package has no types
     try:
         from eccv_caption import Metrics
     except ImportError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from lavis_mafa.common.ranks import gathered, shard
 from lavis_mafa.core.batch import Batch, on_device
 from lavis_mafa.data.dataset import RetrievalDataset, Sample
 from lavis_mafa.evaluation.eccv import MOST_POSITIVES, CocoIds, eccv_figures
-from lavis_mafa.evaluation.relevance import BLOCK, Relevance, Rows, blocks, figures
+from lavis_mafa.evaluation.relevance import BLOCK, Figures, Relevance, Rows, blocks, figures
 from lavis_mafa.models.protocols import Encoder, Matcher
 from lavis_mafa.models.text import CaptionTokens
 from lavis_mafa.scorers.pair_blocks import BLOCK as PAIRS
@@ -28,9 +28,19 @@ from lavis_mafa.scorers.pair_blocks import by_image, pair_blocks
 
 T = TypeVar("T")
 Split = RetrievalDataset | Subset[Sample]
+Stage = Literal["itc", "itm"]
 TEXT_BATCH = 256
 TOKEN_BYTES = 4 << 30
 OUT = -100.0  # the score of what is not re-ranked, as in LAVIS
+
+
+class RetrievalFigures(TypedDict, total=False):
+    """{relevance or metric: {image | text: {figure: percent}}}, by ITC and re-ranked by ITM."""
+
+    itc: Figures
+    itm: Figures
+    at_r: dict[str, Figures]
+    eccv: dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass
@@ -196,7 +206,7 @@ def evaluate_retrieval(
     device: torch.device,
     k_test: int,
     coco: CocoIds | None = None,
-) -> dict[str, object]:
+) -> RetrievalFigures:
     """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM; by annotation and, if known, truth.
 
     `at_r`: R-precision and mAP@R where a query has several positives; `eccv`: with the ids of COCO's test images,
@@ -204,13 +214,13 @@ def evaluate_retrieval(
     """
     model.eval()
     gallery = encode_gallery(model, dataset, batch_size, workers, device, token_bytes=TOKEN_BYTES if k_test > 0 else 0)
-    scores: dict[str, tuple[Rows, Rows]] = {"itc": (gallery.of_images, gallery.of_texts)}
+    scores: dict[Stage, tuple[Rows, Rows]] = {"itc": (gallery.of_images, gallery.of_texts)}
     if k_test > 0:
         images, texts = reranked(model, gallery, k_test, device)
         scores["itm"] = images.of, texts.of
     relevance = Relevance(dataset)
-    results: dict[str, object] = {}
-    at_r: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    results: RetrievalFigures = {}
+    at_r: dict[str, Figures] = {}
     for stage, rows in scores.items():
         results[stage], at_r[stage] = figures(*rows, relevance)
     if any(at_r.values()):

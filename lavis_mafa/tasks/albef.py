@@ -9,26 +9,29 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from lavis.common.config import Config
 from lavis.common.registry import registry
 from lavis.datasets.datasets.nlvr_datasets import NLVRDataset
 from lavis.datasets.datasets.vqa_datasets import VQADataset
+from lavis.models.base_model import BaseModel
 from lavis.tasks.base_task import BaseTask
+from torch import Tensor
 
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.datasets.lavis_captions import gathered
 from lavis_mafa.datasets.statements import from_lavis
 from lavis_mafa.evaluation.ground_truth import question_rows
-from lavis_mafa.tasks.loop import LoopTask, Losses
+from lavis_mafa.tasks.loop import LoopTask, Losses, Splits
 from lavis_mafa.tasks.vqa import VqaAnswers
 
 LOSSES = ("loss_itc", "loss_itm", "loss_mlm")
@@ -39,16 +42,16 @@ TRUTH_WORDS = ("False", "True")
 class MafaFinetuneTask(LoopTask):
     """Trains by the model's own loss: LAVIS' albef_retrieval, and its albef_pretrain."""
 
-    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+    def build_datasets(self, cfg: Config) -> dict[str, Splits]:
         """A caption is a record, as LAVIS counts an epoch."""
         return gathered(
             super().build_datasets(cfg), cfg.datasets_cfg, int(self.run_cfg.seed), one_caption_a_record=True
         )
 
-    def output_of(self, output: Any) -> Losses:
+    def output_of(self, output: Mapping[str, Tensor]) -> Losses:
         return Losses(output["loss"], {name: output[name] for name in LOSSES if output.get(name) is not None})
 
-    def _lone(self, cfg: Any) -> tuple[str, dict[str, Any]]:
+    def _lone(self, cfg: Config) -> tuple[str, Splits]:
         datasets = BaseTask.build_datasets(self, cfg)
         if len(datasets) != 1:
             raise ValueError(f"datasets: run.task {self.run_cfg.task} takes one data set, not {', '.join(datasets)}")
@@ -61,14 +64,14 @@ class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
 
     answer_list: list[str]
 
-    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+    def build_datasets(self, cfg: Config) -> dict[str, Splits]:
         name, splits = self._lone(cfg)
         if isinstance(train := splits.get("train"), VQADataset):
             splits["train"] = _answered(train, int(self.run_cfg.seed))
         self.answer_list = self._answers(splits)
         return {name: splits}
 
-    def _answers(self, splits: Mapping[str, Any]) -> list[str]:
+    def _answers(self, splits: Splits) -> list[str]:
         """run.answer_list, that of LAVIS' data set, or the answers of the training split, the most common first."""
         if self.run_cfg.get("answer_list"):
             return _read_answers(str(self.run_cfg.answer_list))
@@ -80,10 +83,10 @@ class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
         given = Counter(answer for row in splits["train"].rows for answer in row.answers)
         return [answer for answer, _ in sorted(given.items(), key=lambda one: (-one[1], one[0]))]
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         return {"answers": digest(self.answer_list), "num_ans_candidates": self.run_cfg.num_ans_candidates}
 
-    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: BaseModel, samples: Batch) -> list[str]:
         return model.predict_answers(dict(samples), self.answer_list, int(self.run_cfg.num_ans_candidates))
 
 
@@ -110,7 +113,7 @@ class MafaNlvrTask(MafaFinetuneTask):
 
     measure = "verdict"  # of a single answer
 
-    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+    def build_datasets(self, cfg: Config) -> dict[str, Splits]:
         if int(cfg.model_cfg.get("num_classes", 2)) == 3:
             ((name, splits),) = super().build_datasets(cfg).items()
             return {name: {"train": self._assignment(splits["train"])}}
@@ -119,7 +122,7 @@ class MafaNlvrTask(MafaFinetuneTask):
         lavis = {split: from_lavis(data, seed) for split, data in splits.items() if isinstance(data, NLVRDataset)}
         return {name: {**splits, **lavis}}
 
-    def _assignment(self, pairs: Any) -> TextAssignment:
+    def _assignment(self, pairs: object) -> TextAssignment:
         if not isinstance(pairs, PairDataset):
             raise ValueError(
                 "model.num_classes is 3, which means text assignment: use a data set of image-text pairs "
@@ -127,18 +130,18 @@ class MafaNlvrTask(MafaFinetuneTask):
             )
         return TextAssignment(pairs, int(self.run_cfg.seed))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         return {}
 
     def items(self, dataset: Statements) -> list[int]:
         return [row.statement_id for row in dataset.rows]
 
-    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: BaseModel, samples: Batch) -> list[str]:
         unknown = torch.zeros(len(samples["text_input"]), dtype=torch.long, device=samples["image0"].device)
         logits = model.predict({**samples, "label": unknown})["predictions"]
         return [TRUTH_WORDS[int(label)] for label in logits.argmax(dim=1)]
 
-    def judge(self, dataset: Statements, answer_of: Mapping[int, str]) -> dict[str, Any]:
+    def judge(self, dataset: Statements, answer_of: Mapping[int, str]) -> dict[str, object]:
         """Accuracy in percent, and that of the one answer that holds most often."""
         held = {row.statement_id: row.holds for row in dataset.rows if row.holds is not None}
         if not held:
@@ -163,5 +166,5 @@ class MafaNlvrTask(MafaFinetuneTask):
         ]
         return pd.DataFrame(rows, columns=["statement_id", "image", "question", "answer", "ground_truth", "verdict"])
 
-    def files(self, dataset: Statements, answer_of: Mapping[int, str]) -> dict[str, Any]:
+    def files(self, dataset: Statements, answer_of: Mapping[int, str]) -> dict[str, object]:
         return {"leaderboard": [{"identifier": item, "prediction": text} for item, text in answer_of.items()]}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import pandas as pd
+from lavis.models.base_model import BaseModel
+
+from lavis_mafa.core.batch import Batch
+
+SplitT = TypeVar("SplitT", contravariant=True)
 
 
-class AnsweringTask(Protocol):
+class AnsweringTask(Protocol[SplitT]):
     """A task whose model says something about every sample of a split.
 
     measure: the name of a single answer's figure. `answer_of`: {item: answer}.
@@ -16,30 +21,30 @@ class AnsweringTask(Protocol):
 
     measure: str
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What an answer depends on beside weights and data."""
         ...
 
-    def items(self, dataset: Any) -> list[int]:
+    def items(self, dataset: SplitT) -> list[int]:
         """The id of every sample."""
         ...
 
-    def answer(self, model: Any, samples: Mapping[str, Any]) -> list[str]:
+    def answer(self, model: BaseModel, samples: Batch) -> list[str]:
         """The answers to a batch."""
         ...
 
-    def answer_without_image(self, model: Any, dataset: Any, numbers: Sequence[int]) -> list[str]:
+    def answer_without_image(self, model: BaseModel, dataset: SplitT, numbers: Sequence[int]) -> list[str]:
         """The answers of the language model alone to the samples at these places."""
         ...
 
-    def judge(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
+    def judge(self, dataset: SplitT, answer_of: Mapping[int, str]) -> dict[str, object]:
         """The figures of a split."""
         ...
 
-    def table(self, dataset: Any, answer_of: Mapping[int, str]) -> pd.DataFrame:
+    def table(self, dataset: SplitT, answer_of: Mapping[int, str]) -> pd.DataFrame:
         """A row an answer."""
         ...
 
-    def files(self, dataset: Any, answer_of: Mapping[int, str]) -> dict[str, Any]:
+    def files(self, dataset: SplitT, answer_of: Mapping[int, str]) -> dict[str, object]:
         """{name: content} of JSON files, as leaderboards want them."""
         ...

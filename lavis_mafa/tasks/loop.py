@@ -11,14 +11,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from lavis.common.config import Config
 from lavis.datasets.data_utils import prepare_sample
+from lavis.models.base_model import BaseModel
 from lavis.tasks.base_task import BaseTask
+from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lavis_mafa.common.precision import precision
 from lavis_mafa.common.ranks import get_rank, is_main_process
+from lavis_mafa.core.batch import Batch
 
 
 class StepOutput(Protocol):
@@ -39,22 +44,29 @@ class Losses:
     losses: Mapping[str, Tensor]
 
 
+class Schedule(Protocol):
+    """LAVIS' schedulers of the learning rate."""
+
+    def step(self, cur_epoch: int, cur_step: int) -> None: ...
+
+
+Splits = dict[str, Any]  # {split: data set}, as LAVIS' builders give them
 # (step, samples, output, seconds of the step, seconds it waited for data) → what the progress bar shows
-AfterStep = Callable[[int, Mapping[str, Any], Any, float, float], Mapping[str, str]]
+AfterStep = Callable[[int, Batch, StepOutput, float, float], Mapping[str, str]]
 
 
 class LoopTask(BaseTask):
     """A LAVIS task that trains by the loop below. A subclass says what the model's output means (`output_of`)."""
 
-    def __init__(self, run_cfg: Any) -> None:
+    def __init__(self, run_cfg: DictConfig) -> None:
         super().__init__()
         self.run_cfg = run_cfg
 
     @classmethod
-    def setup_task(cls, cfg: Any, **kwargs: Any) -> LoopTask:
+    def setup_task(cls, cfg: Config, **kwargs: object) -> LoopTask:
         return cls(cfg.run_cfg)
 
-    def build_model(self, cfg: Any) -> nn.Module:
+    def build_model(self, cfg: Config) -> BaseModel:
         model = super().build_model(cfg)
         return model.float() if self.run_cfg.device == "cpu" else model  # LAVIS' fp16 towers do not run on a CPU
 
@@ -65,10 +77,10 @@ class LoopTask(BaseTask):
     def train_epoch(
         self,
         epoch: int,
-        model: nn.Module,
-        data_loader: DataLoader[Any],
+        model: BaseModel | DistributedDataParallel,
+        data_loader: DataLoader[Batch],
         optimizer: torch.optim.Optimizer,
-        lr_scheduler: Any,
+        lr_scheduler: Schedule,
         scaler: torch.amp.GradScaler | None = None,
         cuda_enabled: bool = False,
         accum_grad_iters: int = 1,
@@ -100,7 +112,7 @@ class LoopTask(BaseTask):
             quiet = contextlib.nullcontext() if closes_group or not hasattr(model, "no_sync") else model.no_sync()
             with quiet:
                 loss = output.loss / accum_grad_iters
-                (scaler.scale(loss) if scaler else loss).backward()
+                (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]  # of torch
             if closes_group:
                 _update(optimizer, scaler)
             seconds = time.perf_counter() - began + waited
@@ -108,7 +120,7 @@ class LoopTask(BaseTask):
             bar.update()
         bar.close()
 
-    def _forward(self, model: nn.Module, samples: Mapping[str, Any], cuda_enabled: bool) -> StepOutput:
+    def _forward(self, model: nn.Module, samples: Batch, cuda_enabled: bool) -> StepOutput:
         dtype = precision(self.run_cfg)
         with torch.autocast("cuda" if cuda_enabled else "cpu", dtype=dtype, enabled=dtype is not None):
             return self.output_of(model(samples))
@@ -120,7 +132,7 @@ def seed_step(seed: int, epoch: int, step: int) -> None:
     torch.manual_seed(int(state[0]) >> 1)
 
 
-def _timed(loader: Iterable[Any]) -> Iterator[tuple[Any, float]]:
+def _timed(loader: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
     """Each batch with the seconds that it was waited for."""
     began = time.perf_counter()
     for samples in loader:
@@ -137,7 +149,7 @@ def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | Non
     optimizer.zero_grad()
 
 
-def _refuse_nan(output: StepOutput, samples: Mapping[str, Any], epoch: int, step: int) -> None:
+def _refuse_nan(output: StepOutput, samples: Batch, epoch: int, step: int) -> None:
     if math.isfinite(output.loss.item()):
         return
     parts = ", ".join(f"{name} {value.item():g}" for name, value in output.losses.items())

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from lavis.common.config import Config
 from lavis.common.registry import registry
 
 from lavis_mafa.core.scorer import PairScorer
+from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.datasets.lavis_captions import gathered
 from lavis_mafa.models.base import MafaOutput
+from lavis_mafa.models.protocols import Student
 from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.scorers.registry import ScorerRequest, build_scorer, missing_view
-from lavis_mafa.tasks.loop import LoopTask
+from lavis_mafa.tasks.loop import LoopTask, Splits
 
 
 @registry.register_task("mafa_pretrain")
 class MafaPretrainTask(LoopTask):
     """GRIT batches in, losses out; planning, stores and checkpoints are the runner's."""
 
-    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+    def build_datasets(self, cfg: Config) -> dict[str, Splits]:
         """A record of LAVIS' own data is an image: a batch of look-alikes would be one image's captions otherwise."""
         return gathered(super().build_datasets(cfg), cfg.datasets_cfg, int(self.run_cfg.seed))
 
     def output_of(self, output: MafaOutput) -> MafaOutput:
         return output
 
-    def build_scorer(self, student: Any, train_set: Any, device: torch.device) -> PairScorer | None:
+    def build_scorer(self, student: Student, train_set: PairDataset, device: torch.device) -> PairScorer | None:
         """The judge that the config names; `train_set` adds its view of a record where the batch's will not do.
 
         Raises:
@@ -45,6 +46,6 @@ class MafaPretrainTask(LoopTask):
             train_set.judge_view = view
         return scorer
 
-    def build_teacher(self, student: Any) -> Teacher | None:
+    def build_teacher(self, student: Student) -> Teacher | None:
         """The momentum copy of a student that learns from one."""
         return Teacher(student) if student.mafa.needs_teacher else None
