@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from tqdm import tqdm
 
 from lavis_mafa.common.hashing import digest, digest_of
 from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
+from lavis_mafa.core.batch import on_device
 from lavis_mafa.evaluation.predictions import Predictions, merged
 from lavis_mafa.models.trained import trained_state, weights_hash
 from lavis_mafa.runners.answer_report import report_answers
 from lavis_mafa.runners.evaluation import Evaluation
-from lavis_mafa.runners.run import Run
+from lavis_mafa.runners.run import Results, Run
 from lavis_mafa.tasks.answers import AnsweringTask
 
 SAMPLE = 64  # numbers read of a frozen tensor
 READ = ("image", "image_tokens", "image0", "image1", "text_input")
+Batches = Iterator[tuple[Sequence[int], list[str]]]  # places of samples, and their answers
 
 
 class AnswerEvaluation(Evaluation):
     """Evaluates the network of a run by what its task asks and judges. Nothing is validated between epochs."""
 
-    def __init__(self, run: Run, task: AnsweringTask) -> None:
+    def __init__(self, run: Run, task: AnsweringTask[Any]) -> None:
         super().__init__(run)
         self.task = task
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Results:
         """Keep the last weights as model.safetensors, predict every test split, judge, and report."""
         run = self.run
         if is_main_process() and not run.evaluate_only:
@@ -48,7 +49,9 @@ class AnswerEvaluation(Evaluation):
     def _of_split(self, split: str) -> dict[str, dict[int, str]]:
         """`answers`, and with run.without_image those of the language model to the text alone, {item: text}."""
         dataset, task = self.run.splits[split], self.task
-        passes = {"answers": lambda numbers: self._seeing(dataset, numbers)}
+        passes: dict[str, Callable[[Sequence[int]], Batches]] = {
+            "answers": lambda numbers: self._seeing(dataset, numbers)
+        }
         if self.run.settings.get("without_image", False):
             passes["without_image"] = lambda numbers: self._blind(dataset, numbers)
         items, found = task.items(dataset), {}
@@ -65,25 +68,23 @@ class AnswerEvaluation(Evaluation):
             found[name] = merged(folder, f"{split}_{name}", store.about)
         return found
 
-    def _seeing(self, dataset: Any, numbers: Sequence[int]) -> Any:
+    def _seeing(self, dataset: Dataset[object], numbers: Sequence[int]) -> Batches:
         size, device = int(self.run.settings.batch_size_eval), self.run.device
         workers = int(self.run.settings.num_workers)
         loader = DataLoader(Subset(dataset, list(numbers)), size, num_workers=workers, collate_fn=_collate)
         for start, batch in enumerate(tqdm(loader, desc="predictions", unit="batch", disable=not is_main_process())):
-            on_device = {
-                name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()
-            }
             with torch.no_grad():
-                yield numbers[start * size : (start + 1) * size], self.task.answer(self.run.network, on_device)
+                answers = self.task.answer(self.run.network, on_device(batch, device))
+            yield numbers[start * size : (start + 1) * size], answers
 
-    def _blind(self, dataset: Any, numbers: Sequence[int]) -> Any:
+    def _blind(self, dataset: Dataset[object], numbers: Sequence[int]) -> Batches:
         size = int(self.run.settings.batch_size_eval)
         for start in range(0, len(numbers), size):
             part = numbers[start : start + size]
             yield part, self.task.answer_without_image(self.run.network, dataset, part)
 
 
-def _collate(samples: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _collate(samples: list[Mapping[str, object]]) -> dict[str, object]:
     """What a model reads of a sample; LAVIS' hold None and ragged answers beside it."""
     return {name: default_collate([sample[name] for sample in samples]) for name in READ if name in samples[0]}
 

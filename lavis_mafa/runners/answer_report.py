@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.evaluation.ground_truth import image_opener
 from lavis_mafa.reports.predictions import Prediction, write_predictions
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.runners.report import commit, evaluated_checkpoint, versions
-from lavis_mafa.runners.run import Run
+from lavis_mafa.runners.run import Results, Run
 from lavis_mafa.tasks.answers import AnsweringTask
 
 SHOWN = 1000  # predictions on the page
 
 
 def report_answers(
-    run: Run, task: AnsweringTask, weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]
-) -> dict[str, Any]:
+    run: Run, task: AnsweringTask[Any], weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]
+) -> Results:
     """Judge and write the answers of every split; returns what results.json holds."""
     folder, written = run.folder, ["results.json"]
-    judged: dict[str, Any] = {}
+    judged: dict[str, dict[str, object]] = {}
     for split, passes in found.items():
         dataset = run.splits[split]
         judged[split] = task.judge(dataset, passes["answers"])
@@ -40,15 +40,16 @@ def report_answers(
         for name, content in task.files(dataset, passes["answers"]).items():
             write_json(folder / f"{split}_{name}.json", content)
             written.append(f"{split}_{name}.json")
-    config = OmegaConf.to_container(run.config.config, resolve=True)
-    results = {"task": run.settings.task, "dataset": run.name, "expected": config["run"].get("expected") or {}}
+    config = plain_config(run.config.config)
+    published = config["run"].get("expected") or {}
+    results: Results = {"task": run.settings.task, "dataset": run.name, "expected": published}
     if judged:
         results["answers"] = judged
     results["checkpoint"] = evaluated_checkpoint(run, weights)
     results |= {"versions": versions(), "commit": commit(), "weights": run.network.origin, "config": config}
     write_json(folder / "results.json", results)
     for split in judged:
-        print(f"\n{run.name}, {split}\n" + answers_table(judged[split], results["expected"]))
+        print(f"\n{run.name}, {split}\n" + answers_table(judged[split], published))
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 
@@ -69,7 +70,7 @@ def _shown(table: pd.DataFrame) -> list[Prediction]:
     ]
 
 
-def answers_table(judged: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+def answers_table(judged: Mapping[str, Any], expected: Mapping[str, float]) -> str:
     """Rows: what was measured, its baselines, the published figures; columns: all, then each type or metric."""
     other = "raw" if judged.get("headline") == "lemmatised" else "lemmatised"
     rows = {"this checkpoint": judged, f"  answers {other}": judged.get(other)}

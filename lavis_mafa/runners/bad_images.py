@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.data.dataset import PairDataset
 
 
-def name_bad_images(dataset: Any, folder: Path, rank: int) -> int:
+def name_bad_images(dataset: PairDataset, folder: Path, rank: int) -> int:
     """Add the paths of images that this rank could not read to bad_images_rank{rank}.txt; returns how many it holds."""
     path = folder / f"bad_images_rank{rank}.txt"
     before = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()

@@ -20,10 +20,11 @@ OLD = (
     "this file"
 )
 _NAME = re.compile(r"checkpoint_e(\d+)_s(\d+)\.pth$")
-Check = Callable[[Mapping[str, Any]], None]
+Checkpoint = dict[str, Any]  # what torch.load gives: epoch, step, stores, tensors
+Check = Callable[[Checkpoint], None]
 
 
-def save(folder: Path, content: Mapping[str, Any], keep: int) -> Path:
+def save(folder: Path, content: Checkpoint, keep: int) -> Path:
     """Write checkpoint_e{epoch}_s{step}.pth under a temporary name, rename it, and drop all but the newest `keep`."""
     path = folder / f"checkpoint_e{content['epoch']:04d}_s{content['step']:07d}.pth"
     write(path, {**header("checkpoint"), **content})
@@ -32,7 +33,7 @@ def save(folder: Path, content: Mapping[str, Any], keep: int) -> Path:
     return path
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, object]) -> None:
     with atomic_write(path) as file:
         torch.save(dict(content), file)
 
@@ -71,7 +72,7 @@ def choose(folder: Path, asked: str | None) -> Path | None:
     return Path(asked).resolve() if asked else None
 
 
-def load(path: Path, expected: Mapping[str, Any], check_files: Check) -> dict[str, Any]:
+def load(path: Path, expected: Mapping[str, object], check_files: Check) -> Checkpoint:
     """Read a checkpoint and hold it, and the files it names, against this run.
 
     check_files: raises ValueError where the content names a plan or a store that is gone, torn or foreign.
@@ -99,7 +100,7 @@ def drop_later(folder: Path, epoch: int, step: int) -> None:
             later.unlink()
 
 
-def _fitting(path: Path, expected: Mapping[str, Any], check_files: Check) -> dict[str, Any]:
+def _fitting(path: Path, expected: Mapping[str, object], check_files: Check) -> Checkpoint:
     content = read_torch(path)
     if not isinstance(content, dict) or "format" not in content:
         raise ValueError(f"{path} is no run checkpoint; to start from weights alone set model.pretrained to it")
@@ -123,7 +124,7 @@ def _check_sums(path: Path) -> None:
             raise BadZipFile(f"{damaged} in it is damaged")
 
 
-def _whole_instead(path: Path, expected: Mapping[str, Any], check_files: Check) -> str:
+def _whole_instead(path: Path, expected: Mapping[str, object], check_files: Check) -> str:
     for other in reversed(list_checkpoints(path.parent)):
         try:
             if other != path and _fitting(other, expected, check_files):

@@ -6,7 +6,6 @@ Every rank takes its share of an evaluation, so all of them call these; rank 0 w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import safetensors.torch
 
@@ -15,7 +14,7 @@ from lavis_mafa.common.ranks import is_main_process
 from lavis_mafa.models.trained import load_trained, trained_state
 from lavis_mafa.models.weights import read_state_dict
 from lavis_mafa.runners import checkpoint
-from lavis_mafa.runners.run import Best, Run
+from lavis_mafa.runners.run import Best, Results, Run
 
 
 class Evaluation:
@@ -28,11 +27,11 @@ class Evaluation:
         """Figures of the validation splits for the epoch's row; `val_r_mean` among them picks the best epoch."""
         return {}
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Results:
         """Evaluate, write the report; returns what results.json holds."""
         raise NotImplementedError
 
-    def keep_best(self, epoch: int, row: Mapping[str, Any]) -> None:
+    def keep_best(self, epoch: int, row: Mapping[str, float]) -> None:
         """Write checkpoint_best.pth if the epoch's row is the best so far."""
         value = row.get("val_r_mean")
         if value is None or value <= self.best.value:

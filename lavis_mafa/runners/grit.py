@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lavis.common.registry import registry
 
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.grit import SAMPLINGS
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.scorer import PairScorer
@@ -18,7 +16,7 @@ from lavis_mafa.runners.step_metrics import step_row
 
 
 @registry.register_runner("grit_runner")
-class GritRunner(ResumableRunner):
+class GritRunner(ResumableRunner[MafaOutput]):
     """Trains a `mafa_*` model: plans, stores and mining on top of ResumableRunner."""
 
     samplings = SAMPLINGS
@@ -40,10 +38,10 @@ class GritRunner(ResumableRunner):
         self.run.network.miner = self.evaluation.miner = miner
         return place
 
-    def keep_step(self, samples: Mapping[str, Any], output: MafaOutput) -> None:
+    def keep_step(self, samples: Batch, output: MafaOutput) -> None:
         """Every rank's ITC embeddings, from which the next epoch is planned."""
         if self.state.grit:
             self.state.embeddings.write(samples["index"], output.image_embed, output.text_embed)
 
-    def step_row(self, samples: Mapping[str, Any], output: MafaOutput) -> dict[str, float | None]:
+    def step_row(self, samples: Batch, output: MafaOutput) -> dict[str, float | None]:
         return step_row(samples, output, self.run.train_set.truth)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
-from lavis_mafa.core.connections import ConnectionStore
+from lavis_mafa.core.connections import Committed, ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.core.scorer import PairScorer
+from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.models.trained import load_trained, trained_state
+from lavis_mafa.runners.checkpoint import Checkpoint
 from lavis_mafa.runners.run import Learner, Run
-from lavis_mafa.runners.state import RunState
+from lavis_mafa.runners.state import RunState, Stored
 
 
 class GritState(RunState):
@@ -45,13 +44,13 @@ class GritState(RunState):
 
     # ---- stores
 
-    def _open_connections(self, committed: Mapping[str, Any] | None) -> ConnectionStore | None:
+    def _open_connections(self, committed: Committed | None) -> ConnectionStore | None:
         if not self._keeps_scores:
             return None
         prints = f"{self.expected['data']}:{self.expected['scorer']}"
         return ConnectionStore(self.folder / "connections", prints, get_rank(), committed)
 
-    def open_stores(self, committed: list[Mapping[str, Any]]) -> None:
+    def open_stores(self, committed: list[Stored]) -> None:
         own = committed[get_rank()]["embeddings"]
         if own is not None:
             self.embeddings.check(own)
@@ -64,14 +63,15 @@ class GritState(RunState):
             barrier()  # every rank has looked before the first one deletes
             self.connections.rollback({**state, "generation": 0, "rows": {}})
 
-    def roll_back(self, committed: list[Mapping[str, Any]]) -> None:
+    def roll_back(self, committed: list[Stored]) -> None:
         own = committed[get_rank()]["embeddings"]
         if own is not None:
             self.embeddings.rollback(own)
-        if self.connections is not None:
-            self.connections.rollback(committed[0]["connections"])
+        kept = committed[0]["connections"]
+        if self.connections is not None and kept is not None:
+            self.connections.rollback(kept)
 
-    def commit_stores(self, step: int) -> dict[str, Any]:
+    def commit_stores(self, step: int) -> Stored:
         if self.connections is not None:
             self.connections.flush()
             barrier()  # so that every rank's state names the parts of all
@@ -113,14 +113,14 @@ class GritState(RunState):
 
     # ---- checkpoints
 
-    def _teacher(self) -> Any:
+    def _teacher(self) -> Teacher | None:
         return getattr(self.run.network, "teacher", None)
 
-    def learned(self) -> dict[str, Any]:
+    def learned(self) -> Checkpoint:
         teacher = self._teacher()
         return {**super().learned(), "teacher": trained_state(teacher.model) if teacher else None}
 
-    def take_back(self, content: Mapping[str, Any]) -> None:
+    def take_back(self, content: Checkpoint) -> None:
         super().take_back(content)
         if teacher := self._teacher():
             if content.get("teacher") is None:

@@ -6,17 +6,19 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from torch.utils.tensorboard import SummaryWriter
 
 from lavis_mafa.common.artifacts import atomic_write, json_lines, sync
+
+Row = Mapping[str, float | str | None]
 
 
 class Journal:
     """Appends rows as JSON lines and to TensorBoard (`writer`, None on ranks but the first)."""
 
-    def __init__(self, folder: Path, writer: Any) -> None:
+    def __init__(self, folder: Path, writer: SummaryWriter | None) -> None:
         self.steps_path, self.epochs_path, self.writer = folder / "steps.jsonl", folder / "epochs.jsonl", writer
 
     def truncate(self, epoch: int, step: int) -> None:
@@ -27,13 +29,15 @@ class Journal:
         _keep(self.epochs_path, lambda row: row["epoch"] < epoch)
         self._file = open(self.steps_path, "a")  # noqa: SIM115  open as long as the run
 
-    def step(self, row: Mapping[str, Any], global_step: int) -> None:
+    def step(self, row: Row, global_step: int) -> None:
+        assert self.writer is not None, "rank 0 alone writes"
         self._file.write(json.dumps(_finite(row)) + "\n")
         for name, value in row.items():
             if value is not None:
                 self.writer.add_scalar(f"train/{name}", value, global_step)
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
+    def epoch(self, row: Row) -> None:
+        assert self.writer is not None, "rank 0 alone writes"
         with open(self.epochs_path, "a") as file:
             file.write(json.dumps(_finite(row)) + "\n")
             sync(file)
@@ -48,6 +52,7 @@ class Journal:
 
     def flush(self) -> None:
         """Down to the disk: a checkpoint counts on the rows before it."""
+        assert self.writer is not None, "rank 0 alone writes"
         sync(self._file)
         self.writer.flush()
 
@@ -57,12 +62,12 @@ class Journal:
             self.writer.close()
 
 
-def _keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+def _keep(path: Path, wanted: Callable[[dict[str, int]], bool]) -> None:
     rows = [row for row in json_lines(path) if wanted(row)]
     with atomic_write(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+def _finite(row: Row) -> Row:
     """JSON has no NaN."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

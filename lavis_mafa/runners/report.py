@@ -16,32 +16,34 @@ from omegaconf import OmegaConf
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import CONNECTION, judge
+from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
-from lavis_mafa.runners.run import Run
+from lavis_mafa.runners.run import Results, Run
 
 SHOWN = 48  # connections on the page
+COUNTS = {"pairs_scored": "scored", "connections": "connections"}
 LABELLED = ("false_negatives", "mismatches")
 
 
 def report_run(
     run: Run,
     miner: ConnectionMiner | None,
-    retrieval: Mapping[str, Any],
-    judgments: Mapping[str, Any] | None = None,
+    retrieval: Mapping[str, object],
+    judgments: Mapping[str, object] | None = None,
     zero_shot: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Write the report of a finished run and print its table; returns what results.json holds.
 
     miner: what mined in the run; None where nothing did.
     """
     folder = run.folder
     splits = list(retrieval)
-    results: dict[str, Any] = {"retrieval": retrieval[splits[0]] if len(splits) == 1 else dict(retrieval)}
+    results: Results = {"retrieval": retrieval[splits[0]] if len(splits) == 1 else dict(retrieval)}
     if judgments is not None:
         results["judgments"] = judgments
     if zero_shot is not None:
@@ -73,7 +75,7 @@ def _judges(miner: ConnectionMiner | None) -> bool:
     return miner is not None and (miner.scorer is not None or miner.settings.rule == "relative")
 
 
-def _training(steps: pd.DataFrame, epochs: pd.DataFrame, judged: bool) -> dict[str, Any]:
+def _training(steps: pd.DataFrame, epochs: pd.DataFrame, judged: bool) -> Results:
     """Connections over all epochs where candidates were judged, the last epoch's plan, where its ITC labels lay."""
     last = epochs.iloc[-1].dropna().to_dict()
     plan = {"sampling": last["sampling"], "distinct_images_per_batch": last.get("distinct_images")}
@@ -81,12 +83,15 @@ def _training(steps: pd.DataFrame, epochs: pd.DataFrame, judged: bool) -> dict[s
         plan["itm_false_negative_rate"] = last.get("itm_false_negative_rate")
     plan["false_negatives_per_batch"] = last.get("false_negatives_per_batch")
     plan.update({name: last[name] for name in ("connection_precision", "connection_recall") if name in last})
-    results: dict[str, Any] = {"plan": plan, "seconds_per_step": float(steps["s_it"].median())}
+    results: Results = {"plan": plan, "seconds_per_step": float(steps["s_it"].median())}
     if "label_on_mismatches" in last:
         results["itc_labels"] = {f"on_{name}": last.get(f"label_on_{name}") for name in LABELLED}
     if not judged:
         return results
-    found: dict[str, Any] = {"pairs_scored": int(steps["scored"].sum()), "connections": int(steps["connections"].sum())}
+    found: dict[str, float | None] = {
+        "pairs_scored": int(steps["scored"].sum()),
+        "connections": int(steps["connections"].sum()),
+    }
     if {"true_scored", "true_connections"} <= set(steps):
         sums = steps[["true_connections", "connections", "true_scored"]].sum()
         found["precision"] = sums.true_connections / sums.connections if sums.connections else None
@@ -96,11 +101,13 @@ def _training(steps: pd.DataFrame, epochs: pd.DataFrame, judged: bool) -> dict[s
 
 def _examples(run: Run, connections: pd.DataFrame) -> Iterator[GalleryRow]:
     """The connections of which Con-D was surest, an image at most once."""
-    data, found = run.train_set, connections.sort_values("score", ascending=False, kind="stable")
-    for row in found.drop_duplicates("record").head(SHOWN).itertuples():
-        record, text_row = int(row.record), int(row.text_row)
+    data: PairDataset = run.splits["train"]
+    found = connections.sort_values("score", ascending=False, kind="stable")
+    shown = found.drop_duplicates("record").head(SHOWN)
+    columns = (shown[name].tolist() for name in ("record", "text_row", "score"))
+    for record, text_row, score in zip(*columns, strict=True):
         true = None if data.truth is None else bool(data.truth(np.array([record]), np.array([text_row]))[0])
-        yield gallery_row(data.table, record, text_row, p=float(row.score), true=true)
+        yield gallery_row(data.table, record, text_row, p=score, true=true)
 
 
 def gallery_row(table: RecordTable, record: int, text_row: int, **known: Any) -> GalleryRow:

@@ -8,24 +8,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
+from lavis.common.config import Config
 from lavis.common.registry import registry
+from lavis.models.base_model import BaseModel
 from lavis.runners.runner_base import RunnerBase
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.ranks import get_rank, is_main_process
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.runners.bad_images import name_bad_images
 from lavis_mafa.runners.evaluation import Evaluation
-from lavis_mafa.runners.run import Learner, Run
+from lavis_mafa.runners.run import Learner, Results, Run
 from lavis_mafa.runners.state import RunState
 from lavis_mafa.runners.step_metrics import epoch_row, loss_row
 from lavis_mafa.runners.token_cache import attach_tokens
-from lavis_mafa.tasks.loop import StepOutput
+from lavis_mafa.tasks.loop import LoopTask, Splits, StepOutput
 
 SHOWN = (
     "loss",
@@ -38,14 +41,20 @@ SHOWN = (
     "data_share",
 )
 
+Output = TypeVar("Output", bound=StepOutput)
 
-class ResumableRunner(RunnerBase):
+
+class ResumableRunner(RunnerBase, Generic[Output]):
     """Trains a model by its task's loop, epoch by planned epoch; RunState keeps what a resume needs."""
 
     samplings: tuple[str, ...] = ("random",)  # allowed values of run.sampling
     state: RunState
+    _wrapped_model: nn.Module | None
+    _scaler: torch.amp.GradScaler | None
 
-    def __init__(self, cfg: Any, task: Any, model: nn.Module, datasets: Mapping[str, Any], job_id: str = "") -> None:
+    def __init__(
+        self, cfg: Config, task: LoopTask, model: BaseModel, datasets: Mapping[str, Splits], job_id: str = ""
+    ) -> None:
         super().__init__(cfg, task, model, datasets, job_id)
         self.run_cfg = cfg.run_cfg
         if (sampling := self.run_cfg.get("sampling", self.samplings[0])) not in self.samplings:
@@ -79,7 +88,7 @@ class ResumableRunner(RunnerBase):
         """What the run commits and resumes from; called once, with the model on its device."""
         return RunState(self.run, self.learner())
 
-    def step_row(self, samples: Mapping[str, Any], output: Any) -> dict[str, float | None]:
+    def step_row(self, samples: Batch, output: Output) -> dict[str, float | None]:
         """What a step found, for steps.jsonl; by default its losses."""
         return loss_row(output)
 
@@ -118,7 +127,7 @@ class ResumableRunner(RunnerBase):
 
     # ---- a run
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> Results:
         """Train to run.max_epoch (or run.stop_epoch before it), evaluate, report; returns what results.json holds."""
         _ = self.model  # on its device
         if not self.evaluate_only:
@@ -163,7 +172,7 @@ class ResumableRunner(RunnerBase):
         self._finish_epoch(epoch, plan)
 
     def _after_step(
-        self, epoch: int, plan: Plan, step: int, samples: Mapping[str, Any], output: Any, seconds: float, waited: float
+        self, epoch: int, plan: Plan, step: int, samples: Batch, output: Output, seconds: float, waited: float
     ) -> dict[str, str]:
         """Write down what the step found, checkpoint where due; returns what the progress bar shows."""
         self.keep_step(samples, output)
@@ -183,7 +192,7 @@ class ResumableRunner(RunnerBase):
             self.state.save(epoch, step + 1)
         return {name: f"{row[name]:.3g}" for name in SHOWN if row.get(name) is not None}
 
-    def keep_step(self, samples: Mapping[str, Any], output: StepOutput) -> None:
+    def keep_step(self, samples: Batch, output: Output) -> None:
         """Store what later epochs need of the step; by default nothing."""
 
     def _finish_epoch(self, epoch: int, plan: Plan) -> None:

@@ -6,10 +6,11 @@ from lavis.common.registry import registry
 
 from lavis_mafa.runners.resumable import ResumableRunner
 from lavis_mafa.runners.retrieval_evaluation import RetrievalEvaluation
+from lavis_mafa.tasks.loop import Losses
 
 
 @registry.register_runner("retrieval_runner")
-class RetrievalRunner(ResumableRunner):
+class RetrievalRunner(ResumableRunner[Losses]):
     """Random batches, the model's own loss, and retrieval evaluated as `grit_runner` does."""
 
     def build_evaluation(self) -> RetrievalEvaluation:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
+
+import torch
 
 from lavis_mafa.common.ranks import barrier, is_main_process
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.evaluation.eccv import CocoIds, coco_ids, refuse_other_split
 from lavis_mafa.evaluation.judgments import JudgedPairs, configured_judge, evaluate_judgments, read_judged_pairs
-from lavis_mafa.evaluation.retrieval import evaluate_retrieval
+from lavis_mafa.evaluation.retrieval import RetrievalFigures, evaluate_retrieval
 from lavis_mafa.openclip.zero_shot import zero_shot
 from lavis_mafa.runners.evaluation import Evaluation
 from lavis_mafa.runners.report import report_run
-from lavis_mafa.runners.run import Run
+from lavis_mafa.runners.run import Results, Run
+
+
+class Loading(TypedDict):
+    """How an evaluation reads its samples."""
+
+    batch_size: int
+    workers: int
+    device: torch.device
 
 
 class RetrievalEvaluation(Evaluation):
@@ -36,22 +46,20 @@ class RetrievalEvaluation(Evaluation):
             row[f"{split}_r_mean"] = sum(value for values in found.values() for value in values.values()) / 6
         return row
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Results:
         """Evaluate the best weights (the last without validation), keep them as model.safetensors, and report."""
         run = self.run
         if not run.evaluate_only:
             self.keep_final()
         k_test = int(run.settings.get("k_test", 0))
-        results: dict[str, Any] = {
-            split: self._retrieval(split, k_test, self._coco.get(split)) for split in run.test_splits
-        }
+        results: Results = {split: self._retrieval(split, k_test, self._coco.get(split)) for split in run.test_splits}
         judgments = self._judgments()
         if is_main_process():
             results = report_run(run, self.miner, results, judgments, self._zero_shot())
         barrier()
         return results
 
-    def _loading(self) -> dict[str, Any]:
+    def _loading(self) -> Loading:
         settings = self.run.settings
         return {
             "batch_size": int(settings.batch_size_eval),
@@ -59,7 +67,7 @@ class RetrievalEvaluation(Evaluation):
             "device": self.run.device,
         }
 
-    def _retrieval(self, split: str, k_test: int, coco: CocoIds | None = None) -> dict[str, Any]:
+    def _retrieval(self, split: str, k_test: int, coco: CocoIds | None = None) -> RetrievalFigures:
         dataset = self.run.splits[split]
         return evaluate_retrieval(self.run.network, dataset, k_test=k_test, coco=coco, **self._loading())
 
@@ -86,7 +94,7 @@ class RetrievalEvaluation(Evaluation):
             refuse_other_split(split, ids)
         return found
 
-    def _judgments(self) -> dict[str, Any] | None:
+    def _judgments(self) -> dict[str, dict[str, dict[str, float]]] | None:
         if self._judged is None:
             return None
         run = self.run

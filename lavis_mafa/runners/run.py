@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from lavis.common.config import Config
+from lavis.models.base_model import BaseModel
+from omegaconf import DictConfig
 from torch import nn
+
+from lavis_mafa.data.splits import TrainSplit
+from lavis_mafa.tasks.loop import Splits
+
+Results = dict[str, object]  # what results.json holds
 
 
 @dataclass(frozen=True)
@@ -28,21 +34,21 @@ class Run:
     name: str
     folder: Path
     result_dir: Path
-    config: Any
-    network: nn.Module
-    splits: Mapping[str, Any]
+    config: Config
+    network: BaseModel
+    splits: Splits
     device: torch.device
     evaluate_only: bool
     valid_splits: list[str]
     test_splits: list[str]
 
     @property
-    def settings(self) -> Any:
+    def settings(self) -> DictConfig:
         """The section `run` of the config."""
         return self.config.run_cfg
 
     @property
-    def train_set(self) -> Any:
+    def train_set(self) -> TrainSplit:
         return self.splits["train"]
 
 

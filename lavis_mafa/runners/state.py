@@ -6,19 +6,27 @@ parts of every store; what was written after it is dropped on resume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from torch.utils.tensorboard import SummaryWriter
 
 from lavis_mafa.common.ranks import barrier, gathered, get_world_size, is_main_process
+from lavis_mafa.core.connections import Committed
 from lavis_mafa.core.plan import Plan, RandomPlanner
 from lavis_mafa.models.text import vocabulary
 from lavis_mafa.models.trained import load_trained, size, trained_state
 from lavis_mafa.runners import checkpoint
+from lavis_mafa.runners.checkpoint import Checkpoint
 from lavis_mafa.runners.journal import Journal
 from lavis_mafa.runners.run import Learner, Run
+
+
+class Stored(TypedDict, total=False):
+    """What a rank's stores hold at a commit; None where nothing is stored."""
+
+    embeddings: dict[str, int] | None
+    connections: Committed | None
 
 
 class RunState:
@@ -43,16 +51,16 @@ class RunState:
 
     # ---- what a subclass stores beside plans and checkpoints; rank by rank
 
-    def open_stores(self, committed: list[Mapping[str, Any]]) -> None:
+    def open_stores(self, committed: list[Stored]) -> None:
         """Open what every rank committed (a list by rank). Raises ValueError: gone, torn or another run's."""
 
     def start_stores(self) -> None:
         """Open empty stores; what a killed run left before its first checkpoint is dropped."""
 
-    def roll_back(self, committed: list[Mapping[str, Any]]) -> None:
+    def roll_back(self, committed: list[Stored]) -> None:
         """Drop what was stored after the commit."""
 
-    def commit_stores(self, step: int) -> dict[str, Any]:
+    def commit_stores(self, step: int) -> Stored:
         """Flush, and say what this rank has stored. step: 0 at the end of an epoch."""
         return {}
 
@@ -84,7 +92,7 @@ class RunState:
         barrier()
         return epoch, step
 
-    def _check_files(self, content: Mapping[str, Any]) -> None:
+    def _check_files(self, content: Checkpoint) -> None:
         """Raises ValueError if a plan or store that the checkpoint names is gone, torn or another run's."""
         self._read_plan(int(content["epoch"]))
         self.open_stores(content["stores"])
@@ -134,7 +142,7 @@ class RunState:
             checkpoint.save(self.folder, content, keep=int(self.settings.get("keep_checkpoints", 2)))
         barrier()
 
-    def learned(self) -> dict[str, Any]:
+    def learned(self) -> Checkpoint:
         """Everything that training changes, and the config that it was trained by."""
         learner = self.learner
         return {
@@ -145,7 +153,7 @@ class RunState:
             "config": self.run.config.to_dict(),
         }
 
-    def take_back(self, content: Mapping[str, Any]) -> None:
+    def take_back(self, content: Checkpoint) -> None:
         """What `learned` gave."""
         learner = self.learner
         load_trained(learner.network, content["model"])
@@ -154,6 +162,6 @@ class RunState:
             learner.scaler.load_state_dict(content["scaler"])
         learner.best.epoch, learner.best.value = content["best"]["epoch"], content["best"]["value"]
 
-    def _load(self, content: Mapping[str, Any]) -> None:
+    def _load(self, content: Checkpoint) -> None:
         self.take_back(content)
         self.roll_back(content["stores"])

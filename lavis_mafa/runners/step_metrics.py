@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.losses import label_mass
 from lavis_mafa.core.pairs import known_positives, own_positives
+from lavis_mafa.data.dataset import TruthFunction
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.tasks.loop import StepOutput
 
-Truth = Callable[[np.ndarray, np.ndarray], np.ndarray]
 SUMS = (
     "true_connections",
     "connections",
@@ -34,7 +33,7 @@ def loss_row(output: StepOutput) -> dict[str, float | None]:
     return dict(zip(names, values, strict=True))
 
 
-def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None) -> dict[str, float | None]:
+def step_row(samples: Batch, output: MafaOutput, truth: TruthFunction | None) -> dict[str, float | None]:
     """One row of steps.jsonl. Counts are of pairs (negatives under a distilled Con-D: as far as it says so); `true_*`
     only where a truth function is known."""
     row = {**loss_row(output), **output.mined.counts}
@@ -43,7 +42,7 @@ def step_row(samples: Mapping[str, Any], output: MafaOutput, truth: Truth | None
     return row
 
 
-def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth) -> dict[str, float | None]:
+def _against_truth(samples: Batch, output: MafaOutput, truth: TruthFunction) -> dict[str, float | None]:
     index, text_row = samples["index"].cpu().numpy(), samples["text_row"].cpu().numpy()
     batch = len(index)
     true_BB = truth(index[:, None], text_row[None, :])
@@ -69,7 +68,7 @@ def _against_truth(samples: Mapping[str, Any], output: MafaOutput, truth: Truth)
     return row
 
 
-def _known(samples: Mapping[str, Any], batch: int) -> Tensor:
+def _known(samples: Batch, batch: int) -> Tensor:
     """(B, B) own pairs, and those that match by the annotation."""
     if "image_id" in samples:
         return known_positives(samples["image_id"].cpu(), samples["text_id"].cpu())
@@ -86,11 +85,16 @@ def _labels(target_2BB: Tensor, false_BB: Tensor, mismatched_BB: Tensor) -> dict
     }
 
 
-def epoch_row(steps: pd.DataFrame, plan_stats: Mapping[str, Any]) -> dict[str, Any]:
+def epoch_row(steps: pd.DataFrame, plan_stats: Mapping[str, float | str | None]) -> dict[str, float | str | None]:
     """One row of epochs.jsonl: mean losses, and precision and recall of the connections over the pairs put to Con-D."""
     losses = {name: float(steps[name].mean()) for name in steps.columns if name.startswith("loss")}
     sums = {name: float(steps[name].sum()) for name in SUMS if name in steps}
-    row: dict[str, Any] = {"epoch": int(steps["epoch"].iloc[0]), **plan_stats, **losses, "steps": len(steps)}
+    row: dict[str, float | str | None] = {
+        "epoch": int(steps["epoch"].iloc[0]),
+        **plan_stats,
+        **losses,
+        "steps": len(steps),
+    }
     row.update({f"{name}_per_batch": value / len(steps) for name, value in sums.items()})
     if "true_scored" in sums:
         row["connection_precision"] = _ratio(sums["true_connections"], sums["connections"])

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
+from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.models.protocols import Student
 from lavis_mafa.models.trained import tensor_parts
 
 
 def attach_tokens(
-    model: Any, dataset: Any, folder: Path, device: torch.device, workers: int, batch_size: int = 64
+    model: Student, dataset: RecordImages, folder: Path, device: torch.device, workers: int, batch_size: int = 64
 ) -> None:
     """Give `dataset` the tower's tokens (N, L, V), float16 on disk: its samples carry `image_tokens`, not `image`.
 
