@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
+from lavis.common.config import Config
 from lavis.common.registry import registry
-from omegaconf import OmegaConf
+from lavis.models.base_model import BaseModel
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.values import check_data, missing_files
+from lavis_mafa.data.records import RecordTable
 from lavis_mafa.models.meta import build_on_meta
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.teacher import Teacher
@@ -24,7 +26,7 @@ PAIR_BYTES = 16  # at most, of a scored pair (core/connections.py)
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def dry_run(cfg: Any) -> list[str]:
+def dry_run(cfg: Config) -> list[str]:
     """Print the run; returns what is missing on this machine, empty where it can start (exit code 0).
 
     ValueError: a model that is not ours, or data that do not fit the config.
@@ -56,7 +58,7 @@ def dry_run(cfg: Any) -> list[str]:
     return missing
 
 
-def to_fetch(cfg: Any) -> list[str]:
+def to_fetch(cfg: DictConfig) -> list[str]:
     """Annotations of LAVIS' data sets that a run would fetch first."""
     found, cache = [], registry.get_path("cache_root")
     for name, dataset in cfg.datasets.items():
@@ -69,7 +71,7 @@ def to_fetch(cfg: Any) -> list[str]:
     return found
 
 
-def _model(model: Any, cfg: Any) -> Iterator[str]:
+def _model(model: BaseModel, cfg: Config) -> Iterator[str]:
     """Parameters by origin and trainability, and what of the memory can be told beforehand."""
     path = checkpoint_path(cfg.model_cfg)
     yield f"model: {cfg.model_cfg.arch}, {cfg.model_cfg.model_type}"
@@ -105,7 +107,7 @@ def memory_bytes(model: nn.Module) -> dict[str, int]:
     return found | {"momentum teacher": teacher} if teacher else found
 
 
-def teacher_bytes(model: Any) -> int:
+def teacher_bytes(model: BaseModel) -> int:
     """What a momentum copy holds beside the student, whose frozen tower it shares; 0 where there is none."""
     if not hasattr(model, "mafa") or not model.mafa.needs_teacher:
         return 0
@@ -121,7 +123,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors)
 
 
-def activation_bytes(model: Any, cfg: Any) -> int:
+def activation_bytes(model: BaseModel, cfg: Config) -> int:
     """What the Q-Former's passes keep for the backward pass, 0 for other networks: 34 bytes a token, layer and width in
     16 bits with fused attention (Korthikanti et al. 2022, eq. 1 without 5as/h): image and text once, 3 B pairs of ITM,
     2 B of LM.
@@ -135,7 +137,7 @@ def activation_bytes(model: Any, cfg: Any) -> int:
     return int(tokens * config.num_hidden_layers * config.hidden_size * per_layer)
 
 
-def _batches(table: Any, run: Any) -> Iterator[str]:
+def _batches(table: RecordTable, run: DictConfig) -> Iterator[str]:
     world, batch = int(run.world_size), int(run.batch_size_train)
     steps = table.n_records // (batch * world)
     epochs = int(run.get("stop_epoch") or run.max_epoch)
@@ -147,7 +149,7 @@ def _batches(table: Any, run: Any) -> Iterator[str]:
         yield f"  note: {run.accum_grad_iters} batches are accumulated, but pairs are mined within one batch of {batch}"
 
 
-def disk_bytes(model: Any, records: int, cfg: Any) -> dict[str, int]:
+def disk_bytes(model: BaseModel, records: int, cfg: Config) -> dict[str, int]:
     """Bytes of everything a run keeps, at most."""
     run = cfg.run_cfg
     epochs, steps = int(run.max_epoch), records // int(run.batch_size_train)
@@ -167,7 +169,7 @@ def disk_bytes(model: Any, records: int, cfg: Any) -> dict[str, int]:
     return found
 
 
-def token_shape(model: Any, image_size: int) -> tuple[int, int]:
+def token_shape(model: BaseModel, image_size: int) -> tuple[int, int]:
     """(L, V) of the tower's tokens."""
     with torch.no_grad(), torch.device("meta"):
         shape = model.visual_encoder(torch.zeros(1, 3, image_size, image_size)).shape

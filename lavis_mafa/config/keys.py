@@ -12,13 +12,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from inspect import signature
-from typing import Any
 
 from lavis.common.registry import registry
-from omegaconf import OmegaConf
+from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from lavis.models.base_model import BaseModel
+from omegaconf import DictConfig, OmegaConf
 from transformers import BertConfig
 
-from lavis_mafa.common.config_file import SECTIONS
+from lavis_mafa.common.config_file import SECTIONS, loaded, merged
 from lavis_mafa.common.run_schema import Schema
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
@@ -30,11 +31,11 @@ DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
 ZERO_SHOT_KEYS = ("images", "templates", "names")
 
 
-def closest(name: Any, valid: Iterable[str]) -> str:
+def closest(name: object, valid: Iterable[str]) -> str:
     return difflib.get_close_matches(str(name), [str(key) for key in valid], n=1, cutoff=0.0)[0]
 
 
-def check_keys(given: Mapping[str, Any], valid: Iterable[str], where: str, strict: bool = True) -> None:
+def check_keys(given: Mapping[str, object], valid: Iterable[str], where: str, strict: bool = True) -> None:
     """ValueError for the first key of `given` outside `valid`; not strict: a warning."""
     valid = [str(key) for key in valid]
     for key in given:
@@ -48,7 +49,7 @@ def check_keys(given: Mapping[str, Any], valid: Iterable[str], where: str, stric
         )
 
 
-def registered(kind: str, name: Any, where: str) -> type:
+def registered(kind: str, name: object, where: str) -> type:
     """The class LAVIS' registry holds under `name`; `kind`: builder, model, task, runner, processor, lr_scheduler."""
     known = registry.mapping[f"{kind}_name_mapping"]
     if not isinstance(name, str) or name not in known:
@@ -63,12 +64,12 @@ def is_ours(registered_class: type) -> bool:
     return registered_class.__module__.partition(".")[0] == "lavis_mafa"
 
 
-def is_lavis_task(name: Any) -> bool:
+def is_lavis_task(name: object) -> bool:
     task = registry.get_task_class(name)
     return task is not None and not is_ours(task)
 
 
-def check_names(given: Any, schema: Schema) -> None:
+def check_names(given: DictConfig, schema: Schema) -> None:
     """Every name of a config, before LAVIS merges it: sections, model, data sets, and all keys below them.
 
     Raises:
@@ -94,16 +95,16 @@ def check_names(given: Any, schema: Schema) -> None:
             raise ValueError(
                 f"datasets.{name} is {dataset!r}: allowed is keys with values, or nothing for the defaults"
             )
-        _check_dataset(name, dataset or {})
+        _check_dataset(name, dataset or OmegaConf.create({}))
 
 
-def _known(kind: str, name: Any) -> type | None:
+def _known(kind: str, name: object) -> type | None:
     """None where a command (mine) has no such thing."""
     return registry.mapping[f"{kind}_name_mapping"].get(name)
 
 
-def _check_model(model: Any, where: str, more: tuple[str, ...]) -> None:
-    model_cls = registered("model", model.get("arch"), f"{where}.arch")
+def _check_model(model: DictConfig, where: str, more: tuple[str, ...]) -> None:
+    model_cls: type[BaseModel] = registered("model", model.get("arch"), f"{where}.arch")
     types = model_cls.PRETRAINED_MODEL_CONFIG_DICT
     model_type = model.get("model_type")
     if model_type not in types:
@@ -112,19 +113,19 @@ def _check_model(model: Any, where: str, more: tuple[str, ...]) -> None:
     if model.get("qformer"):
         check_keys(model.qformer, BertConfig().to_dict(), f"{where}.qformer")
     if model.get("preprocess"):
-        defaults = OmegaConf.load(model_cls.default_config_path(model_type)).get("preprocess", {})
+        defaults = loaded(model_cls.default_config_path(model_type)).get("preprocess", {})
         _check_processors(model.preprocess, defaults, f"{where}.preprocess")
 
 
-def model_keys(model_cls: Any, model_type: str) -> list[str]:
+def model_keys(model_cls: type[BaseModel], model_type: str) -> list[str]:
     """The keys of `model` that a class reads: ours say so; of LAVIS' own its packaged YAML gives the common ones."""
     keys = getattr(model_cls, "config_keys", None)
     if keys is None:
-        keys = (*CHECKPOINT_KEYS, *OmegaConf.load(model_cls.default_config_path(model_type)).model)
+        keys = (*CHECKPOINT_KEYS, *loaded(model_cls.default_config_path(model_type)).model)
     return ["arch", "model_type", *keys]
 
 
-def _check_judge(section: Any, where: str) -> None:
+def _check_judge(section: DictConfig, where: str) -> None:
     judge = judge_of(section, where)
     if judge.is_model:
         _check_model(section, where, judge.keys)
@@ -132,16 +133,16 @@ def _check_judge(section: Any, where: str) -> None:
         check_keys(section, ("arch", *judge.keys), where)
 
 
-def _check_dataset(name: str, dataset: Any) -> None:
+def _check_dataset(name: str, dataset: DictConfig) -> None:
     where = f"datasets.{name}"
-    builder = registered("builder", name, where)
+    builder: type[BaseDatasetBuilder] = registered("builder", name, where)
     for place in ("annotations", "splits", "vis_processor", "text_processor"):
         if dataset.get(place) is not None and not OmegaConf.is_dict(dataset[place]):
             raise ValueError(f"{where}.{place} is {dataset[place]!r}: allowed are keys, one for every split")
     kind = dataset.get("type", "default")
     if kind not in builder.DATASET_CONFIG_DICT:
         raise ValueError(f"{where}.type is {kind!r}; choose one of {', '.join(builder.DATASET_CONFIG_DICT)}")
-    packaged = OmegaConf.load(builder.default_config_path(kind)).datasets[name]
+    packaged = loaded(builder.default_config_path(kind)).datasets[name]
     check_keys(dataset, [*DATASET_KEYS, *packaged], where, is_ours(builder))
     _check_processors(dataset, packaged, where)
     if name == "scenes":
@@ -151,22 +152,22 @@ def _check_dataset(name: str, dataset: Any) -> None:
         check_keys(dataset.columns, _keywords(read_annotations), f"{where}.columns")
 
 
-def _keywords(function: Callable[..., Any]) -> list[str]:
+def _keywords(function: Callable[..., object]) -> list[str]:
     return [
         name for name, parameter in signature(function).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
     ]
 
 
-def _check_processors(given: Any, packaged: Any, where: str) -> None:
+def _check_processors(given: DictConfig, packaged: DictConfig, where: str) -> None:
     for section in ("vis_processor", "text_processor"):
         check_keys(given.get(section) or {}, SPLIT_KEYS, f"{where}.{section}")
         for split, values in (given.get(section) or {}).items():
             place = f"{where}.{section}.{split}"
-            merged = OmegaConf.merge((packaged.get(section) or {}).get(split) or {}, values or {})
-            processor = registered("processor", merged.get("name"), f"{place}.name")
+            name = merged((packaged.get(section) or {}).get(split) or {}, values or {}).get("name")
+            processor = registered("processor", name, f"{place}.name")
             check_keys(values or {}, processor_keys(processor), place)
 
 
-def processor_keys(processor: Any) -> list[str]:
+def processor_keys(processor: type) -> list[str]:
     """Our processors say what they read; LAVIS' read what their constructors take."""
     return ["name", *getattr(processor, "config_keys", signature(processor).parameters)]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from lavis.common.config import Config
 from lavis.common.registry import registry
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
-from lavis_mafa.common.config_file import home_expanded, named_config_errors, read_config_file
+from lavis_mafa.common.config_file import home_expanded, merged, named_config_errors, plain_config, read_config_file
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import PATIENCE
 from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
@@ -57,28 +57,29 @@ class RunConfig(Config):
     The values of `run` have the types of `schema`; the config itself is a plain one, which takes any key.
     """
 
-    def __init__(self, given: Any, schema: Schema) -> None:
+    def __init__(self, given: DictConfig, schema: Schema) -> None:
         registry.register("configuration", self)
         self.args = None
         for splits, split in _empty_splits(given):
             splits[split] = None  # also where the packaged default has keys, over which [] would not merge
         run = OmegaConf.create({"run": _typed(given.run, schema)})
-        merged = OmegaConf.merge(run, self.build_model_config(given), self.build_dataset_config(given))
-        for splits, split in _empty_splits(merged):
+        chosen = merged(run, self.build_model_config(given), self.build_dataset_config(given))
+        for splits, split in _empty_splits(chosen):
             del splits[split]
         try:
-            resolved: Any = OmegaConf.to_container(merged, resolve=True)
+            resolved = plain_config(chosen)
         except ValidationError as error:  # of a key with ${…}
             raise ValueError(_wrong_type(str(error.key), error.value, schema)) from error
         numbers = {name: value for name, value in resolved["run"].items() if isinstance(value, (bool, int, float))}
-        self.config = home_expanded(OmegaConf.merge(merged, {"run": numbers}))
+        self.config = home_expanded(merged(chosen, {"run": numbers}))
 
 
-def _typed(run: Any, schema: Schema) -> Any:
+def _typed(run: DictConfig, schema: Schema) -> DictConfig:
     """`run` over the defaults of the schema, which refuses a value of another type."""
-    typed = OmegaConf.structured(schema)
+    typed: DictConfig = OmegaConf.structured(schema)
     OmegaConf.set_struct(typed, False)  # LAVIS' own tasks read keys that the schema has not
-    given: Any = OmegaConf.to_container(run)
+    given = OmegaConf.to_container(run)
+    assert isinstance(given, dict)
     for name, value in given.items():
         try:
             typed.merge_with({name: value})
@@ -87,11 +88,11 @@ def _typed(run: Any, schema: Schema) -> Any:
     return typed
 
 
-def _wrong_type(name: str, value: Any, schema: Schema) -> str:
+def _wrong_type(name: str, value: object, schema: Schema) -> str:
     return f"run.{name} is {value!r}: allowed is {allowed_values(schema, name)}"
 
 
-def _empty_splits(config: Any) -> list[tuple[Any, str]]:
+def _empty_splits(config: DictConfig) -> list[tuple[MutableMapping[str, object], str]]:
     """(where it stands, name) of every split that is null or empty, as `annotations.val=null` makes it."""
     places = ("annotations", "splits", "build_info.annotations")
     found = [OmegaConf.select(dataset, place) for dataset in config.datasets.values() for place in places]
@@ -130,7 +131,7 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
     return cfg
 
 
-def init_distributed(run: Any) -> None:
+def init_distributed(run: DictConfig) -> None:
     """Join torchrun's process group (NCCL on GPUs, gloo on CPUs); alone, nothing is joined."""
     run.distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if not run.distributed:

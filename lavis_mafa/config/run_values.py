@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 from string import Formatter
-from typing import Any
 
 import torch
 from lavis.common.registry import registry
+from omegaconf import DictConfig
 
 from lavis_mafa.common.precision import precision
 from lavis_mafa.common.run_schema import Schema
@@ -16,7 +16,7 @@ from lavis_mafa.common.schema import allowed_values, text_keys
 from lavis_mafa.config.keys import is_ours, registered
 
 
-def check_texts(given: Any, schema: Schema) -> None:
+def check_texts(given: DictConfig, schema: Schema) -> None:
     """ValueError where YAML reads a number or true of what a key of `run` takes as text: of 2024_01 it makes 202401."""
     for name in text_keys(schema):
         value = given.get(name)
@@ -24,7 +24,7 @@ def check_texts(given: Any, schema: Schema) -> None:
             raise ValueError(f"run.{name} is text, and YAML reads {value!r} here: put it in quotes")
 
 
-def check_folders(run: Any, *names: str) -> None:
+def check_folders(run: DictConfig, *names: str) -> None:
     for name in names:
         if name == "output_dir" and not run[name]:
             refuse("run.output_dir", run[name], "a folder")
@@ -33,7 +33,7 @@ def check_folders(run: Any, *names: str) -> None:
             refuse(f"run.{name}", run[name], "a folder; there is a file in its place")
 
 
-def make_output_folder(run: Any) -> None:
+def make_output_folder(run: DictConfig) -> None:
     """ValueError where run.output_dir cannot be made, before anything is built. LAVIS' own runner has it elsewhere."""
     runner = registry.get_runner_class(run.get("runner"))
     if runner is not None and not is_ours(runner):
@@ -44,7 +44,7 @@ def make_output_folder(run: Any) -> None:
         raise ValueError(f"run.output_dir: no folder can be made at {run.output_dir} ({error})") from error
 
 
-def normalise_prompt(run: Any) -> None:
+def normalise_prompt(run: DictConfig) -> None:
     """`{question}` in the prompt of mafa_vqa becomes `{}`, as LAVIS' T5 wants it.
 
     Raises:
@@ -61,18 +61,18 @@ def normalise_prompt(run: Any) -> None:
     run.prompt = run.prompt.replace("{question}", "{}")
 
 
-def refuse(key: str, value: Any, allowed: str) -> None:
+def refuse(key: str, value: object, allowed: str) -> None:
     raise ValueError(f"{key} is {value!r}: allowed is {allowed}")
 
 
-def check_ranges(run: Any, schema: Schema) -> None:
+def check_ranges(run: DictConfig, schema: Schema) -> None:
     for one in fields(schema):
         value, allowed = run[one.name], one.metadata["allowed"]
         if allowed is not None and value is not None and value not in allowed:
             refuse(f"run.{one.name}", value, allowed_values(schema, one.name))
 
 
-def check_run(run: Any) -> None:
+def check_run(run: DictConfig) -> None:
     for key in ("task", "runner"):
         registered(key, run.get(key), f"run.{key}")
     registered("lr_scheduler", run.get("lr_sched"), "run.lr_sched")
@@ -87,7 +87,7 @@ def check_run(run: Any) -> None:
         refuse("run.resume_ckpt_path", resume, allowed)
 
 
-def check_device(run: Any) -> None:
+def check_device(run: DictConfig) -> None:
     if str(run.device).partition(":")[0] not in ("cpu", "cuda"):
         refuse("run.device", run.device, "auto, cpu or cuda")
     if str(run.device).startswith("cuda") and not torch.cuda.is_available():

@@ -7,19 +7,18 @@ leave no trace in a checkout.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from lavis_mafa.common.config_file import changed_texts
+from lavis_mafa.common.config_file import changed_texts, plain_config
 from lavis_mafa.common.files import CONFIGS
 
 PRESET = CONFIGS / "smoke.yaml"
 
 
-def shorten(config: Any, folder: Path) -> Any:
+def shorten(config: DictConfig, folder: Path) -> DictConfig:
     """The config, resolved, with the preset's sizes and everything below output/ moved into `folder`."""
-    smoke, short = OmegaConf.load(PRESET), OmegaConf.to_container(config, resolve=True)
+    smoke, short = OmegaConf.load(PRESET), plain_config(config)
     # what is off stays off: a dual encoder has nothing to re-rank with
     short["run"] |= {key: value for key, value in smoke.run.items() if short["run"].get(key)}
     for data in short["datasets"].values():

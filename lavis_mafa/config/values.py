@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lavis.common.registry import registry
+from omegaconf import DictConfig
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.run_schema import MineRun, TrainRun
@@ -20,7 +20,7 @@ from lavis_mafa.scorers.registry import judge_of
 ON_BAD_IMAGE = ("raise", "replace")
 
 
-def check_values(cfg: Any) -> None:
+def check_values(cfg: DictConfig) -> None:
     """Every value of a merged config that can be judged without building anything.
 
     Raises:
@@ -42,7 +42,7 @@ def check_values(cfg: Any) -> None:
             refuse(f"datasets.{name}.on_bad_image", choice, "raise where run.cache_tokens is true")
 
 
-def check_mining(cfg: Any) -> None:
+def check_mining(cfg: DictConfig) -> None:
     """The values of a config of `python -m lavis_mafa.mine`; settings of their own class say theirs themselves.
 
     Raises ValueError: naming the key, its value and the allowed ones.
@@ -52,7 +52,7 @@ def check_mining(cfg: Any) -> None:
     check_folders(cfg.run, "output_dir", "cache_folder")
 
 
-def _check_evaluation(run: Any, arch: str, has_itm: bool) -> None:
+def _check_evaluation(run: DictConfig, arch: str, has_itm: bool) -> None:
     """What only a dual encoder does, and what it cannot."""
     if run.get("k_test", 0) and not has_itm:
         refuse("run.k_test", run.k_test, f"0, as {arch} has no matching head to re-rank with")
@@ -69,13 +69,13 @@ def _named(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {error}") from error
 
 
-def refuse_missing(cfg: Any) -> None:
+def refuse_missing(cfg: DictConfig) -> None:
     """ValueError naming every file that the config asks for and this machine lacks."""
     if lacking := missing_files(cfg):
         raise ValueError("files are missing:\n  " + "\n  ".join(lacking))
 
 
-def missing_files(cfg: Any) -> list[str]:
+def missing_files(cfg: DictConfig) -> list[str]:
     """What the config names and this machine lacks, a sentence each, with its key. URLs would be fetched."""
     lacking = [f"{key}: {problem}" for key, path in _weights(cfg) if (problem := _lacks(path))]
     for name, dataset in cfg.datasets.items():
@@ -85,7 +85,7 @@ def missing_files(cfg: Any) -> list[str]:
     return lacking
 
 
-def _weights(cfg: Any) -> Iterator[tuple[str, str]]:
+def _weights(cfg: DictConfig) -> Iterator[tuple[str, str]]:
     if not is_ours(registry.get_model_class(cfg.model.arch)):
         return
     yield from ((f"model.{key}", path) for key, path in local_files(cfg.model))
@@ -105,7 +105,7 @@ def _lacks(path: str) -> str:
     return ""
 
 
-def _data_paths(dataset: Any) -> Iterator[tuple[str, str]]:
+def _data_paths(dataset: DictConfig) -> Iterator[tuple[str, str]]:
     if dataset.get("build_info"):
         yield from _lavis_paths(dataset.build_info)
     if dataset.get("images") and isinstance(dataset.images, str):
@@ -115,7 +115,7 @@ def _data_paths(dataset: Any) -> Iterator[tuple[str, str]]:
             yield f"annotations.{split}", file
 
 
-def _lavis_paths(build_info: Any) -> Iterator[tuple[str, str]]:
+def _lavis_paths(build_info: DictConfig) -> Iterator[tuple[str, str]]:
     """LAVIS' data sets: their images, and the annotations that no URL gives, below its cache unless absolute."""
     cache = registry.get_path("cache_root")
     if build_info.get("images"):
@@ -127,7 +127,7 @@ def _lavis_paths(build_info: Any) -> Iterator[tuple[str, str]]:
                 yield f"build_info.annotations.{split}.storage", str(Path(cache, file))
 
 
-def check_data(cfg: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
+def check_data(cfg: DictConfig, datasets: Mapping[str, Mapping[str, Sized]]) -> None:
     """What only the built data sets can tell: their splits, and whether a step finds enough records.
 
     Raises:
