@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, cast
+from typing import Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor
+
+
+class ByPosition(Protocol):
+    """Images or tokens of a batch: a tensor, or what reads those that are asked for."""
+
+    def __getitem__(self, position_K: Tensor, /) -> Tensor: ...
 
 
 class Batch(TypedDict, total=False):
@@ -17,8 +23,8 @@ class Batch(TypedDict, total=False):
     """
 
     image: Tensor
-    image_tokens: Tensor
-    judge_image: Tensor
+    image_tokens: ByPosition
+    judge_image: ByPosition
     image0: Tensor
     image1: Tensor
     caption: list[str]

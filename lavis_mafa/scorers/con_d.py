@@ -49,7 +49,7 @@ def _vit_images(model: BaseModel, batch: Batch, rows: Tensor) -> Tensor:
     if "image_tokens" in batch:
         tokens: Tensor = batch["image_tokens"][rows].float()
     else:
-        tokens = model.visual_encoder(batch["image"][rows])
+        tokens = model.visual_encoder(batch["judge_image"][rows])
     return tokens
 
 
@@ -146,7 +146,7 @@ class ItmScorer(Network):
     def _seen(self, batch: Batch) -> Batch:
         if self.shares_tower and "image_tokens" in batch:
             return {"image_tokens": batch["image_tokens"]}
-        return {"image": batch["judge_image"]}
+        return {"judge_image": batch["judge_image"]}
 
 
 def build_con_d(cfg: Section, device: torch.device, section: str = "run.con_d") -> ItmScorer:
