@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -12,31 +13,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lavis.common.registry import registry
-from lavis.datasets.datasets.base_dataset import BaseDataset
-from omegaconf import OmegaConf
+from lavis.common.config import Config
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
-from lavis_mafa.common.hashing import digest, digest_of
+from lavis_mafa.common.config_file import plain_config
+from lavis_mafa.common.hashing import digest
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.versions import installed_versions
+from lavis_mafa.core.batch import Batch, on_device
 from lavis_mafa.core.neighbors import choose
-from lavis_mafa.core.scorer import View, view_of
+from lavis_mafa.core.scorer import PairScorer, View, view_of
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.data.dataset import RecordImages, Sample
 from lavis_mafa.data.records import RecordTable
-from lavis_mafa.datasets.lavis_captions import as_records
 from lavis_mafa.evaluation.judgments import read_judged_pairs
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Networks, mine
 from lavis_mafa.mining.ray_engine import RayEngine
+from lavis_mafa.mining_job.source import JobConfig, Records, load_source
+
+if TYPE_CHECKING:  # they know LAVIS' models, which register() loads
+    from lavis_mafa.scorers.networks import Network
 
 TEXT_BATCH = 256
 ENGINES = ("local", "ray")
@@ -47,69 +52,12 @@ RESULTS = 1
 class RecordViews(RecordImages):
     """One view a record, as a network wants it; none where its `view` is None."""
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = {} if self.vis_processor is None else self._views(int(index))
+    def __getitem__(self, index: int) -> Sample:
+        image: Sample = {} if self.vis_processor is None else self._views(int(index))
         return image | {"index": int(index), "image_id": int(self.table.image_id[index])}
 
 
-@dataclass
-class Source:
-    """The split to mine, as its builder gives it."""
-
-    data: Any  # table, open_image, truth
-    name: str
-    options: dict[str, Any]  # the data set's config
-
-    @property
-    def files(self) -> list[Path]:
-        """Annotation files of the split; none where captions are made, as those of scenes."""
-        if build_info := self.options.get("build_info"):  # LAVIS' own: below its cache
-            files, root = build_info["annotations"][self.options["split"]]["storage"], registry.get_path("cache_root")
-        else:
-            files, root = (self.options.get("annotations") or {}).get(self.options["split"], []), ""
-        return [Path(root, file) for file in ([files] if isinstance(files, str) else files)]
-
-    @property
-    def stamp(self) -> str:
-        """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
-        root = getattr(self.data.open_image, "root", None)
-        paths = self.data.table.images.to_pylist() if root else ()
-        return digest_of((path, _size_and_time(Path(root, path))) for path in paths)
-
-
-def _size_and_time(file: Path) -> tuple[int, int] | None:
-    """None for what is missing: opening it says so."""
-    if not file.is_file():
-        return None
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def load_source(cfg: Any) -> Source:
-    """Build the data set of the config; one of LAVIS' own is gathered into records.
-
-    Raises ValueError: more than one data set, a split that it has not, or one without image files and captions.
-    """
-    if len(cfg.datasets_cfg) != 1:
-        raise ValueError(
-            "datasets: name exactly one data set to mine; list several annotation files under one image_text"
-        )
-    (name, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
-    built = registry.get_builder_class(name)(options).build_datasets()
-    if split not in built:
-        raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
-    data = built[split]
-    if isinstance(data, BaseDataset):
-        table, open_image = as_records(name, data)
-        data = SimpleNamespace(table=table, open_image=open_image, truth=None)
-    elif not hasattr(data, "table"):
-        raise ValueError(
-            f"datasets.{name} has no images with captions ({type(data).__name__}): name a data set that has"
-        )
-    return Source(data, name, {**OmegaConf.to_container(options, resolve=True), "split": split})
-
-
-def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
+def networks(cfg: JobConfig, data: Records, device: torch.device) -> Networks:
     """The embedding model (`model`) and the judge (`run.con_d`, or the same model) as plain callables."""
     from lavis_mafa.scorers.con_d import ItmScorer, build_embedder
     from lavis_mafa.scorers.embedders import embed_images, embed_texts
@@ -124,12 +72,13 @@ def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
         judge = embedder
     else:
         raise ValueError(f"run.con_d is not set, and {cfg.model_cfg.arch} has no matching head to judge with: name one")
-    options = {"batch_size": int(run.batch_size_eval), "num_workers": int(run.num_workers)}
 
-    def batches(view: View | None, records: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+    def batches(view: View | None, records: np.ndarray) -> Iterator[Batch]:
         views = RecordViews(data.table, data.open_image, view)
-        for batch in DataLoader(Subset(views, records.tolist()), **options):
-            yield {key: value.to(device) for key, value in batch.items()}
+        for batch in DataLoader(
+            Subset(views, records.tolist()), batch_size=int(run.batch_size_eval), num_workers=int(run.num_workers)
+        ):
+            yield on_device(batch, device)
 
     def images(records: np.ndarray) -> np.ndarray:
         seen = batches(embedder.vis_processor, records)
@@ -146,7 +95,7 @@ def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
             index = batch["index"].cpu().numpy()
             at = np.flatnonzero(np.isin(record_K, index))
             rows, text_K = np.unique(row_K[at], return_inverse=True)
-            asked = {**_shown(batch), **_captions(data.table, rows)}
+            asked: Batch = {**_shown(batch), **_captions(data.table, rows)}
             image_K = torch.from_numpy(np.searchsorted(index, record_K[at])).to(device)
             p_K[at] = judge.score(asked, image_K, torch.from_numpy(text_K).to(device)).cpu().numpy()
         return p_K
@@ -154,18 +103,21 @@ def networks(cfg: Any, data: Any, device: torch.device) -> Networks:
     return Networks(images, texts, score, _fingerprint(embedder), _fingerprint(judge))
 
 
-def _rule(run: Any) -> MafaSettings:
+def _rule(run: DictConfig) -> MafaSettings:
     return MafaSettings(low=run.low, high=run.high)
 
 
-def _shown(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _shown(batch: Batch) -> Batch:
     """The images of a batch under the name that a scorer looks for (core/scorer.py)."""
-    return {"judge_image" if key == "image" else key: value for key, value in batch.items()}
+    shown: Batch = {"index": batch["index"], "image_id": batch["image_id"]}
+    if "image" in batch:
+        shown["judge_image"] = batch["image"]
+    return shown
 
 
-def _captions(table: RecordTable, rows: np.ndarray) -> dict[str, Any]:
-    texts = {"text_id": torch.from_numpy(table.text_id[rows]), "text_row": torch.from_numpy(rows)}
-    return {"caption": [table.caption(row) for row in rows.tolist()], **texts}
+def _captions(table: RecordTable, rows: np.ndarray) -> Batch:
+    captions = [table.caption(row) for row in rows.tolist()]
+    return {"caption": captions, "text_id": torch.from_numpy(table.text_id[rows]), "text_row": torch.from_numpy(rows)}
 
 
 @dataclass(frozen=True)
@@ -190,12 +142,12 @@ class BuildNetworks:
         return networks(cfg, source.data, torch.device(config.run.device))
 
 
-def _ray_engine(cfg: Any, models: Networks, corpus: Corpus) -> RayEngine:
-    build = BuildNetworks(OmegaConf.to_container(cfg.config, resolve=True), corpus.table.fingerprint, os.getcwd())
+def _ray_engine(cfg: Config, models: Networks, corpus: Corpus) -> RayEngine:
+    build = BuildNetworks(plain_config(cfg.config), corpus.table.fingerprint, os.getcwd())
     return RayEngine(build, models, gpus=cfg.run_cfg.device.startswith("cuda"))
 
 
-def _fingerprint(network: Any) -> str:
+def _fingerprint(network: Network | PairScorer) -> str:
     """What an embedding or a score depends on beside the data: weights, preparation, libraries and code."""
     from lavis_mafa.scorers.networks import Network
 
@@ -203,7 +155,7 @@ def _fingerprint(network: Any) -> str:
     return f"{network.fingerprint}:{digest(RESULTS, installed_versions(), *preparation)}"
 
 
-def run(arguments: Any, engine: str = ENGINES[0]) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, object]:
     """Mine what the config names, here or on Ray; returns what summary.json holds."""
     register()
     from lavis_mafa.common.run_schema import MineRun

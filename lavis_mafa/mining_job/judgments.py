@@ -5,8 +5,6 @@ Tested in tests/jobs/test_mine_flickr8k.py.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from lavis_mafa.evaluation.judgments import JudgedPairs
@@ -16,7 +14,7 @@ from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.review import Labelled
 
 
-def against_judgments(judged: JudgedPairs, corpus: Corpus, mined: Mined) -> dict[str, dict[str, Any]]:
+def against_judgments(judged: JudgedPairs, corpus: Corpus, mined: Mined) -> dict[str, dict[str, float | None]]:
     """{choice of judged pairs: {precision, recall, coverage, …}}, choices as in JudgedPairs.selections.
 
     Precision and recall are over the judged candidates; coverage is the share of the judged matches that are among

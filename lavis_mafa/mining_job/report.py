@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lavis.common.config import Config
 from omegaconf import OmegaConf
 
 from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.data.dataset import TruthFunction
 from lavis_mafa.evaluation.judgments import JudgedPairs, read_judged_pairs
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining_job.judgments import against_judgments
+from lavis_mafa.mining_job.source import Source
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
@@ -33,14 +36,14 @@ class Job:
     """A mined data set and where its results go."""
 
     folder: Path
-    cfg: Any
-    source: Any  # lavis_mafa.mining_job.job.Source
+    cfg: Config
+    source: Source
     corpus: Corpus
     mined: Mined
     rule: MafaSettings
 
 
-def report(job: Job) -> dict[str, Any]:
+def report(job: Job) -> dict[str, object]:
     """Write everything, summary.json last; prints the figures and returns them."""
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "summary.json").unlink(missing_ok=True)  # that of the run before: it speaks of what is replaced now
@@ -142,7 +145,7 @@ def _gallery_rows(job: Job, at_S: np.ndarray, size: int) -> Iterator[GalleryRow]
 
 def _rows(
     job: Job,
-    truth: Any,
+    truth: TruthFunction | None,
     verdict: str,
     record_L: np.ndarray,
     text_L: np.ndarray,
@@ -180,7 +183,7 @@ def _text(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _quality(words: str, figures: dict[str, Any]) -> str:
+def _quality(words: str, figures: Mapping[str, float | None]) -> str:
     keys = ("precision", "recall", f"precision_at_recall_{results.RECALL}", "coverage", "found")
     shown = [f"{key.replace('_', ' ')} {_percent(figures[key])}" for key in keys if key in figures]
     labelled = figures["labelled"] if "labelled" in figures else figures["candidates"]

@@ -1,0 +1,92 @@
+"""The split that is mined: its records, its name, its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lavis.common.registry import registry
+from lavis.datasets.datasets.base_dataset import BaseDataset
+from omegaconf import DictConfig
+
+from lavis_mafa.common.config_file import plain_config
+from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.data.dataset import OpenImage, TruthFunction
+from lavis_mafa.data.records import RecordTable
+from lavis_mafa.datasets.lavis_captions import as_records
+
+
+class JobConfig(Protocol):
+    """The sections of a config: LAVIS' Config, or what a worker made of one."""
+
+    model_cfg: DictConfig
+    datasets_cfg: DictConfig
+    run_cfg: DictConfig
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is mined. truth: which pairs match; None where nobody knows."""
+
+    table: RecordTable
+    open_image: OpenImage
+    truth: TruthFunction | None = None
+
+
+@dataclass
+class Source:
+    """The split to mine, as its builder gives it."""
+
+    data: Records
+    name: str
+    options: dict[str, Any]  # the data set's config
+
+    @property
+    def files(self) -> list[Path]:
+        """Annotation files of the split; none where captions are made, as those of scenes."""
+        if build_info := self.options.get("build_info"):  # LAVIS' own: below its cache
+            files, root = build_info["annotations"][self.options["split"]]["storage"], registry.get_path("cache_root")
+        else:
+            files, root = (self.options.get("annotations") or {}).get(self.options["split"], []), ""
+        return [Path(root, file) for file in ([files] if isinstance(files, str) else files)]
+
+    @property
+    def stamp(self) -> str:
+        """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
+        root = getattr(self.data.open_image, "root", None)
+        paths = self.data.table.images.to_pylist() if root else ()
+        return digest_of((path, _size_and_time(Path(root, path))) for path in paths)
+
+
+def _size_and_time(file: Path) -> tuple[int, int] | None:
+    """None for what is missing: opening it says so."""
+    if not file.is_file():
+        return None
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def load_source(cfg: JobConfig) -> Source:
+    """Build the data set of the config; one of LAVIS' own is gathered into records.
+
+    Raises ValueError: more than one data set, a split that it has not, or one without image files and captions.
+    """
+    if len(cfg.datasets_cfg) != 1:
+        raise ValueError(
+            "datasets: name exactly one data set to mine; list several annotation files under one image_text"
+        )
+    (name, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
+    built = registry.get_builder_class(name)(options).build_datasets()
+    if split not in built:
+        raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
+    data = built[split]
+    if isinstance(data, BaseDataset):
+        records = Records(*as_records(str(name), data))
+    elif hasattr(data, "table"):
+        records = Records(data.table, data.open_image, data.truth)
+    else:
+        raise ValueError(
+            f"datasets.{name} has no images with captions ({type(data).__name__}): name a data set that has"
+        )
+    return Source(records, str(name), {**plain_config(options), "split": split})
