@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from lavis_mafa.common.ranks import barrier
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.core.scorer import View
 from lavis_mafa.data.identity import clean_path, image_id, text_id
-from lavis_mafa.openclip_train.images import RowViews
+from lavis_mafa.openclip_train.images import RowBatch, RowViews
 
 
 def pair_ids(images: Sequence[object], captions: Sequence[object]) -> Tensor:
@@ -30,16 +31,27 @@ def pair_ids(images: Sequence[object], captions: Sequence[object]) -> Tensor:
     return torch.tensor([image_N, [text_id(str(caption)) for caption in captions]]).T
 
 
-class _Indexed(Dataset[tuple[Any, ...]]):
+class CsvRows(Protocol):
+    """open_clip_train's CsvDataset: paths and captions, and a row's image and tokens as the model sees them."""
+
+    images: Sequence[object]
+    captions: Sequence[object]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]: ...
+
+
+class _Indexed(Dataset[tuple[Tensor, Tensor, int]]):
     """The rows of open_clip's data set with their number."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: CsvRows) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, row: int) -> tuple[Any, ...]:
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
         return (*self.dataset[row], row)
 
 
@@ -53,7 +65,7 @@ class Feed:
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: CsvRows,
         ids_N2: Tensor,
         planner: GritPlanner,
         folder: Path,
@@ -61,7 +73,7 @@ class Feed:
         rank: int,
         accum_freq: int = 1,
         workers: int = 0,
-        view: Callable[[Any], Tensor] | None = None,
+        view: View | None = None,
     ) -> None:
         self.dataset, self.ids_N2, self.planner, self.view = dataset, ids_N2, planner, view
         self.folder, self.rank, self.workers = folder, rank, workers
@@ -115,12 +127,12 @@ class Feed:
         """(n, 2) image_id and text_id of the same rows."""
         return self.ids_N2[self.rows(n)]
 
-    def samples(self, n: int, device: torch.device) -> dict[str, Any]:
+    def samples(self, n: int, device: torch.device) -> RowBatch:
         """What a judge asks of the same rows: row, image_id, text_id (n,), caption, and judge_image where it looks."""
         row_n = self.rows(n)
         image_id_n, text_id_n = self.ids_N2[row_n].unbind(dim=1)
         captions = [str(self.dataset.captions[row]) for row in row_n.tolist()]
-        samples = {"row": row_n, "image_id": image_id_n, "text_id": text_id_n, "caption": captions}
+        samples: RowBatch = {"row": row_n, "image_id": image_id_n, "text_id": text_id_n, "caption": captions}
         if self.view is None:
             return samples
         paths = [str(self.dataset.images[row]) for row in row_n.tolist()]
@@ -142,7 +154,7 @@ class Feed:
         logging.info("Epoch %d: %s batches of %.1f distinct images", epoch, plan.sampling, images)
         return plan
 
-    def _expected(self) -> dict[str, Any]:
+    def _expected(self) -> dict[str, object]:
         planner = self.planner
         return {
             "n_records": self.num_samples,

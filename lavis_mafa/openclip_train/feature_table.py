@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
+from lavis_mafa.core.scorer import View
 from lavis_mafa.openclip.judges import OpenClipEncoder
-from lavis_mafa.openclip_train.images import Images
+from lavis_mafa.openclip_train.csv_feed import CsvRows
+from lavis_mafa.openclip_train.images import Images, RowBatch
 
 BATCH = 64
 
@@ -29,24 +31,22 @@ class FeatureTable:
 
     view = None  # it has seen the images
 
-    def __init__(self, image_NG: NDArray[Any], text_NG: NDArray[Any]) -> None:
+    def __init__(self, image_NG: NDArray[np.float16], text_NG: NDArray[np.float16]) -> None:
         self.image_NG, self.text_NG = image_NG, text_NG
 
-    def __call__(
-        self, samples: Mapping[str, Any], image_features_nD: Tensor, text_features_nD: Tensor
-    ) -> dict[str, Any]:
+    def __call__(self, samples: RowBatch, image_features_nD: Tensor, text_features_nD: Tensor) -> dict[str, Tensor]:
         """{"judge_image_features", "judge_text_features"}: (n, G) float32; samples: `row`, (n,)."""
         tables, row_n = {"judge_image_features": self.image_NG, "judge_text_features": self.text_NG}, samples["row"]
         device = image_features_nD.device
         return {name: torch.from_numpy(table[row_n.numpy()]).float().to(device) for name, table in tables.items()}
 
 
-def feature_table(model: str, pretrained: str, dataset: Any, folder: Path, device: Any) -> FeatureTable:
+def feature_table(model: str, pretrained: str, dataset: CsvRows, folder: Path, device: torch.device) -> FeatureTable:
     """The table in `folder`, computed where it is not there yet; dataset: open_clip_train's CsvDataset."""
     content, n = (model, pretrained, dataset.images, dataset.captions), len(dataset)
 
     @cache
-    def network() -> tuple[OpenClipEncoder, Any]:
+    def network() -> tuple[OpenClipEncoder, View]:
         net, _, preprocess = open_clip.create_model_and_transforms(model, pretrained, device=device)
         return OpenClipEncoder(net), preprocess
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.scorer import View
 from lavis_mafa.data.images import open_file, open_image
 
 
@@ -37,10 +39,16 @@ def checked_rows(csv_dataset: type[Any]) -> type[Any]:
     return CheckedRows
 
 
+class RowBatch(Batch, total=False):
+    """What a judge is asked about. row: of CSV data."""
+
+    row: Tensor
+
+
 class RowViews:
     """Images of rows, opened and prepared when they are asked for: of a batch, ECM needs a part."""
 
-    def __init__(self, paths: Sequence[str], prepare: Callable[[Any], Tensor], device: torch.device) -> None:
+    def __init__(self, paths: Sequence[str], prepare: View, device: torch.device) -> None:
         self.paths, self.prepare, self.device = paths, prepare, device
 
     def __getitem__(self, position_K: Tensor) -> Tensor:
@@ -52,7 +60,7 @@ class RowViews:
 class Images(Dataset[Tensor]):
     """Image files as a network sees them."""
 
-    def __init__(self, paths: Sequence[object], preprocess: Callable[[Any], Tensor]) -> None:
+    def __init__(self, paths: Sequence[object], preprocess: View) -> None:
         self.paths, self.preprocess = paths, preprocess
 
     def __len__(self) -> int:

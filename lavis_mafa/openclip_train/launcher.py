@@ -10,31 +10,33 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import open_clip
 import pandas as pd
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.core.grit import GritPlanner
-from lavis_mafa.core.scorer import view_of
+from lavis_mafa.core.scorer import PairScorer, View, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.images import whole_files_only
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
-from lavis_mafa.openclip_train.answers import EncoderAnswers, ScorerAnswers
+from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAnswers
 from lavis_mafa.openclip_train.arguments import check, parser, refuse_old_names
-from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
+from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
-from lavis_mafa.openclip_train.shard_feed import ShardFeed, encoder, identified, without_eof
+from lavis_mafa.openclip_train.shard_feed import ShardFeed, Shards, encoder, identified, without_eof
 from lavis_mafa.openclip_train.tower_tokens import tower_tokens
 
 BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
@@ -46,26 +48,28 @@ class Training:
     def __init__(self, options: argparse.Namespace) -> None:
         check(options)
         self.options = options
-        self.model: Any = None
+        self.model: nn.Module | None = None
         self.feed: Feed | ShardFeed | None = None
-        self.answers: Any = None
+        self.answers: Answers | None = None
         self.judge = None
         if options.mafa_bi_encoder:
             self.judge = BiEncoderJudge(options.mafa_bi_encoder_margin, options.mafa_bi_encoder_action)
 
-    def create_model_and_transforms(self, *args: Any, **kwargs: Any) -> Any:
+    def create_model_and_transforms(self, *args: argparse.Namespace, **kwargs: argparse.Namespace) -> Any:
         """open_clip's; the first model is the one that is trained."""
         created = open_clip.create_model_and_transforms(*args, **kwargs)
         self.model = created[0] if self.model is None else self.model
         return created
 
-    def get_data(self, args: Any, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
+    def get_data(
+        self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None
+    ) -> dict[str, Any]:
         """open_clip's data with the training loader replaced by our feed."""
         from open_clip_train import data as open_clip_data
 
         plain = open_clip_data.get_wds_dataset
 
-        def get_wds_dataset(args: Any, preprocess: Any, is_train: bool, **more: Any) -> Any:
+        def get_wds_dataset(args: argparse.Namespace, preprocess: Any, is_train: bool, **more: Any) -> Any:
             if not is_train:
                 return plain(args, preprocess, is_train, **more)
             self.answers = self._answers(args)
@@ -87,14 +91,14 @@ class Training:
         data["train"] = open_clip_data.DataInfo(dataloader=self.feed, shared_epoch=self.feed)
         return data
 
-    def _rows(self, args: Any, dataset: Any) -> Feed:
+    def _rows(self, args: argparse.Namespace, dataset: CsvRows) -> Feed:
         """CSV data: epochs are planned, and what a judge says of a row may be kept."""
         self.answers, folder = self._answers(args, dataset), self._folder(args)
         ids_N2 = pair_ids(dataset.images, dataset.captions)
         ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
         return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks, self._view)
 
-    def _shards(self, args: Any, info: Any) -> ShardFeed:
+    def _shards(self, args: argparse.Namespace, info: Shards) -> ShardFeed:
         """WebDataset: what streams by is grouped in a buffer, and is not seen again."""
         options = self.options
         space = options.mafa_search_space
@@ -103,7 +107,7 @@ class Training:
         ranks = args.seed, args.rank, options.mafa_siblings, args.accum_freq
         return ShardFeed(info, encoder(self.model, args), buffer, *ranks)
 
-    def _answers(self, args: Any, dataset: Any = None) -> Any:
+    def _answers(self, args: argparse.Namespace, dataset: CsvRows | None = None) -> Answers | None:
         """The judge that the arguments name; of rows that come back a bi-encoder's features are kept."""
         options = self.options
         if options.mafa_con_d:
@@ -128,15 +132,15 @@ class Training:
         return feature_table(*named, dataset, self._folder(args), args.device)
 
     @property
-    def _view(self) -> Any:
+    def _view(self) -> View | None:
         """How the judge sees an image; None where it needs no look."""
-        return self.answers and self.answers.view
+        return self.answers.view if self.answers is not None else None
 
     @staticmethod
-    def _folder(args: Any) -> Path:
+    def _folder(args: argparse.Namespace) -> Path:
         return Path(args.logs) / args.name / "mafa"
 
-    def create_loss(self, args: Any) -> LossAdapter:
+    def create_loss(self, args: argparse.Namespace) -> LossAdapter:
         """The managed loss that the arguments ask for, and what it needs of each batch."""
         if args.distill or "coca" in args.model.lower():
             raise ValueError("only ClipLoss and SigLipLoss have a MAFA counterpart: drop distillation or CoCa")
@@ -161,7 +165,7 @@ class Training:
         )
         return LossAdapter(loss, self.feed, self.options, self.answers)
 
-    def _planner(self, args: Any, ids_N2: torch.Tensor) -> GritPlanner:
+    def _planner(self, args: argparse.Namespace, ids_N2: torch.Tensor) -> GritPlanner:
         space, options = self.options.mafa_search_space, self.options
         run = ids_N2.numpy(), args.model, args.seed, space, options.mafa_sampling, options.mafa_siblings
         return GritPlanner(
@@ -174,7 +178,7 @@ class Training:
             fingerprint=digest(*run),
         )
 
-    def _connections(self, args: Any) -> torch.Tensor | None:
+    def _connections(self, args: argparse.Namespace) -> torch.Tensor | None:
         path = self.options.mafa_connections
         if path is None:
             return None
@@ -183,7 +187,7 @@ class Training:
 
 
 @contextmanager
-def replaced(module: Any, **functions: Any) -> Iterator[None]:
+def replaced(module: ModuleType, **functions: Callable[..., object]) -> Iterator[None]:
     """The module's functions are ours while this lasts."""
     missing = [name for name in functions if not hasattr(module, name)]
     if missing:
@@ -201,7 +205,7 @@ def replaced(module: Any, **functions: Any) -> Iterator[None]:
             setattr(module, name, function)
 
 
-def main(argv: Sequence[str]) -> Any:
+def main(argv: Sequence[str]) -> int | None:
     """Runs open_clip_train.main with our arguments taken out; returns what it returns."""
     from open_clip_train import data as open_clip_data
     from open_clip_train import main as open_clip_main
@@ -214,10 +218,11 @@ def main(argv: Sequence[str]) -> Any:
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
     readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset), **without_eof(open_clip_data)}
     with replaced(open_clip_main, **ours), replaced(open_clip_data, **readers):
-        return open_clip_main.main(theirs)
+        status: int | None = open_clip_main.main(theirs)
+        return status
 
 
-def _con_d(options: argparse.Namespace, device: torch.device) -> Any:
+def _con_d(options: argparse.Namespace, device: torch.device) -> PairScorer:
     """The judge of a config's run.con_d, given as KEY=VALUE."""
     import lavis_mafa
 

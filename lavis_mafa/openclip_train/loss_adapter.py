@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Mapping
 
-import torch
+from torch import Tensor
 
+from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
+from lavis_mafa.openclip.masks import PairMasks
 from lavis_mafa.openclip_train.answers import Answers
 from lavis_mafa.openclip_train.csv_feed import Feed
 from lavis_mafa.openclip_train.shard_feed import ShardFeed
@@ -15,11 +17,19 @@ from lavis_mafa.openclip_train.shard_feed import ShardFeed
 class LossAdapter:
     """Calls a managed loss with what open_clip's loop does not know: ids, a judge's answers, the epoch's α."""
 
-    def __init__(self, loss: Any, feed: Feed | ShardFeed, options: argparse.Namespace, answers: Answers | None) -> None:
+    def __init__(
+        self,
+        loss: MafaClipLoss | MafaSigLipLoss,
+        feed: Feed | ShardFeed,
+        options: argparse.Namespace,
+        answers: Answers | None,
+    ) -> None:
         self.loss, self.feed, self.options, self.answers = loss, feed, options, answers
-        self._given: dict[str, Any] = {}
+        self._given: Mapping[str, Tensor | PairMasks] = {}
 
-    def __call__(self, image_features: torch.Tensor, text_features: torch.Tensor, **rest: Any) -> Any:
+    def __call__(
+        self, image_features: Tensor, text_features: Tensor, **rest: Tensor | bool
+    ) -> Tensor | dict[str, Tensor]:
         n, features = len(image_features), (image_features, text_features)
         if self.answers is not None and self.feed.fresh:  # accumulation calls again with the same pairs
             self._given = self.answers(self.feed.samples(n, image_features.device), *features)

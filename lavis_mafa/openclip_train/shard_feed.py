@@ -6,26 +6,29 @@ model as it stands, chained (GRIT) and cut into batches. Tested in tests/opencli
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lavis_mafa.core.chain import Chainer
+from lavis_mafa.core.scorer import View
 from lavis_mafa.core.siblings import keep_apart
 from lavis_mafa.data.identity import image_id, text_id
+from lavis_mafa.openclip_train.images import RowBatch
 
 IDS, VIEW, CAPTION = "mafa_ids", "mafa_view", "mafa_caption"
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-View = Callable[[Any], Tensor]
 
 
 class Identified:
@@ -46,7 +49,7 @@ class Identified:
             yield {**sample, **more}
 
 
-def identified(wds: Any, view: View | None) -> dict[str, Any]:
+def identified(wds: ModuleType, view: View | None) -> dict[str, Callable[..., object]]:
     """webdataset's `rename` and `to_tuple`, as open_clip calls them, with what Identified adds going along."""
     rename, to_tuple = wds.rename, wds.to_tuple
     more = [IDS] if view is None else [IDS, VIEW, CAPTION]
@@ -56,7 +59,7 @@ def identified(wds: Any, view: View | None) -> dict[str, Any]:
     }
 
 
-def encoder(model: Any, args: Any) -> Encode:
+def encoder(model: nn.Module, args: argparse.Namespace) -> Encode:
     """The model's features of a batch, in open_clip's precision, and nothing learned from it."""
     from open_clip_train.precision import get_autocast
 
@@ -76,11 +79,19 @@ def encoder(model: Any, args: Any) -> Encode:
     return encode
 
 
-def without_eof(open_clip_data: Any) -> dict[str, Any]:
+def without_eof(open_clip_data: ModuleType) -> dict[str, Callable[..., object]]:
     """webdataset 1 marks the end of a shard by a sample that open_clip's reader stumbles on: it is left out."""
     expander = open_clip_data.tar_file_expander
     marks = "eof_value" in inspect.signature(expander).parameters
     return {"tar_file_expander": partial(expander, eof_value=None)} if marks else {}
+
+
+class Shards(Protocol):
+    """open_clip_train's DataInfo of shards."""
+
+    dataloader: Any  # webdataset's, with num_samples and num_batches
+
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class ShardFeed:
@@ -93,7 +104,7 @@ class ShardFeed:
     """
 
     def __init__(
-        self, info: Any, encode: Encode, buffer: int, seed: int, rank: int, siblings: str, accum_freq: int = 1
+        self, info: Shards, encode: Encode, buffer: int, seed: int, rank: int, siblings: str, accum_freq: int = 1
     ) -> None:
         self.info, self.encode, self.buffer, self.siblings = info, encode, buffer, siblings
         self.seed, self.rank = seed, rank
@@ -128,7 +139,7 @@ class ShardFeed:
         assert len(ids_n2) == n, f"{len(ids_n2)} pairs were yielded, {n} features came back"
         return ids_n2
 
-    def samples(self, n: int, device: torch.device) -> dict[str, Any]:
+    def samples(self, n: int, device: torch.device) -> RowBatch:
         """What a judge asks of the same pairs: image_id, text_id (n,), caption and judge_image (n, 3, h, w)."""
         image_id_n, text_id_n = self.ids(n).unbind(dim=1)
         _, view_n3hw, captions = (_joined(parts) for parts in zip(*self._last, strict=True))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
-from lavis_mafa.core.scorer import TowerScorer
+from lavis_mafa.core.scorer import PairScorer, TowerScorer
 from lavis_mafa.openclip_train.feature_table import BATCH
 from lavis_mafa.openclip_train.images import Images
 
@@ -25,7 +24,7 @@ from lavis_mafa.openclip_train.images import Images
 class TowerTokens:
     """The tokens of a frozen tower for each image, computed once: (N, L, V) float16 on disk, memory-mapped."""
 
-    def __init__(self, tokens_NLV: NDArray[Any], image_of_row: Any) -> None:
+    def __init__(self, tokens_NLV: NDArray[np.float16], image_of_row: NDArray[np.int64]) -> None:
         self.tokens_NLV, self.image_of_row = tokens_NLV, image_of_row
 
     def of(self, row_n: Tensor, device: torch.device) -> RowTokens:
@@ -44,7 +43,7 @@ class RowTokens:
         return torch.from_numpy(self.table.tokens_NLV[rows]).to(self.device).float()
 
 
-def tower_tokens(scorer: Any, paths: list[str], folder: Path, device: Any) -> TowerTokens:
+def tower_tokens(scorer: PairScorer, paths: list[str], folder: Path, device: torch.device) -> TowerTokens:
     """The table in `folder`, computed where it is not there yet.
 
     scorer: an ItmScorer whose `model` has a frozen `visual_encoder`. paths: the image of every row, kept once however
