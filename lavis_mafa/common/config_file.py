@@ -70,7 +70,8 @@ def loaded(path: str | Path) -> DictConfig:
 def plain_config(cfg: Mapping[str, object] | DictConfig) -> Mapping[str, Any]:
     """A section of a config with every ${…} resolved; another mapping is taken as it is."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
-    return plain
+    found: Mapping[str, Any] = plain
+    return found
 
 
 def option_value(key: str, text: str) -> object:

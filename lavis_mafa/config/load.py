@@ -84,7 +84,7 @@ def _typed(run: DictConfig, schema: Schema) -> DictConfig:
         try:
             typed.merge_with({name: value})
         except (ValidationError, TypeError) as error:  # TypeError: a list where keys are due
-            raise ValueError(_wrong_type(name, value, schema)) from error
+            raise ValueError(_wrong_type(str(name), value, schema)) from error
     return typed
 
 

@@ -18,7 +18,7 @@ PRESET = CONFIGS / "smoke.yaml"
 
 def shorten(config: DictConfig, folder: Path) -> DictConfig:
     """The config, resolved, with the preset's sizes and everything below output/ moved into `folder`."""
-    smoke, short = OmegaConf.load(PRESET), plain_config(config)
+    smoke, short = OmegaConf.load(PRESET), dict(plain_config(config))
     # what is off stays off: a dual encoder has nothing to re-rank with
     short["run"] |= {key: value for key, value in smoke.run.items() if short["run"].get(key)}
     for data in short["datasets"].values():
