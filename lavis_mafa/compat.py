@@ -51,7 +51,7 @@ GIVEN_BACK: tuple[tuple[Any, str, Any, str], ...] = (
     (modeling_utils, "prune_linear_layer", pytorch_utils.prune_linear_layer, "transformers 4.56"),
     (modeling_utils, "find_pruneable_heads_and_indices", _no_pruning, "transformers 4.56"),
     (PreTrainedModel, "get_head_mask", _get_head_mask, "transformers 5.0"),
-    (PreTrainedModel, "invert_attention_mask", _invert_attention_mask, "transformers 5.4 to 5.24"),
+    (PreTrainedModel, "invert_attention_mask", _invert_attention_mask, "transformers 5.15 to 5.18"),
     (PreTrainedTokenizerBase, "additional_special_tokens_ids", _additional_special_tokens_ids, "transformers 5.0"),
     (np, "Inf", np.inf, "NumPy 2.0"),
 )
@@ -94,11 +94,16 @@ def _absent_packages() -> Iterator[None]:
             del sys.modules[name]
 
 
+def _has(owner: Any, name: str) -> bool:
+    by_getattr = getattr(owner, "SPECIAL_TOKENS_ATTRIBUTES", ())  # transformers 4: of an instance, not of the class
+    return hasattr(owner, name) or name.removesuffix("_ids") in by_getattr
+
+
 def _import_lavis() -> None:
     if find_spec("lavis") is None:
         raise ModuleNotFoundError(f"LAVIS is missing: {INSTALL}    (its pins are of 2023: its dependencies are ours)")
     for owner, name, stand_in, _ in GIVEN_BACK:
-        if not hasattr(owner, name):
+        if not _has(owner, name):
             setattr(owner, name, stand_in)
     sys.modules.update({copy: importlib.import_module(original) for copy, original in REPLACED.items()})
     with _absent_packages(), warnings.catch_warnings():
@@ -119,6 +124,10 @@ def _init_weights_by_post_init(self: Any) -> None:
         self.post_init()
 
 
+def _tie_bias(self: Any) -> None:
+    self.decoder.bias = self.bias
+
+
 def _fit_bert(module: Any) -> None:
     """Say of the BERTs in a module of LAVIS' what transformers no longer finds out by itself."""
     base, initialise = module.BertPreTrainedModel, module.BertPreTrainedModel._init_weights
@@ -136,6 +145,7 @@ def _fit_bert(module: Any) -> None:
     for name in ("BertForMaskedLM", "BertLMHeadModel"):
         if head := getattr(module, name, None):
             head._tied_weights_keys, head.set_output_embeddings = dict(TIED), _set_output_embeddings
+            module.BertLMPredictionHead._tie_weights = _tie_bias  # what transformers 4 asks after reading a file
 
 
 _import_lavis()
