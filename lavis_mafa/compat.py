@@ -1,7 +1,8 @@
 """LAVIS 1.0.2 on today's libraries: import this module before the first `lavis` import; it imports LAVIS itself.
 
 LAVIS was written for transformers 4.26, NumPy 1 and timm 0.4. What they removed or renamed since comes back here, in
-memory, and only where the installed library lacks it. Nothing on disk changes. Tested in tests/test_compat.py.
+memory, and only where the installed library lacks it. Nothing on disk changes.
+Tested in tests/models/test_compat.py.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ def register_all() -> None:
     import lavis_mafa.datasets.statements
     import lavis_mafa.models.albef.pretrain
     import lavis_mafa.models.albef.tasks
+    import lavis_mafa.models.blip2.llm
     import lavis_mafa.models.blip2.stage1
     import lavis_mafa.models.blip2.stage2
     import lavis_mafa.models.openclip

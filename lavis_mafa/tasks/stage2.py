@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lavis_mafa.datasets.lavis_captions import gathered
 from lavis_mafa.models.blip2.language_model import PRECISIONS, precision_name
-from lavis_mafa.models.blip2.stage2 import MafaBlip2LLM
+from lavis_mafa.models.blip2.llm import MafaBlip2LLM
 from lavis_mafa.tasks.loop import LoopTask, Losses, Splits
 
 

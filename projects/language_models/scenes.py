@@ -26,7 +26,7 @@ from lavis_mafa.data.scenes.captions import DETAILS, caption_of
 from lavis_mafa.data.scenes.grammar import words
 from lavis_mafa.data.scenes.questions import CELLS, compositional, knowledge
 from lavis_mafa.data.scenes.scene import COLOURS, PATTERNS, SHAPES, SIZES, TONES, Scene, pick, scene_number, scene_rng
-from lavis_mafa.models.blip2.stage2 import cut_at_random
+from lavis_mafa.models.blip2.llm import cut_at_random
 
 ASSETS = Path(lavis_mafa.__file__).parent / "assets"
 SEED, HELD_OUT_SEED = 2_000_001, 2_000_002  # no data set of the package uses them

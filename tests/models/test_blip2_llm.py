@@ -137,7 +137,7 @@ def test_only_what_stands_before_the_language_model_is_trained(kind: str, models
 
 
 def test_cut_at_random_leaves_something_to_tell() -> None:
-    from lavis_mafa.models.blip2.stage2 import cut_at_random
+    from lavis_mafa.models.blip2.llm import cut_at_random
 
     torch.manual_seed(0)
     cuts = {cut_at_random("a big red circle") for _ in range(60)}

@@ -20,6 +20,8 @@ QFORMER_KEYS = (
     *("vocab", "bert", "qformer", "num_query_token", "max_txt_len"),
 )
 
+STAGE_1_HEADS = ("itm_head.", "vision_proj.", "text_proj.", "temp", "Qformer.")  # dropped where stage 2 has no such key
+
 
 class QformerParts:
     """Mixin before a LAVIS BLIP-2 class, whose constructor calls these three. Set the four settings before it runs."""
@@ -74,3 +76,31 @@ class QformerParts:
         self.tower_is_frozen = not any(parameter.requires_grad for parameter in self.visual_encoder.parameters())
         self.tower_has_weights = self.tower_is_frozen and tower_file is not None
         return tower_file
+
+
+def queries_alone(qformer: nn.Module) -> None:
+    """Without the parts that read text, as in LAVIS' stage 2."""
+    qformer.cls = None
+    qformer.bert.embeddings.word_embeddings = qformer.bert.embeddings.position_embeddings = None
+    for layer in qformer.bert.encoder.layer:
+        layer.output = layer.intermediate = None
+
+
+def stage_2_part(state: Mapping[str, Tensor], model: Any) -> Mapping[str, Tensor]:
+    """What stage 2 takes of a checkpoint: of stage 1 its queries, Q-Former and norm, less its heads and text weights.
+
+    Raises:
+        ValueError: a checkpoint that is neither: it would leave the projection untrained.
+    """
+    is_stage_1 = "vision_proj.weight" in state
+    if not is_stage_1 and f"{model.projection}.weight" not in state:
+        raise ValueError(
+            f"model.pretrained: the checkpoint has neither stage 1's vision_proj nor stage 2's {model.projection}; "
+            "choose the arch that it was saved with"
+        )
+    own = model.state_dict()
+    return {key: value for key, value in state.items() if key in own or not (is_stage_1 and _of_stage_1(key))}
+
+
+def _of_stage_1(key: str) -> bool:
+    return key.startswith(STAGE_1_HEADS)

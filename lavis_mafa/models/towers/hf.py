@@ -35,7 +35,7 @@ class HfTower(GridTower):
 
     def grid(self, image: Tensor) -> Tensor:
         more = {"interpolate_pos_encoding": True} if self.interpolates else {}
-        return self.net(pixel_values=image, return_dict=True, **more).last_hidden_state
+        return self.net(pixel_values=image, **more).last_hidden_state
 
 
 def build_hf_tower(vit_model: str, image_size: int) -> HfTower:
