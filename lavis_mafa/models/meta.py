@@ -15,7 +15,7 @@ import torch
 from lavis.models import clip_vit, eva_vit
 from lavis.models.blip2_models.Qformer import BertLMHeadModel
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, BertTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, BertTokenizer, BertTokenizerFast
 
 BERT_ROWS = 30522
 INHERITED = object()
@@ -32,7 +32,8 @@ def on_meta_device() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # that weights copied into meta tensors are lost is the point
         patches: list[tuple[Any, str, Any]] = [
-            (BertTokenizerFast, "from_pretrained", lambda name: BertTokenizerFast(str(vocabulary))),
+            (BertTokenizer, "from_pretrained", lambda name: BertTokenizer(str(vocabulary))),  # LAVIS'
+            (BertTokenizerFast, "from_pretrained", lambda name: BertTokenizerFast(str(vocabulary))),  # ours
             (BertConfig, "from_pretrained", lambda name: BertConfig()),  # the defaults are bert-base-uncased
             (BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
             *((auto, "from_pretrained", _from_config(auto)) for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM)),

@@ -26,6 +26,8 @@ def load_language_model(name: str, key: str, dtype: torch.dtype, changes: Mappin
     """
     source = language_model_folder(name)
     try:
+        if Path(source).is_dir() and not Path(source, "config.json").is_file():  # else guessed from the folder's name
+            raise OSError("there is no config.json")
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         config.update(dict(changes))
@@ -71,7 +73,7 @@ def precision_name(asked: str | None, half: torch.dtype, device: str) -> str:
         ValueError: an unknown precision, or one that the device cannot do.
     """
     if asked is not None and asked not in PRECISIONS:
-        raise ValueError(f"model.llm_precision is {asked!r}: choose one of {', '.join(PRECISIONS)}")
+        raise ValueError(f"model.llm_precision is {asked!r}; choose one of {', '.join(PRECISIONS)}")
     if device == "cpu":
         if asked == "fp16":
             raise ValueError("model.llm_precision is fp16, which needs a GPU: use bf16 or fp32 on a CPU")
