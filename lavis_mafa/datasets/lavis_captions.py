@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from lavis.datasets.datasets.base_dataset import BaseDataset
 from lavis.datasets.datasets.retrieval_datasets import RetrievalEvalDataset
+from omegaconf import DictConfig
 
 from lavis_mafa.data.annotations import ROWS
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
@@ -22,8 +23,10 @@ from lavis_mafa.data.mixed import MixedImages, mixed_table
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.datasets.pairs import AUGMENTING
 
+Splits = dict[str, Any]  # {split: data set}, as LAVIS' builders give them
 
-def as_records(name: str, dataset: Any, one_caption_a_record: bool = False) -> tuple[RecordTable, ImageFiles]:
+
+def as_records(name: str, dataset: object, one_caption_a_record: bool = False) -> tuple[RecordTable, ImageFiles]:
     """The records of a LAVIS data set with `annotation` (dicts of image, caption, perhaps image_id) and `vis_root`."""
     if not isinstance(dataset, BaseDataset):
         raise ValueError(
@@ -43,8 +46,8 @@ def as_records(name: str, dataset: Any, one_caption_a_record: bool = False) -> t
 
 
 def gathered(
-    datasets: dict[str, Any], datasets_cfg: Mapping[str, Any], seed: int, one_caption_a_record: bool = False
-) -> dict[str, Any]:
+    datasets: dict[str, Splits], datasets_cfg: DictConfig, seed: int, one_caption_a_record: bool = False
+) -> dict[str, Splits]:
     """The configured data sets; LAVIS' own are gathered into one record table, which alone can be planned.
 
     one_caption_a_record: see `mix`.
@@ -57,12 +60,12 @@ def gathered(
 
 
 def mix(
-    datasets: Mapping[str, Mapping[str, Any]],
+    datasets: Mapping[str, Splits],
     seed: int,
     augmented: bool,
     on_bad_image: str,
     one_caption_a_record: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, Splits]:
     """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split.
 
     Of several only `train`; of a lone one (coco_retrieval, flickr30k) also its retrieval splits.
@@ -87,7 +90,7 @@ def mix(
     return {"+".join(trained): {"train": mixed, **(_evaluated(*next(iter(datasets.items()))) if not others else {})}}
 
 
-def _evaluated(name: str, splits: Mapping[str, Any]) -> dict[str, RetrievalDataset]:
+def _evaluated(name: str, splits: Splits) -> dict[str, RetrievalDataset]:
     held_out = {split: dataset for split, dataset in splits.items() if isinstance(dataset, RetrievalEvalDataset)}
     return {
         split: RetrievalDataset(*as_records(name, dataset), dataset.vis_processor, dataset.text_processor)
@@ -95,7 +98,7 @@ def _evaluated(name: str, splits: Mapping[str, Any]) -> dict[str, RetrievalDatas
     }
 
 
-def _about(processor: Any) -> str:
+def _about(processor: object) -> str:
     """What a processor does, comparable."""
     settings = {key: value for key, value in vars(processor).items() if key not in ("transform", "normalize")}
     return f"{type(processor).__name__} {settings} {getattr(processor, 'transform', '')!r}"

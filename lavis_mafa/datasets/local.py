@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from torch.utils.data import Dataset
+
+from lavis_mafa.data.dataset import TextProcessor, VisProcessor
 
 
 class LocalBuilder(BaseDatasetBuilder):
@@ -19,22 +22,22 @@ class LocalBuilder(BaseDatasetBuilder):
         """{split: its options}."""
         raise NotImplementedError
 
-    def make(self, split: str, options: Any, *processors: Callable[[Any], Any]) -> Any:
-        """The data set of a split; processors: of images and of texts."""
+    def make(self, split: str, options: Any, vis: VisProcessor, text: TextProcessor) -> Dataset[Any]:
+        """The data set of a split; vis, text: its processors."""
         raise NotImplementedError
 
-    def build(self) -> dict[str, Any]:
+    def build(self) -> dict[str, Dataset[Any]]:
         self.build_processors()
-        built: dict[str, Any] = {}
+        built: dict[str, Dataset[Any]] = {}
         for split, options in self.splits().items():
             kind = "train" if split == "train" else "eval"
             built[split] = self.make(split, options, self.vis_processors[kind], self.text_processors[kind])
         return built
 
 
-def image_folder(config: Mapping[str, Any], name: str) -> str:
+def image_folder(config: Mapping[str, object], name: str) -> str:
     """`images` of a data set's config. Raises ValueError: there is no such folder."""
     root = config.get("images")
-    if not root or not Path(root).is_dir():
+    if not root or not Path(str(root)).is_dir():
         raise ValueError(f"datasets.{name}.images: no folder at {root!r}; give the folder that image paths start from")
     return str(root)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lavis.common.registry import registry
-from omegaconf import OmegaConf
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.annotations import read_annotations
-from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
+from lavis_mafa.data.dataset import OpenImage, PairDataset, RetrievalDataset, TextProcessor, TruthFunction, VisProcessor
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
@@ -22,19 +22,23 @@ AUGMENTING = ("blip_image_train", "blip2_image_train", "albef_image_train", "cli
 class RecordBuilder(LocalBuilder):
     """A builder whose splits are record tables: `train` becomes pairs, every other split a retrieval set."""
 
-    def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, Any, Any]:
+    def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, OpenImage, TruthFunction | None]:
         """(table, open_image(record) → PIL, truth or None) of a split."""
         raise NotImplementedError
 
-    def make(self, split: str, options: Any, *processors: Callable[[Any], Any]) -> PairDataset | RetrievalDataset:
-        config = OmegaConf.to_container(self.config, resolve=True)
+    def make(
+        self, split: str, options: object, vis: VisProcessor, text: TextProcessor
+    ) -> PairDataset | RetrievalDataset:
+        config = plain_config(self.config)
         table, opener, truth = self.source(split, config)
         if split == "train":
             augmented = config["vis_processor"]["train"]["name"] in AUGMENTING
             seed, on_bad_image = int(config.get("seed", 0)), config.get("on_bad_image", "raise")
-            dataset: Any = PairDataset(table, opener, *processors, seed, augmented, on_bad_image)
+            dataset: PairDataset | RetrievalDataset = PairDataset(
+                table, opener, vis, text, seed, augmented, on_bad_image
+            )
         else:
-            dataset = RetrievalDataset(table, opener, *processors)
+            dataset = RetrievalDataset(table, opener, vis, text)
         dataset.truth = truth
         return dataset
 
@@ -53,7 +57,7 @@ class ImageTextBuilder(RecordBuilder):
             )
         return annotations
 
-    def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, Any, Any]:
+    def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, OpenImage, TruthFunction | None]:
         root = image_folder(options, "image_text")
         rows = read_annotations(options["annotations"][split], **(options.get("columns") or {}))
         rows = rows.slice(0, options.get("max_rows"))
@@ -70,5 +74,5 @@ class ScenesBuilder(RecordBuilder):
     def splits(self) -> Mapping[str, Any]:
         return self.config.splits
 
-    def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, Any, Any]:
+    def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, OpenImage, TruthFunction | None]:
         return scenes_table(**options["splits"][split])

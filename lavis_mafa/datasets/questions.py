@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from lavis.common.registry import registry
-from omegaconf import OmegaConf
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.data.dataset import OpenImage, TextProcessor, VisProcessor
 from lavis_mafa.data.downstream import AnsweredQuestions
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, read_questions
@@ -17,8 +19,6 @@ from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.questions import Question, compositional, knowledge
 from lavis_mafa.data.scenes.scene import Scene, scene_number, scene_rng
 from lavis_mafa.datasets.local import LocalBuilder, image_folder
-
-OpenImage = Callable[[int], Any]
 
 
 class QuestionBuilder(LocalBuilder):
@@ -28,19 +28,21 @@ class QuestionBuilder(LocalBuilder):
         """Rows of a split, and what opens the image of row i."""
         raise NotImplementedError
 
-    def make(self, split: str, options: Any, *processors: Callable[[Any], Any]) -> AnsweredQuestions | QuestionDataset:
-        parts = *self.source(options), *processors
+    def make(
+        self, split: str, options: Any, vis: VisProcessor, text: TextProcessor
+    ) -> AnsweredQuestions | QuestionDataset:
+        parts = *self.source(options), vis, text
         return AnsweredQuestions(*parts, int(self.config.seed)) if split == "train" else QuestionDataset(*parts)
 
 
 class ScenesQuestionBuilder(QuestionBuilder):
     """`splits: {test: {n: scenes, seed: …, questions_a_scene: …}}`; the scenes of a seed are those of `scenes`."""
 
-    ask: Callable[[Scene, Any], Question]
+    ask: Callable[[Scene, np.random.Generator], Question]
     stream: int  # of scene_rng, so that the two kinds are drawn apart
 
     def splits(self) -> Mapping[str, Any]:
-        return OmegaConf.to_container(self.config.splits, resolve=True)
+        return plain_config(self.config.splits)
 
     def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
         if set(options) != {"n", "seed", "questions_a_scene"}:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from lavis.common.registry import registry
 from lavis.datasets.datasets.nlvr_datasets import NLVRDataset, NLVREvalDataset
-from omegaconf import OmegaConf
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
+from lavis_mafa.data.dataset import TextProcessor, VisProcessor
 from lavis_mafa.data.downstream import StatementRow, Statements
 from lavis_mafa.data.images import open_image
 from lavis_mafa.data.scenes.dataset import open_scene
@@ -26,17 +26,18 @@ class ScenesStatementBuilder(LocalBuilder):
 
     DATASET_CONFIG_DICT = {"default": str(CONFIGS / "datasets" / "scenes_statements.yaml")}
 
-    def splits(self) -> Mapping[str, Any]:
-        return OmegaConf.to_container(self.config.splits, resolve=True)
+    def splits(self) -> Mapping[str, Mapping[str, int]]:
+        return plain_config(self.config.splits)
 
-    def make(self, split: str, options: Mapping[str, int], *processors: Callable[[Any], Any]) -> Statements:
+    def make(self, split: str, options: Mapping[str, int], vis: VisProcessor, text: TextProcessor) -> Statements:
         if set(options) != {"n", "seed"}:
             raise ValueError(f"a split of scenes_statements needs n and seed, and has {options}")
         seed, flip = options["seed"], NLVRDataset._flip if split == "train" else None
         return Statements(
             list(_rows(**options)),
             lambda row, side: open_scene(seed, 2 * row + side),
-            *processors,
+            vis,
+            text,
             int(self.config.seed),
             flip,
         )

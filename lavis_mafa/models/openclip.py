@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from lavis.common.registry import registry
 from lavis.models.base_model import BaseModel
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lavis_mafa.common.config_file import plain_config
@@ -106,7 +107,7 @@ class MafaOpenClip(MafaForward, BaseModel):
         return {}
 
     @classmethod
-    def from_config(cls, cfg: Any) -> MafaOpenClip:
+    def from_config(cls, cfg: DictConfig) -> MafaOpenClip:
         plain = plain_config(cfg)
         name = TowerName.parse(plain["vit_model"], plain.get("vit_weights"))
         settings = MafaSettings.from_dict({**CLIP_SETTINGS, **(plain.get("mafa") or {})})

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchEncoding, BertTokenizerFast
+from transformers import BatchEncoding, BertTokenizerFast, PreTrainedTokenizerBase
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.hashing import digest
@@ -43,7 +43,9 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizerFast:
         ) from error
 
 
-def tokenize(tokenizer: BertTokenizerFast, texts: list[str], max_length: int, device: Any) -> Any:
+def tokenize(
+    tokenizer: BertTokenizerFast, texts: list[str], max_length: int, device: torch.device | str
+) -> BatchEncoding:
     """Token ids and mask, (B, T) with T the longest text of the batch: padding to max_length buys nothing."""
     limits = {"padding": "longest", "truncation": True, "max_length": max_length}
     return tokenizer(texts, **limits, return_tensors="pt").to(device)
@@ -68,7 +70,7 @@ class CaptionTokens:
         ids = [F.pad(table.ids_CT, (0, longest - table.ids_CT.shape[1])) for table in tables]
         return cls(torch.cat(ids), torch.cat([table.length_C for table in tables]))
 
-    def to(self, device: Any) -> CaptionTokens:
+    def to(self, device: torch.device | str) -> CaptionTokens:
         return CaptionTokens(self.ids_CT.to(device), self.length_C.to(device))
 
     def block(self, text_B: Tensor) -> BatchEncoding:
@@ -93,6 +95,6 @@ class TokenizedOnce:
         return CaptionTokens(pad_sequence(rows, True, self._pad), torch.tensor([len(row) for row in rows]))
 
 
-def vocabulary(tokenizer: Any) -> str:
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
     """Number of words, and a hash of which word has which number."""
     return f"{len(tokenizer)} words, {digest(sorted(tokenizer.get_vocab().items()))}"

@@ -55,9 +55,9 @@ class Training:
         if options.mafa_bi_encoder:
             self.judge = BiEncoderJudge(options.mafa_bi_encoder_margin, options.mafa_bi_encoder_action)
 
-    def create_model_and_transforms(self, *args: argparse.Namespace, **kwargs: argparse.Namespace) -> Any:
+    def create_model_and_transforms(self, *args: object, **kwargs: object) -> tuple[nn.Module, View, View]:
         """open_clip's; the first model is the one that is trained."""
-        created = open_clip.create_model_and_transforms(*args, **kwargs)
+        created: tuple[nn.Module, View, View] = open_clip.create_model_and_transforms(*args, **kwargs)
         self.model = created[0] if self.model is None else self.model
         return created
 

@@ -22,13 +22,14 @@ from torch.utils.data import DataLoader
 from lavis_mafa.common.ranks import get_rank, is_main_process
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.runners.bad_images import name_bad_images
 from lavis_mafa.runners.evaluation import Evaluation
 from lavis_mafa.runners.run import Learner, Results, Run
 from lavis_mafa.runners.state import RunState
 from lavis_mafa.runners.step_metrics import epoch_row, loss_row
 from lavis_mafa.runners.token_cache import attach_tokens
-from lavis_mafa.tasks.loop import LoopTask, Splits, StepOutput
+from lavis_mafa.tasks.loop import LoopTask, StepOutput
 
 SHOWN = (
     "loss",

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lavis_mafa.data.splits import TrainSplit
-from lavis_mafa.tasks.loop import Splits
+from lavis_mafa.datasets.lavis_captions import Splits
 
 Results = dict[str, object]  # what results.json holds
 

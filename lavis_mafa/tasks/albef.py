@@ -28,10 +28,10 @@ from lavis_mafa.core.batch import Batch
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
 from lavis_mafa.data.images import ImageFiles
-from lavis_mafa.datasets.lavis_captions import gathered
+from lavis_mafa.datasets.lavis_captions import Splits, gathered
 from lavis_mafa.datasets.statements import from_lavis
 from lavis_mafa.evaluation.ground_truth import question_rows
-from lavis_mafa.tasks.loop import LoopTask, Losses, Splits
+from lavis_mafa.tasks.loop import LoopTask, Losses
 from lavis_mafa.tasks.vqa import VqaAnswers
 
 LOSSES = ("loss_itc", "loss_itm", "loss_mlm")

@@ -50,7 +50,6 @@ class Schedule(Protocol):
     def step(self, cur_epoch: int, cur_step: int) -> None: ...
 
 
-Splits = dict[str, Any]  # {split: data set}, as LAVIS' builders give them
 # (step, samples, output, seconds of the step, seconds it waited for data) → what the progress bar shows
 AfterStep = Callable[[int, Batch, StepOutput, float, float], Mapping[str, str]]
 

@@ -8,12 +8,12 @@ from lavis.common.registry import registry
 
 from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.data.dataset import PairDataset
-from lavis_mafa.datasets.lavis_captions import gathered
+from lavis_mafa.datasets.lavis_captions import Splits, gathered
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.models.protocols import Student
 from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.scorers.registry import ScorerRequest, build_scorer, missing_view
-from lavis_mafa.tasks.loop import LoopTask, Splits
+from lavis_mafa.tasks.loop import LoopTask
 
 
 @registry.register_task("mafa_pretrain")

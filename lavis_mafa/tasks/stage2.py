@@ -15,10 +15,10 @@ from lavis.models.base_model import BaseModel
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lavis_mafa.datasets.lavis_captions import gathered
+from lavis_mafa.datasets.lavis_captions import Splits, gathered
 from lavis_mafa.models.blip2.language_model import PRECISIONS, precision_name
 from lavis_mafa.models.blip2.llm import MafaBlip2LLM
-from lavis_mafa.tasks.loop import LoopTask, Losses, Splits
+from lavis_mafa.tasks.loop import LoopTask, Losses
 
 
 @registry.register_task("mafa_stage2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,9 @@ from lavis.common.registry import registry
 from lavis.models.albef_models.albef_pretrain import AlbefPretrain
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2 import disabled_train
+from omegaconf import DictConfig
 from torch import Tensor, nn
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
@@ -41,7 +42,7 @@ class AlbefState:
 
     image_embeds: Tensor  # (B, L, V)
     text_embeds: Tensor  # (B, T, E), after the text half of BERT
-    tokens: Any  # input_ids, attention_mask (B, T)
+    tokens: BatchEncoding  # input_ids, attention_mask (B, T)
 
 
 class AlbefEncoding:
@@ -74,7 +75,7 @@ class AlbefEncoding:
         summary_BV = tokens_BLV[:, 0] if has_class_token else tokens_BLV.mean(dim=1)
         return tokens_BLV, F.normalize(self.vision_proj(summary_BV).float(), dim=-1)[:, None]
 
-    def text_embeds(self, tokens: Any) -> Tensor:
+    def text_embeds(self, tokens: BatchEncoding) -> Tensor:
         """Tokens (B, T) → states (B, T, E) after the text half of BERT."""
         mask = tokens.attention_mask
         return self.bert(tokens.input_ids, mask, return_dict=True, mode="text").last_hidden_state
@@ -82,14 +83,14 @@ class AlbefEncoding:
     def text_feat(self, text_embeds: Tensor) -> Tensor:
         return F.normalize(self.text_proj(text_embeds[:, 0]).float(), dim=-1)
 
-    def encode_text(self, tokens: Any) -> Tensor:
+    def encode_text(self, tokens: BatchEncoding) -> Tensor:
         """Tokens (B, T) → text_feat (B, D) of unit length."""
         return self.text_feat(self.text_embeds(tokens))
 
-    def tokenize(self, texts: list[str]) -> Any:
+    def tokenize(self, texts: list[str]) -> BatchEncoding:
         return tokenize(self.tokenizer, list(texts), self.max_txt_len, self.device)
 
-    def pair_state(self, tokens_NLV: Tensor, tokens: Any) -> AlbefState:
+    def pair_state(self, tokens_NLV: Tensor, tokens: BatchEncoding) -> AlbefState:
         """What `match_logits` needs of images, given as tower tokens (N, L, V), and texts, given as tokens (C, T)."""
         return AlbefState(tokens_NLV, self.text_embeds(tokens), tokens)
 
@@ -127,7 +128,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
         self,
         image_encoder: nn.Module,
         text_encoder: nn.Module,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         mafa: MafaSettings | None = None,
         freeze_vit: bool = False,
@@ -188,7 +189,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
         return self.text_encoder.cls(hidden[at_KT])
 
     @classmethod
-    def from_config(cls, cfg: Any, may_miss: tuple[str, ...] = ()) -> MafaAlbef:
+    def from_config(cls, cfg: DictConfig, may_miss: tuple[str, ...] = ()) -> MafaAlbef:
         """Build and load. `may_miss`: prefixes that the checkpoint may lack (Con-D needs no MLM head)."""
         plain = plain_config(cfg)
         frozen = bool(plain.get("freeze_vit", False))

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lavis.models.med import XBertEncoder
+from omegaconf import DictConfig
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
@@ -48,7 +50,7 @@ class AlbefDownstreamModel(AlbefEncoding):
     reads_bert = False  # `bert` is where a text encoder without a checkpoint starts
     is_finetuned = False
 
-    def __init__(self, tokenizer: Any, **parts: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, **parts: object) -> None:
         self.given_tokenizer = tokenizer
         super().__init__(**parts)
         fuse_attention(self.text_encoder)  # not a decoder: it masks what it attends to
@@ -56,7 +58,7 @@ class AlbefDownstreamModel(AlbefEncoding):
             if name.endswith("_m"):
                 cut_from_student(copied, getattr(self, name[:-2]))
 
-    def init_tokenizer(self) -> Any:
+    def init_tokenizer(self) -> PreTrainedTokenizerBase:
         return self.given_tokenizer
 
     @classmethod
@@ -65,7 +67,7 @@ class AlbefDownstreamModel(AlbefEncoding):
         return {"text_encoder": XBertEncoder(bert_config(cfg, width, words), add_pooling_layer=False)}
 
     @classmethod
-    def from_config(cls, cfg: Any) -> AlbefDownstreamModel:
+    def from_config(cls, cfg: DictConfig) -> AlbefDownstreamModel:
         plain = plain_config(cfg)
         vit_weights, bert = files_of_parts(plain, cls.reads_bert)
         tower = build_visual_encoder(plain, vit_weights)

@@ -17,6 +17,7 @@ from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
 from lavis.models.albef_models.albef_vqa import AlbefVQA
 from lavis.models.med import BertLMHeadModel, BertModel
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from lavis_mafa.models.albef.parts import ALBEF_KEYS, bert_config, build_text_encoder, files_of_parts
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel, State, at_layer, layer_of, without_bert
@@ -30,7 +31,7 @@ class MafaAlbefRetrieval(AlbefDownstreamModel, AlbefRetrieval):
     config_keys = (*ALBEF_KEYS, *settings)
     reads_class_token = True
 
-    def __init__(self, tokenizer: Any, queue_size: int = 65536, **parts: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, queue_size: int = 65536, **parts: object) -> None:
         super().__init__(tokenizer, queue_size=queue_size, **parts)
 
 
@@ -43,7 +44,7 @@ class LavisAlbef(AlbefDownstreamModel, AlbefPretrain):
     reads_class_token = True
     reads_bert = True
 
-    def __init__(self, tokenizer: Any, queue_size: int = 65536, **parts: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, queue_size: int = 65536, **parts: object) -> None:
         super().__init__(tokenizer, queue_size=queue_size, **parts)
 
     @classmethod
@@ -112,7 +113,7 @@ class MafaAlbefNlvr(AlbefDownstreamModel, AlbefNLVR):
     settings = ("momentum", "alpha", "max_txt_len", "num_classes")
     config_keys = (*ALBEF_KEYS, *settings)
 
-    def __init__(self, tokenizer: Any, num_classes: int = 2, **parts: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_classes: int = 2, **parts: object) -> None:
         super().__init__(tokenizer, num_classes=num_classes, **parts)
 
     @classmethod

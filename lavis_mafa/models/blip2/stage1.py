@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from lavis.common.registry import registry
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
+from omegaconf import DictConfig
 from torch import Tensor
+from transformers import BatchEncoding
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
@@ -30,7 +32,7 @@ class QformerState:
 
     image_embeds: Tensor  # (B, L, V)
     query_cache: Any  # per layer the keys and values (B, heads, Q, ·) of the image pass
-    tokens: Any  # input_ids, attention_mask (B, T)
+    tokens: BatchEncoding  # input_ids, attention_mask (B, T)
 
 
 @registry.register_model("mafa_blip2")
@@ -56,7 +58,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         bert: str = "bert-base-uncased",
         qformer: Mapping[str, Any] | None = None,
         vit_weights: str | None = None,
-        **lavis: Any,
+        **lavis: object,
     ) -> None:
         self._vocab, self._bert, self._qformer, self._vit_weights = vocab, bert, qformer, vit_weights
         super().__init__(**lavis)
@@ -76,11 +78,11 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         )
         return image_embeds, F.normalize(self.vision_proj(output.last_hidden_state).float(), dim=-1), output
 
-    def encode_text(self, tokens: Any) -> Tensor:
+    def encode_text(self, tokens: BatchEncoding) -> Tensor:
         """Tokens (B, T) → text_feat (B, D) of unit length."""
         return F.normalize(self.text_proj(self.forward_text(tokens)).float(), dim=-1)
 
-    def tokenize(self, texts: list[str]) -> Any:
+    def tokenize(self, texts: list[str]) -> BatchEncoding:
         return tokenize(self.tokenizer, list(texts), self.max_txt_len, self.device)
 
     def encode(self, samples: Batch) -> Encoded:
@@ -91,7 +93,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         tokens = self.tokenize(samples["text_input"])
         return Encoded(image_feat, self.encode_text(tokens), QformerState(image_embeds, output.past_key_values, tokens))
 
-    def pair_state(self, tokens_NLV: Tensor, tokens: Any) -> QformerState:
+    def pair_state(self, tokens_NLV: Tensor, tokens: BatchEncoding) -> QformerState:
         """What `match_logits` needs of images, as tower tokens (N, L, V), and texts, as tokens (C, T)."""
         return QformerState(self.ln_vision(tokens_NLV), None, tokens)
 
@@ -129,7 +131,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         return {"loss_lm": F.cross_entropy(logits.float(), ids[:, 1:][real], label_smoothing=0.1)}
 
     @classmethod
-    def from_config(cls, cfg: Any) -> MafaBlip2:
+    def from_config(cls, cfg: DictConfig) -> MafaBlip2:
         plain = plain_config(cfg)
         model = cls(
             mafa=MafaSettings.from_dict(plain.get("mafa") or {}),
