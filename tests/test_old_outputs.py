@@ -199,7 +199,7 @@ run:
 RUN = OmegaConf.to_container(OmegaConf.create(CONFIG).run)
 
 MINING = """
-model: {arch: mafa_blip2, model_type: scenes_pretrained}
+model: {arch: mafa_albef, model_type: scenes_con_d}
 datasets: {scenes: {splits: {train: {n: 10, seed: 21}}}}
 run:
   task: mafa_mine

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 import lavis_mafa
@@ -94,14 +95,11 @@ def test_the_command_leaves_what_it_promises(mined: tuple[Path, str]) -> None:
 
 
 def test_scores_are_those_of_lavis_own_path(mined: tuple[Path, str]) -> None:
-    """Similarities by Blip2ITM; P(match) by LAVIS' BERT, pair by pair: its text half, then its fusion half."""
-    from lavis.models.blip2_models.blip2_image_text_matching import Blip2ITM
+    """By LAVIS' BERT, pair by pair: its text half for the similarity, then its fusion half for P(match)."""
     from lavis.processors import load_processor
 
     from lavis_mafa.models.albef.pretrain import MafaAlbef
-    from lavis_mafa.models.blip2.stage1 import MafaBlip2
 
-    embedder = MafaBlip2.from_pretrained("scenes_pretrained").float().eval()
     con_d = MafaAlbef.from_pretrained("scenes_con_d").float().eval()
     see = load_processor("blip_image_eval", {"image_size": 48, "mean": 0.5, "std": 0.5})
     table, open_image, _ = scenes_table(48, 21, 0.02)
@@ -109,14 +107,15 @@ def test_scores_are_those_of_lavis_own_path(mined: tuple[Path, str]) -> None:
         image = see(open_image(table.images.to_pylist().index(row.image)))[None]
         text = con_d.tokenizer(row.caption, return_tensors="pt")
         with torch.no_grad():
-            similarity = Blip2ITM.forward(embedder, {"image": image, "text_input": [row.caption]}, "itc")
             bert, mask = con_d.text_encoder.bert, text.attention_mask
             words = bert(text.input_ids, mask, return_dict=True, mode="text").last_hidden_state
-            seen = {"encoder_hidden_states": con_d.visual_encoder(image), "return_dict": True, "mode": "fusion"}
+            tokens = con_d.visual_encoder(image)
+            similarity = F.cosine_similarity(con_d.vision_proj(tokens[:, 0]), con_d.text_proj(words[:, 0])).item()
+            seen = {"encoder_hidden_states": tokens, "return_dict": True, "mode": "fusion"}
             fused = bert(encoder_embeds=words, attention_mask=mask, **seen).last_hidden_state
             p = con_d.itm_head(fused[:, 0]).softmax(dim=1)[0, 1]
         assert row.p == pytest.approx(float(p), abs=1e-5)
-        assert row.similarity == pytest.approx(float(similarity), abs=2e-3)  # embeddings are kept in float16
+        assert row.similarity == pytest.approx(similarity, abs=2e-3)  # embeddings are kept in float16
 
 
 def test_killed_and_started_again_it_gives_the_same(mined: tuple[Path, str], tmp_path: Path) -> None:
@@ -186,7 +185,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     annotation.write_text("\n".join(map(json.dumps, lines)))
     config = folder / "mine.yaml"
     config.write_text(
-        "model: {arch: mafa_blip2, model_type: scenes_pretrained}\n"
+        "model: {arch: mafa_albef, model_type: scenes_con_d}\n"
         f"datasets: {{image_text: {{images: {folder}, annotations: {{train: {annotation}}}}}}}\n"
         "run: {range_max: 8, high: 0.6}\n"
     )

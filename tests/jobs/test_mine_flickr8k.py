@@ -57,7 +57,7 @@ def mined(
         lavis_mafa.register()
         (folder / "judged.json").write_text(json.dumps(judged))
         config = OmegaConf.load(CONFIG)
-        config.model = {"arch": "mafa_blip2", "model_type": "scenes_pretrained"}
+        config.model = {"arch": "mafa_albef", "model_type": "scenes_con_d"}
         (folder / "few.json").write_text(json.dumps(rows))
         config.datasets.image_text.annotations.test = str(folder / "few.json")
         config.run.update(

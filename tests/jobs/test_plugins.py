@@ -147,7 +147,7 @@ run:
   search_space: 32
 """
 MINE = """
-model: {arch: mafa_blip2, model_type: scenes_pretrained}
+model: {arch: mafa_albef, model_type: scenes_con_d}
 datasets: {squares: {records: {train: 32}}}
 run: {plugins: [colours], con_d: {arch: mean_colours}, range_max: 12, gallery_size: 0}
 """

@@ -53,7 +53,7 @@ def test_lavis_loads_the_packaged_model() -> None:
 
 
 def model_types() -> list[str]:
-    return ["pretrain", "pretrain_vitL", "coco", "scenes", "scenes_pretrained", "small"]
+    return ["pretrain", "pretrain_vitL", "coco", "scenes", "small"]
 
 
 def test_every_type_is_listed() -> None:

@@ -45,7 +45,7 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
 
     PRETRAINED_MODEL_CONFIG_DICT = {
         name: str(CONFIGS / "models" / f"mafa_blip2_{name}.yaml")
-        for name in ("pretrain", "pretrain_vitL", "coco", "scenes", "scenes_pretrained", "small")
+        for name in ("pretrain", "pretrain_vitL", "coco", "scenes", "small")
     }
 
     config_keys = (*CHECKPOINT_KEYS, *QFORMER_KEYS, "mafa", "cross_attention_freq", "embed_dim")
