@@ -55,6 +55,7 @@ class MafaBlip2LLM(QformerParts, Blip2Base):
         super().__init__()
         self._vocab, self._bert, self._qformer, self._vit_weights = vocab, bert, qformer, vit_weights
         self.prompt, self.max_txt_len = prompt, max_txt_len
+        self.tokenizer = self.init_tokenizer()  # stage 1's; a checkpoint names its vocabulary
         tower = TOWER | tower
         self.visual_encoder, self.ln_vision = self.init_vision_encoder(
             vit_model, img_size, tower["drop_path_rate"], tower["use_grad_checkpoint"], tower["vit_precision"]
