@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.data.annotations import READERS, Columns
 from lavis_mafa.data.identity import clean_path, normalised
-from lavis_mafa.data.images import open_image
+from lavis_mafa.data.images import is_turned, open_image
 
 LONG_CAPTION = 1000  # characters; a tokenizer cuts far below
 CHUNK = 1024  # images submitted to the threads at a time
@@ -45,11 +45,15 @@ class Row(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What opening an image showed: its fault ("" for none), Pillow's colour mode, whether it has several frames."""
+    """What opening an image showed: its fault ("" for none), Pillow's colour mode, whether it has several frames.
+
+    turned: its EXIF orientation says that it is stored turned or mirrored.
+    """
 
     fault: str
     mode: str = ""
     animated: bool = False
+    turned: bool = False
 
 
 @dataclass
@@ -115,6 +119,7 @@ def _good_rows(
     for image in set(image_of.values()):
         report.modes[looks[image].mode] += 1
         report.notes["animated images; only their first frame is read"] += looks[image].animated
+        report.notes["images stored turned or mirrored (EXIF orientation), read upright"] += looks[image].turned
     report.records, report.rows = len(image_of), report.rows + sum(problem.kind == "row" for problem in report.problems)
     report.notes = +report.notes  # without zeros
 
@@ -201,4 +206,4 @@ def _look(root: Path, path: str) -> Look:
     except ValueError as error:
         return Look(str(error))
     with Image.open(root / path) as image:
-        return Look("", image.mode, bool(getattr(image, "is_animated", False)))
+        return Look("", image.mode, bool(getattr(image, "is_animated", False)), is_turned(image))

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageFile
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from lavis_mafa.data.identity import clean_path
 
@@ -41,7 +43,8 @@ def open_image(root: str | os.PathLike[str], path: str) -> Image.Image:
 
 
 def open_file(path: str | os.PathLike[str]) -> Image.Image:
-    """The image in RGB: 16-bit scaled to 8, alpha laid on white, of an animation the first frame.
+    """The image in RGB, upright: 16-bit and float levels scaled to 8 bits, alpha laid on white, of an animation the
+    first frame, turned as its EXIF orientation says.
 
     BadImageError, naming the file, if it cannot be read, is truncated, or is too large.
     """
@@ -53,7 +56,7 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with whole_files_only(), Image.open(file) as image:
             _refuse_bomb(image)
-            return _rgb(image)
+            return _rgb(upright(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(f"image file {file} is refused as a decompression bomb ({error}): shrink it") from error
     except Exception as error:  # Pillow's decoders raise all kinds of errors for damaged files
@@ -80,14 +83,40 @@ def _refuse_bomb(image: Image.Image) -> None:
         raise Image.DecompressionBombError(f"{pixels} pixels, at most {limit} are read")
 
 
+def is_turned(image: Image.Image) -> bool:
+    """True where the image is stored turned or mirrored, and its EXIF orientation says how to undo that."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # a damaged EXIF block says nothing; viewers pass over it, too
+        return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as every viewer shows it: turned and mirrored by its EXIF orientation."""
+    image.load()  # Pillow turns TIFF files itself while it loads them
+    return ImageOps.exif_transpose(image) if is_turned(image) else image
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel (older Pillow widens them to 32); convert() would clip at 255
-        grey = np.asarray(image)
-        levels = 257 if grey.dtype.itemsize == 2 or grey.max() > 255 else 1
-        return Image.fromarray((grey // levels).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip both at 0 and 255
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if ("A" in image.mode.upper() and image.mode != "LAB") or "transparency" in image.info:
         layers = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(layers)
         return white.convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey levels scaled to 0 .. 255: floats from 0 .. 1, integers from 0 .. 65535 (older Pillow widens 16 bits to 32).
+
+    Levels that fit in 0 .. 255 stay as they are, except where the file has 16 bits a pixel.
+    """
+    low, high, floats = grey.min(), grey.max(), grey.dtype.kind == "f"
+    if not (low >= 0 and high <= (255 if floats else 65535)):  # NaN, too
+        scales = "0 .. 1 or 0 .. 255" if floats else "0 .. 65535"
+        raise ValueError(f"its grey levels lie in {low} .. {high}, not in {scales}; save it with 8 or 16 bits a pixel")
+    if floats:
+        return (grey * (255 if high <= 1 else 1)).round().astype(np.uint8)
+    return (grey // (257 if grey.dtype.itemsize == 2 or high > 255 else 1)).astype(np.uint8)

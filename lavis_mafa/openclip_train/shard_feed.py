@@ -25,6 +25,7 @@ from lavis_mafa.core.chain import Chainer
 from lavis_mafa.core.scorer import View
 from lavis_mafa.core.siblings import keep_apart
 from lavis_mafa.data.identity import image_id, text_id
+from lavis_mafa.data.images import upright
 from lavis_mafa.openclip_train.images import RowBatch
 
 IDS, VIEW, CAPTION = "mafa_ids", "mafa_view", "mafa_caption"
@@ -34,6 +35,8 @@ Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Identified:
     """A stage of webdataset's pipeline that adds (image_id, text_id): of shard and key, and of the caption.
 
+    Images are turned upright on the way, as those of files are.
+
     view: PIL image → tensor, how a judge sees an image; then its view and the caption as it stands are added too.
     """
 
@@ -42,6 +45,7 @@ class Identified:
 
     def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
         for sample in self.stage(samples):
+            sample = {**sample, "image": upright(sample["image"])}
             name = f"{Path(sample['__url__']).name}/{sample['__key__']}"
             more: dict[str, Any] = {IDS: torch.tensor([image_id("webdataset", name), text_id(sample["text"])])}
             if self.view is not None:

@@ -30,6 +30,9 @@ def folder(tmp_path: Path) -> Path:
     Image.fromarray(np.full((8, 9), 40_000, np.uint16)).save(root / "16bit.png")
     frames = [Image.new("RGB", (9, 8), colour) for colour in ("red", "blue")]
     frames[0].save(root / "animated.gif", save_all=True, append_images=frames[1:])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (8, 9), "red").save(root / "turned.jpg", exif=turned)
     (root / "empty.jpg").touch()
     (root / "text.jpg").write_text("no image")
     whole = (root / "rgb.jpg").read_bytes()
@@ -63,6 +66,7 @@ GOOD = [
     {"image": "palette.png", "caption": "word " * 2000},
     {"image": "./16bit.png", "caption": SCRIPTS},
     {"image": "animated.gif", "caption": "red, then blue"},
+    {"image": "turned.jpg", "caption": "a red page on its side"},
 ]
 BAD = {  # line → kind, part of the message
     '{"image": "rgb.jpg", "caption": ': ("row", "broken JSON"),
@@ -95,8 +99,8 @@ def test_every_fault_is_named_and_the_rest_is_kept(
     for i, (_, part) in enumerate(BAD.values()):
         assert part in by_place[f"line {len(GOOD) + 1 + 2 * i}"]
     assert (found["rows"], found["kept_rows"], found["records"]) == (len(GOOD) + len(BAD), len(GOOD), len(GOOD))
-    assert found["modes"] == {"RGB": 1, "CMYK": 1, "P": 2, "I;16": 1}
-    assert sorted(found["notes"].values()) == [1, 1, 1]  # long, repeated, animated
+    assert found["modes"] == {"RGB": 2, "CMYK": 1, "P": 2, "I;16": 1}
+    assert sorted(found["notes"].values()) == [1, 1, 1, 1]  # long, repeated, animated, turned
     printed = capsys.readouterr().out
     assert "zero bytes" in printed and "problems with image: 7" in printed
     assert (folder / "out" / "report.txt").read_text() in printed
@@ -111,7 +115,7 @@ def test_every_fault_is_named_and_the_rest_is_kept(
 def test_a_data_set_that_is_well(folder: Path) -> None:
     assert main(config(folder, write(folder, GOOD))) == 0
     assert report(folder)["problems"] == []
-    assert main(config(folder, write(folder, GOOD), batch_size=6)) == 1
+    assert main(config(folder, write(folder, GOOD), batch_size=7)) == 1
     assert [problem["kind"] for problem in report(folder)["problems"]] == ["batch"]
 
 
@@ -159,6 +163,6 @@ def test_replaced_images_are_named_once(folder: Path) -> None:
     opener = ImageFiles(str(folder / "images"), table.images)
     for _ in range(2):  # as on a resume
         dataset = PairDataset(table, opener, np.asarray, str, 0, augmented=False, on_bad_image="replace")
-        assert len([dataset[i] for i in range(len(dataset))]) == len(dataset) == 6  # nothing is lost
+        assert len([dataset[i] for i in range(len(dataset))]) == len(dataset) == 7  # nothing is lost
         assert name_bad_images(dataset, folder, rank=1) == 1
     assert (folder / "bad_images_rank1.txt").read_text() == "empty.jpg\n"

@@ -36,6 +36,46 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     assert pixel(tmp_path, "wide.tif", Image.fromarray(grey.astype(np.int32))) == (128, 128, 128)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_upright_as_a_viewer_shows_them(tmp_path, suffix, orientation):
+    marked = np.zeros((40, 64, 3), np.uint8)
+    marked[:20, :32] = RED  # the upper left quarter
+    undo = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}  # Image.Transpose from upright to stored
+    stored = Image.fromarray(marked)
+    for method in undo.get(orientation, []):
+        stored = stored.transpose(Image.Transpose(method))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / f"turned.{suffix}", exif=exif)
+    opened = open_image(tmp_path, f"turned.{suffix}")
+    assert opened.size == (64, 40)
+    assert near(opened.getpixel((10, 10)), RED, 12)
+    for corner in ((54, 10), (10, 30), (54, 30)):
+        assert near(opened.getpixel(corner), (0, 0, 0), 12)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_a_damaged_exif_block_says_nothing(tmp_path, exif):
+    assert near(pixel(tmp_path, "odd.jpg", Image.new("RGB", (8, 8), RED), exif=exif, quality=100), RED)
+
+
+def test_float_levels_are_scaled_from_their_range(tmp_path):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    for name, levels in {"one.tif": ramp, "byte.tif": 255 * ramp}.items():
+        Image.fromarray(levels).save(tmp_path / name)
+        assert np.asarray(open_image(tmp_path, name))[..., 0].tolist() == (255 * ramp).round().astype(int).tolist()
+
+
+@pytest.mark.parametrize("levels", [-0.5, 1000.0, np.nan, np.inf, -1, 70_000])
+def test_levels_of_an_unknown_scale_are_refused(tmp_path, levels):
+    grey = np.full((8, 8), levels, np.int32 if isinstance(levels, int) else np.float32)
+    grey[0] = 0
+    Image.fromarray(grey).save(tmp_path / "odd.tif")
+    with pytest.raises(BadImageError, match=r"odd\.tif .*grey levels lie in .* not in 0 .*save it with 8 or 16"):
+        open_image(tmp_path, "odd.tif")
+
+
 def test_alpha_lies_on_white(tmp_path):
     assert pixel(tmp_path, "clear.png", Image.new("RGBA", (8, 8), (*RED, 0))) == (255, 255, 255)
     assert pixel(tmp_path, "solid.png", Image.new("RGBA", (8, 8), (*RED, 255))) == RED

@@ -14,7 +14,7 @@ from PIL import Image
 from lavis_mafa.data.identity import image_id, text_id
 from lavis_mafa.openclip import OpenClipEncoder
 from lavis_mafa.openclip_train import launcher as train
-from lavis_mafa.openclip_train.shard_feed import ShardFeed
+from lavis_mafa.openclip_train.shard_feed import Identified, ShardFeed
 
 from . import launch
 from .launch import BATCH
@@ -64,6 +64,17 @@ def test_every_pair_comes_with_its_ids_in_every_epoch(monkeypatch, shards, tmp_p
         assert dict(zip(images, texts, strict=True)) == of_image
         assert met[0]["alpha"] == (0.5 if epoch else 0.0)
     assert all(call["contrastive_loss"].isfinite() for call in calls)
+
+
+def test_images_of_shards_are_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(file, "jpeg", exif=exif)
+    with Image.open(file) as stored:
+        sample = {"__url__": "a.tar", "__key__": "0", "text": "a red page", "image": stored.convert("RGB")}
+    (turned,) = Identified(iter, None)([sample])
+    assert turned["image"].size == (4, 8)
 
 
 def test_accumulation_masks_over_the_whole_accumulated_batch(monkeypatch, shards, tmp_path):
