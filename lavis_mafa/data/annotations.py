@@ -3,6 +3,7 @@
 Rows are streamed: a file of millions of rows is never held in memory as Python objects.
 """
 
+import ast
 import csv
 import difflib
 import json
@@ -45,7 +46,8 @@ def read_annotations(
     """Rows of one or several annotation files, in order, as a table of schema `ROWS`.
 
     A row names an image (path below the images' root), one caption or a list of them, and may carry an image id
-    (number or string). Columns are found by their usual names unless a key names them.
+    (number or string). A list may be written as text, as JSON or as Python prints it: CSV knows no lists. Columns are
+    found by their usual names unless a key names them.
     ValueError, naming file and row: unknown suffix, missing column, broken file, no rows, empty caption.
     """
     paths = [files] if isinstance(files, (str, os.PathLike)) else list(files)
@@ -143,11 +145,42 @@ def _string(row: Mapping[str, object], key: str) -> str:
 
 def _captions(row: Mapping[str, object], key: str) -> list[str]:
     value = row.get(key)
+    if isinstance(value, str) and (listed := written_list(value, key)) is not None:
+        value = listed
     if not isinstance(value, list):
         return [_string(row, key)]
     if not value:
         raise ValueError(f"{key!r} is an empty list: add a caption or remove the row")
     return [_string({key: caption}, key) for caption in value]
+
+
+def written_list(text: str, key: str) -> list[str] | None:
+    """The captions of a list that is written as text, or None where the text is one caption.
+
+    Raises:
+        ValueError: a text that looks like a list of strings and cannot be read as one.
+    """
+    text = text.strip()
+    if text == "[]":
+        return []
+    if not re.match(r"\[\s*[\"']", text) or not re.search(r"[\"']\s*\]$", text):
+        return None
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = _python_list(text)
+    if isinstance(found, list) and all(isinstance(caption, str) for caption in found):
+        return found
+    raise ValueError(f"{key!r} looks like a list of captions, but is no JSON: write it with json.dumps, not {text:.80}")
+
+
+def _python_list(text: str) -> object:
+    """The list that Python printed; None where the text is anything else, such as NumPy's list without commas."""
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    return found if repr(found) == text else None
 
 
 def _encodable(string: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lavis_mafa.common.artifacts import atomic_write
-from lavis_mafa.data.annotations import CHUNK, annotated_rows
+from lavis_mafa.data.annotations import CHUNK, annotated_rows, written_list
 from lavis_mafa.data.identity import clean_path, image_id
 
 Row = Mapping[str, Any]
@@ -40,6 +40,9 @@ def write_connected(
             added += len(captions)
             if isinstance(row[caption_column], list):
                 yield {**row, caption_column: [*row[caption_column], *captions]}
+                continue
+            if listed := written_list(row[caption_column], caption_column):
+                yield {**row, caption_column: json.dumps([*listed, *captions], ensure_ascii=False)}
                 continue
             yield row
             yield from ({**row, caption_column: caption} for caption in captions)

@@ -39,6 +39,28 @@ def test_lists_of_captions_and_no_id(tmp_path, suffix):
     assert table["image_id"].null_count == 2
 
 
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("written", [json.dumps, str, lambda captions: json.dumps(captions, indent=1)])
+def test_a_list_of_captions_may_be_written_as_text(tmp_path, suffix, written):
+    captions = [*CAPTIONS, 'it\'s "one", two']
+    rows = [{"filename": "a.jpg", "raw": written(captions)}, {"filename": "b.jpg", "raw": written(["alone"])}]
+    table = read_annotations(write(tmp_path / f"rows{suffix}", rows), image_key="filename", caption_key="raw")
+    assert table["caption"].to_pylist() == [captions, ["alone"]]
+
+
+def test_brackets_alone_are_no_list(tmp_path):
+    captions = ["[music]", "[1, 2]", '["a" sign] on a wall', "'a' [b]", "a list ['x', 'y']"]
+    rows = [{"image": str(n), "caption": caption} for n, caption in enumerate(captions)]
+    assert read_annotations(write(tmp_path / "a.csv", rows))["caption"].to_pylist() == [[c] for c in captions]
+
+
+@pytest.mark.parametrize("text", ["['a' 'b']", '["a", null, "b"]', "['a',\n 'b\"]", '["a" "b"]', '["a", " "]', "[]"])
+def test_a_text_that_looks_like_a_list_and_is_none_is_refused(tmp_path, text):
+    file = write(tmp_path / "a.csv", [{"image": "a", "caption": "x"}, {"image": "b", "caption": text}])
+    with pytest.raises(ValueError, match="line 3: 'caption' (looks like a list|must be a non-empty|is an empty)"):
+        read_annotations(file)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
 def test_an_id_may_be_missing_in_some_rows(tmp_path, suffix):
     rows = [{"image": "a", "caption": "x", "image_id": None}, {"image": "b", "caption": "y", "image_id": "0b"}]

@@ -62,6 +62,15 @@ def test_lists_of_captions_grow_and_the_annotated_id_counts(tmp_path, suffix):
     assert captions == {}
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_list_written_as_text_grows(tmp_path, suffix):
+    rows = [{"image": "1.jpg", "caption": str(["one"])}, {"image": "2.jpg", "caption": json.dumps(["two", "deux"])}]
+    target = tmp_path / f"connected.{suffix}"
+    captions = {image_id("test", "2.jpg"): ["größer"]}
+    assert write_connected(write(tmp_path / f"t.{suffix}", rows), target, captions, "test", {}) == 1
+    assert read_annotations(target)["caption"].to_pylist() == [["one"], ["two", "deux", "größer"]]
+
+
 def test_an_image_in_two_files_gets_its_connections_once(tmp_path):
     captions = connections()
     added = [
