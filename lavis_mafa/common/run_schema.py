@@ -157,7 +157,9 @@ class MineRun(CommonRun):
         None, "leave out pairs whose similarity is above that of the anchor's best own pair less this", Range()
     )
     relative_margin: float | None = key(
-        None, "leave out pairs whose similarity is above (1 - this) times that of the best own pair", Range(0, 1)
+        None,
+        "leave out pairs whose similarity is above that of the best own pair less this share of its magnitude",
+        Range(0, 1),
     )
     index: Literal["auto", "flat", "ivf", "torch"] = key("auto", "of the search; auto: exact where affordable")
     nprobe: int = key(

@@ -79,9 +79,17 @@ def own_positives(B: int, W: int, first_col: int = 0, device: torch.device | Non
 
 
 def near_own(sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """(i2t_BB, t2i_BB) bool: pairs at least as similar as this share of the similarity of their row's own pair."""
-    i2t_BB, t2i_BB = (sim_BB >= share * sim_BB.diagonal()[:, None] for sim_BB in (sim_i2t_BB, sim_t2i_BB))
-    return i2t_BB, t2i_BB
+    """(i2t_BB, t2i_BB) bool: pairs at least as similar as this share of the similarity of their row's own pair.
+
+    What the share leaves is a margin below the own pair: own - (1 - share) |own|, below a negative own, too, as
+    sentence-transformers has it since its #3821.
+    """
+
+    def at_least(sim_BB: Tensor) -> Tensor:
+        own_B1 = sim_BB.diagonal()[:, None]
+        return sim_BB >= torch.where(own_B1 < 0, 2 - share, share) * own_B1
+
+    return at_least(sim_i2t_BB), at_least(sim_t2i_BB)
 
 
 def at_candidates(candidates: Candidates, i2t_BB: Tensor, t2i_BB: Tensor) -> Tensor:

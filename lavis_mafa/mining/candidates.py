@@ -35,9 +35,9 @@ class SearchSettings:
 
     range_max: the k of the k nearest, known positives not counted; range_min: skip that many of the nearest.
     min_score, max_score: leave out pairs of a smaller, of a larger ITC similarity. absolute_margin, relative_margin:
-    leave out pairs whose similarity is above that of the anchor's best own pair less the margin, above (1 - margin)
-    times it. index: backend of core/neighbors.py; auto is exact where that is affordable. nprobe: cells that an inexact
-    search (IVF) looks into.
+    leave out pairs whose similarity is above that of the anchor's best own pair less the margin, less this share of its
+    magnitude (as sentence-transformers since its #3821). index: backend of core/neighbors.py; auto is exact where that
+    is affordable. nprobe: cells that an inexact search (IVF) looks into.
 
     Raises ValueError for a value that is not allowed.
     """
@@ -159,7 +159,8 @@ def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings, anchors_a
     if settings.absolute_margin is not None:
         kept &= ~has_own_A1 | (near.similarity_Ak <= best_own_A[:, None] - settings.absolute_margin)
     if settings.relative_margin is not None:
-        highest_A1 = (1 - settings.relative_margin) * np.where(has_own_A1, best_own_A[:, None], 0)
+        own_A1 = np.where(has_own_A1, best_own_A[:, None], 0)
+        highest_A1 = own_A1 - settings.relative_margin * np.abs(own_A1)
         kept &= ~has_own_A1 | (near.similarity_Ak <= highest_A1)
     anchor_L, item_L = np.repeat(np.arange(len(kept)), kept.sum(axis=1)), near.item_Ak[kept]
     key_L = packed(anchor_L, item_L) if anchors_are_records else packed(item_L, anchor_L)

@@ -12,6 +12,7 @@ from lavis_mafa.core.pairs import (
     hardest_pairs,
     judge,
     known_positives,
+    near_own,
     own_positives,
     sampled_pairs,
     sampling_weights,
@@ -171,6 +172,15 @@ def test_known_positives_among_gathered_columns():
 
 def test_own_positives_stand_at_the_ranks_columns():
     assert own_positives(2, 4, first_col=2).int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_pairs_near_the_own_pair_by_hand():
+    """Own similarities 0.5, -0.5, 0: at a share of 0.9 what reaches 0.45, -0.55, 0 is near."""
+    sim_i2t = torch.tensor([[0.5, 0.46, 0.44], [-0.49, -0.5, -0.56], [0.0, -0.1, 0.0]])
+    i2t, t2i = near_own(sim_i2t, -sim_i2t, 0.9)
+    assert i2t.tolist() == [[True, True, False], [True, True, False], [True, False, True]]
+    # own similarities -0.5, 0.5, 0: bounds -0.55, 0.45, 0
+    assert t2i.tolist() == [[True, True, True], [True, True, True], [True, True, True]]
 
 
 def test_a_bound_itself_is_ambiguous():

@@ -6,10 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.mining import engine, results, scoring
+from lavis_mafa.mining import candidates, engine, results, scoring
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus, packed
 from lavis_mafa.mining.engine import mine
+from lavis_mafa.mining.search import Nearest
 
 from .conftest import ROWS, World, table
 
@@ -130,6 +131,15 @@ def test_relative_margin_is_to_the_best_own_pair_of_the_anchor(tmp_path, corpus)
     assert (pairs.similarity_K[by_image] <= 0.8 * own_of_image[pairs.record_K[by_image]] + 1e-6).all()
     assert (pairs.similarity_K[by_text] <= 0.8 * own_of_text[pairs.text_K[by_text]] + 1e-6).all()
     assert (by_image | by_text).all() and len(pairs) < len(run(tmp_path).candidates)
+
+
+def test_a_relative_margin_is_taken_from_the_magnitude_by_hand():
+    """Best own pairs 0.5, -0.5, none: at a margin of 0.1 what is above 0.45, -0.55 is left out."""
+    similarity = np.array([[0.46, 0.44], [-0.49, -0.56], [0.9, -0.9]], np.float32)
+    near = Nearest(np.tile(np.arange(2), (3, 1)), similarity)
+    own = np.array([0.5, -0.5, -np.inf], np.float32)
+    kept = candidates._kept(near, own, SearchSettings(relative_margin=0.1), anchors_are_records=True)
+    assert kept.similarity_L.tolist() == similarity[[0, 1, 2, 2], [1, 1, 0, 1]].tolist()
 
 
 def test_absolute_margin_and_the_smallest_score(tmp_path, corpus):
