@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View
 from lavis_mafa.data.images import open_file, open_image
+from lavis_mafa.openclip_train.csv_table import read_pairs
 
 
 def open_csv_image(path: str) -> Image.Image:
@@ -29,9 +30,15 @@ def open_csv_image(path: str) -> Image.Image:
 
 
 def checked_rows(csv_dataset: type[Any]) -> type[Any]:
-    """open_clip_train's CsvDataset with its images opened by `open_csv_image`."""
+    """open_clip_train's CsvDataset with its file read by `read_pairs` and its images opened by `open_csv_image`."""
 
     class CheckedRows(csv_dataset):  # type: ignore[misc]
+        def __init__(
+            self, path: str, transforms: View, img_key: str, caption_key: str, sep: str = "\t", tokenizer: Any = None
+        ) -> None:
+            self.images, self.captions = read_pairs(path, img_key, caption_key, sep)
+            self.transforms, self.tokenize = transforms, tokenizer
+
         def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
             image = self.transforms(open_csv_image(str(self.images[row])))
             return image, self.tokenize([str(self.captions[row])])[0]

@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import open_clip
-import pandas as pd
 import torch
 from omegaconf import OmegaConf
 from torch import nn
@@ -33,6 +32,7 @@ from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAnswers
 from lavis_mafa.openclip_train.arguments import check, parser, refuse_old_names
 from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
+from lavis_mafa.openclip_train.csv_table import read_pairs
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
@@ -182,8 +182,7 @@ class Training:
         path = self.options.mafa_connections
         if path is None:
             return None
-        table = pd.read_csv(path, sep=args.csv_separator)
-        return pair_ids(table[args.csv_img_key].tolist(), table[args.csv_caption_key].tolist())
+        return pair_ids(*read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator))
 
 
 @contextmanager

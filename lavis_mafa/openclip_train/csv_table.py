@@ -1,0 +1,34 @@
+"""open_clip CSV files: a caption is the text that stands there. Tested in tests/openclip/test_csv_table.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+
+def read_pairs(path: str | Path, image_key: str, caption_key: str, separator: str) -> tuple[list[str], list[str]]:
+    """Image paths and captions (N,) of a CSV file with a header, to the letter: "None" and "NA" are words.
+
+    Raises:
+        ValueError: a file that is missing or no CSV, a column that is not there, an empty path or caption by its row.
+    """
+    try:
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[])
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path} cannot be read as CSV ({error}): check the path, and save it in UTF-8") from error
+    for key in (image_key, caption_key):
+        if key not in table:
+            raise ValueError(
+                f"{path} has no column {key!r}, only {', '.join(map(repr, table))}: name the columns with "
+                f"--csv-img-key and --csv-caption-key, and what stands between them with --csv-separator"
+            )
+    table = table[[image_key, caption_key]].fillna("")  # a row that ends early
+    for key in (image_key, caption_key):
+        empty = table[key].str.strip().eq("")
+        if empty.any():
+            rows = ", ".join(str(row + 1) for row in empty.to_numpy().nonzero()[0][:10])
+            raise ValueError(
+                f"{path}: {key!r} is empty in {empty.sum()} rows (row {rows}): fill it in or remove the row"
+            )
+    return table[image_key].tolist(), table[caption_key].tolist()
