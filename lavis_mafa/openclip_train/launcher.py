@@ -36,6 +36,7 @@ from lavis_mafa.openclip_train.csv_table import read_pairs
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
+from lavis_mafa.openclip_train.shard_check import check_shards
 from lavis_mafa.openclip_train.shard_feed import ShardFeed, Shards, encoder, identified, without_eof
 from lavis_mafa.openclip_train.tower_tokens import tower_tokens
 
@@ -70,6 +71,8 @@ class Training:
         plain = open_clip_data.get_wds_dataset
 
         def get_wds_dataset(args: argparse.Namespace, preprocess: Any, is_train: bool, **more: Any) -> Any:
+            urls, _ = open_clip_data.expand_urls(args.train_data if is_train else args.val_data)
+            check_shards(urls, open_clip_data.base_plus_ext, open_clip_data.filter_no_caption_or_no_image)
             if not is_train:
                 return plain(args, preprocess, is_train, **more)
             self.answers = self._answers(args)

@@ -136,6 +136,11 @@ class ShardFeed:
                 self.fresh = True
                 yield images, texts
             number += 1
+        if not number:
+            raise ValueError(
+                f"epoch {self.epoch} has no batch, where {self.num_batches} were announced: the shards of a worker "
+                "hold fewer pairs than a batch; see the warnings above, lower --batch-size or --workers"
+            )
 
     def ids(self, n: int) -> Tensor:
         """(n, 2) image_id and text_id of the batch, or of the accumulated batches, that the loss is called with."""

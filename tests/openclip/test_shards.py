@@ -77,6 +77,50 @@ def test_images_of_shards_are_upright():
     assert turned["image"].size == (4, 8)
 
 
+def tar_of(folder, names):
+    with tarfile.open(folder / "odd-000.tar", "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    return folder / "odd-000.tar"
+
+
+ODD = {
+    "dots": ["IMG.05.01.jpg", "IMG.05.01.txt"],
+    "no texts": ["00.jpg", "01.jpg"],
+    "no images": ["00.txt", "00.json"],
+    "captions by another name": ["00.jpg", "00.caption"],
+    "empty": [],
+}
+
+
+@pytest.mark.parametrize("place", ["train", "val"])
+@pytest.mark.parametrize("kind", ODD)
+def test_shards_without_a_pair_are_refused_by_what_they_hold(shards, tmp_path, kind, place):
+    odd = tar_of(tmp_path, ODD[kind])
+    data = launch.arguments(odd, tmp_path, "--train-num-samples", PAIRS, kind="webdataset")
+    if place == "val":
+        data = arguments(shards, tmp_path, "--val-data", odd, "--val-num-samples", 4)
+    with pytest.raises(ValueError, match=r"no pair of image and text.*odd-000\.tar holds .*looked for was") as error:
+        train.main(data)
+    assert all(f".{name.split('.')[-1]}" in str(error.value) for name in ODD[kind])
+
+
+@pytest.mark.parametrize(("name", "content"), [("torn.tar", b"no tar"), ("gone.tar", None)])
+def test_a_shard_that_cannot_be_read_is_named(shards, tmp_path, name, content):
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"shard .*{name}"):
+        train.main(launch.arguments(tmp_path / name, tmp_path, "--train-num-samples", PAIRS, kind="webdataset"))
+
+
+def test_an_epoch_without_a_batch_is_an_error():
+    few = feed([1, 2, 3, 4], by_tens)
+    few.info.dataloader = []
+    few.set_value(0)
+    with pytest.raises(ValueError, match="epoch 0 has no batch"):
+        list(few)
+
+
 def test_accumulation_masks_over_the_whole_accumulated_batch(monkeypatch, shards, tmp_path):
     calls = launch.run(monkeypatch, arguments(shards, tmp_path, "--accum-freq", 2, "--epochs", 2))
     assert [call["n"] for call in calls] == [2 * BATCH] * (2 * PAIRS // BATCH)
