@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lavis_mafa.common.files import local_file
+from lavis_mafa.models.checkpoint_files import refuse_nan
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
 CHECKPOINT_KEYS = ("load_finetuned", "load_pretrained", "finetuned", "pretrained")
@@ -94,7 +95,8 @@ def weights_file(path: str) -> Path:
 def _tell(model: nn.Module, fit: Fit | None) -> None:
     loaded = set(fit.loaded) if fit else set()
     total, taken = Counter(), Counter()
-    for key in model.state_dict():
+    state = model.state_dict()
+    for key in state:
         part = key.split(".")[0]
         total[part] += 1
         taken[part] += key in loaded
@@ -105,3 +107,5 @@ def _tell(model: nn.Module, fit: Fit | None) -> None:
         source = f"{taken[part]} of {count} tensors from {fit.source}" if fit and taken[part] else rest
         model.origin[part] = source
         logging.info("weights of %s: %s", part, source)
+        others = [(key, value) for key, value in state.items() if key.startswith(f"{part}.") and key not in loaded]
+        refuse_nan(others, f"{part} ({rest})")

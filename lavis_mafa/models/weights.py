@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lavis_mafa.common.artifacts import reading
+from lavis_mafa.models.checkpoint_files import refuse_nan
 
 VOCABULARY_KEYS = (
     "Qformer.bert.embeddings.word_embeddings.weight",
@@ -43,13 +44,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or torch file (also below "model"); code in a pickle is refused.
 
     Raises:
-        ValueError: a missing, torn or foreign file.
+        ValueError: a missing, torn or foreign file, or NaN in its tensors.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        with reading(path, "safetensors file"):
-            return load_file(path)
-    return _tensors(read_torch(path), path)
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _tensors(read_torch(path), path)
+    refuse_nan(state.items(), str(path))
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with reading(path, "safetensors file"):
+        return load_file(path)
 
 
 def read_torch(path: str | Path) -> object:

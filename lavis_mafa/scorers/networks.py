@@ -18,6 +18,7 @@ from lavis_mafa.core.scorer import View
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
+from lavis_mafa.models.checkpoint_files import refuse_nan
 from lavis_mafa.models.openclip import MafaOpenClip
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.towers.openclip import TowerName
@@ -71,6 +72,7 @@ def build_network(cfg: Section, device: torch.device, section: str, archs: tuple
         raise ValueError(f"{section}.load_finetuned: {arch} only loads {section}.pretrained; set that to the file")
     _require_weights(model_cls, config, section)
     model = _build(model_cls, config, section)
+    refuse_nan(model.state_dict().items(), f"{section}: {checkpoint_path(config)}")
     preprocess = merged(defaults.get("preprocess", {}), given.get("preprocess") or {})
     vis, text = load_preprocess(preprocess)
     return Network(model.float().to(device), fingerprint(model), vis["eval"], text["eval"])

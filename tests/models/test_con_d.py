@@ -254,6 +254,17 @@ def test_official_albef_names_are_read(medium: Any, tmp_path: Any) -> None:
         torch.testing.assert_close(value, model.state_dict()[key], msg=key)
 
 
+@pytest.mark.parametrize("name", ["albef", "blip"])
+def test_lavis_con_d_with_nan_is_refused(name: str, medium: Any, tmp_path: Any) -> None:
+    make, config = medium[name]
+
+    def diverge(state: dict[str, Tensor]) -> None:
+        state["itm_head.weight"][0, 0] = torch.nan
+
+    with pytest.raises(ValueError, match=r"run\.con_d: .*weights\.pth has NaN or infinity in itm_head\.weight"):
+        build(config_of(tmp_path / "weights.pth", make(), config, diverge))
+
+
 def drop(key: str) -> Any:
     return lambda state: state.pop(key)
 

@@ -222,6 +222,18 @@ def test_origin_tells_tower_and_checkpoint_apart(weights: Path, tmp_path: Path) 
     assert path in model.origin["Qformer"] and path in model.origin["query_tokens"]
 
 
+def test_nan_of_a_part_with_a_file_of_its_own_is_named() -> None:
+    """Files that transformers and open_clip read, not we."""
+    from lavis_mafa.models.pretrained import load_from_config
+
+    model = tiny_blip2()
+    model.part_files = {"Qformer": "some/bert"}
+    with torch.no_grad():
+        model.Qformer.bert.embeddings.word_embeddings.weight[3] = torch.nan
+    with pytest.raises(ValueError, match=rf"Qformer \(own file some/bert\) has NaN or infinity in {WORDS}"):
+        load_from_config(model, {"load_pretrained": False})
+
+
 def tower_file(folder: Path, model: Any) -> Path:
     save_file(untied(model.visual_encoder.state_dict()), folder / "tower.safetensors", {"config": '{"image_size": 16}'})
     return folder / "tower.safetensors"
