@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -61,13 +60,3 @@ class Student(Matcher, Protocol):
     teacher: Teacher | None
     tower_is_frozen: bool
     visual_encoder: nn.Module  # the tower; open_clip's models hide it
-
-
-class Answerer(Protocol):
-    """A model that answers by a language model, with an image or without."""
-
-    def generate(self, samples: Batch, **options: object) -> list[str]: ...
-
-    def predict_answers(self, samples: Batch, **options: object) -> list[str]: ...
-
-    def answer_without_image(self, texts: Sequence[str], **options: object) -> list[str]: ...
