@@ -17,6 +17,8 @@ from lavis.models.blip2_models.Qformer import BertLMHeadModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, BertTokenizer, BertTokenizerFast
 
+from lavis_mafa.models import bert
+
 BERT_ROWS = 30522
 INHERITED = object()
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -36,6 +38,7 @@ def on_meta_device() -> Iterator[None]:
             (BertTokenizerFast, "from_pretrained", lambda name: BertTokenizerFast(str(vocabulary))),  # ours
             (BertConfig, "from_pretrained", lambda name: BertConfig()),  # the defaults are bert-base-uncased
             (BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
+            (bert, "token_types", lambda name: None),
             *((auto, "from_pretrained", _from_config(auto)) for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM)),
             (eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),
             (clip_vit, "download_cached_file", lambda *args, **kwargs: "any"),

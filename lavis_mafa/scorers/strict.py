@@ -6,16 +6,17 @@ Tested in tests/models/test_con_d.py.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from lavis.models.blip_models.blip import BlipBase
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from lavis_mafa.models.bert import fold_token_types
 from lavis_mafa.models.text import load_tokenizer
 
 Loader = Callable[..., Any]  # of LAVIS: torch's missing and unexpected keys
@@ -24,6 +25,8 @@ Loader = Callable[..., Any]  # of LAVIS: torch's missing and unexpected keys
 def build_strictly(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> BaseModel:
     """`model_cls` with the weights and, as `vocab`, the local tokenizer that `cfg` names.
 
+    A BERT with token types scores as its authors' does: LAVIS drops them (models/bert.py), here they are folded.
+
     Raises:
         ValueError: a checkpoint that cannot be read, or that fits in part, naming the keys.
     """
@@ -31,6 +34,7 @@ def build_strictly(model_cls: type[BaseModel], cfg: DictConfig, section: str) ->
     members: dict[str, Callable[..., object]] = {
         name: _telling(getattr(model_cls, name), gaps, section) for name in ("load_checkpoint", "load_from_pretrained")
     }
+    members["load_state_dict"] = _folding(model_cls.load_state_dict)
     if cfg.get("vocab"):
         members["init_tokenizer"] = lambda self: _local_tokenizer(model_cls, cfg.vocab)
     watched: type[BaseModel] = type(model_cls.__name__, (model_cls,), members)
@@ -61,6 +65,13 @@ def _telling(lavis_loader: Loader, gaps: list[str], section: str) -> Loader:
             ) from error
         gaps.extend(key for key in result.missing_keys if _matters(self, key))
         return result
+
+    return load
+
+
+def _folding(load_state_dict: Loader) -> Loader:
+    def load(self: BaseModel, state: Mapping[str, Tensor], *args: object, **kwargs: object) -> object:
+        return load_state_dict(self, fold_token_types(state), *args, **kwargs)
 
     return load
 

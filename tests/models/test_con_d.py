@@ -243,15 +243,21 @@ def test_lavis_con_d_from_its_checkpoint(name: str, medium: Any, tmp_path: Any) 
     assert scorer.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_official_albef_names_are_read(medium: Any, tmp_path: Any) -> None:
-    """The authors' files say `text_encoder.bert.…`; LAVIS' load_from_pretrained renames and interpolates."""
+@pytest.mark.parametrize("key", ["pretrained", "finetuned"])
+def test_official_albef_names_are_read(key: str, medium: Any, tmp_path: Any) -> None:
+    """LAVIS' load_from_pretrained renames the authors' `text_encoder.bert.…` and interpolates; token types it drops."""
     make, config = medium["albef"]
     model = loud(make())
-    state = {key.replace("text_encoder.", "text_encoder.bert."): value for key, value in model.state_dict().items()}
+    bert = "text_encoder.bert." if key == "pretrained" else "text_encoder."
+    state = {name.replace("text_encoder.", bert): value for name, value in model.state_dict().items()}
+    row, positions = torch.randn(32), "text_encoder.embeddings.position_embeddings.weight"
+    state[f"{bert}embeddings.token_type_embeddings.weight"] = torch.stack([row, torch.randn(32)])
     torch.save({"model": state}, tmp_path / "ALBEF.pth")
-    scorer = build({**config, "load_finetuned": False, "pretrained": str(tmp_path / "ALBEF.pth")})
-    for key, value in scorer.model.state_dict().items():
-        torch.testing.assert_close(value, model.state_dict()[key], msg=key)
+    scorer = build({**config, "load_finetuned": key == "finetuned", key: str(tmp_path / "ALBEF.pth")})
+    expected = model.state_dict()
+    expected[positions] = expected[positions] + row
+    for name, value in scorer.model.state_dict().items():
+        torch.testing.assert_close(value, expected[name], msg=name)
 
 
 @pytest.mark.parametrize("name", ["albef", "blip"])

@@ -41,6 +41,7 @@ def on_meta_device(vocabulary: Path) -> Iterator[None]:
             BertConfig, "from_pretrained", lambda name: BertConfig()
         ),  # the defaults are bert-base-uncased
         mock.patch.object(BertLMHeadModel, "from_pretrained", lambda name, config: BertLMHeadModel(config)),
+        mock.patch("lavis_mafa.models.bert.token_types", lambda name: None),
         mock.patch.object(eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),
         mock.patch.object(clip_vit, "download_cached_file", lambda *args, **kwargs: "any"),
         mock.patch.object(torch, "load", lambda *args, **kwargs: {}),

@@ -12,6 +12,7 @@ from lavis.models.med import BertConfig, BertForMaskedLM
 from lavis.models.vit import VisionTransformerEncoder, interpolate_pos_embed
 from torch import Tensor, nn
 
+from lavis_mafa.models.bert import fold_token_types, start_from_bert
 from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, checkpoint_key, weights_file
 from lavis_mafa.models.towers.build import build_tower
 from lavis_mafa.models.weights import fit_state, read_state_dict
@@ -62,7 +63,7 @@ def build_text_encoder(cfg: Mapping[str, Any], encoder_width: int, vocab_size: i
     if bert is None:
         return BertForMaskedLM(config)
     try:
-        return BertForMaskedLM.from_pretrained(bert, config=config)
+        return start_from_bert(BertForMaskedLM, bert, config)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"model.bert: {bert!r} is not available here, or is not a BERT of these widths ({error}); set it to a "
@@ -81,11 +82,12 @@ def bert_config(cfg: Mapping[str, Any], encoder_width: int, vocab_size: int, **c
 def adapt_albef(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The tensors of an official ALBEF, GRIT-VLP or MAFA file, or of LAVIS' ALBEF models, under `mafa_albef`'s keys.
 
-    Momentum copies and queues are dropped, a retrieval model's `text_encoder.X` becomes `text_encoder.bert.X`, and
-    positions are interpolated to the model's resolution.
+    Momentum copies and queues are dropped, token types are folded into the positions of words (models/bert.py), a
+    retrieval model's `text_encoder.X` becomes `text_encoder.bert.X`, and the positions of patches are interpolated to
+    the model's resolution.
     """
     kept = {key: value for key, value in state.items() if not key.startswith(MOMENTUM + QUEUES)}
-    renamed = {_with_bert(key): value for key, value in kept.items()}
+    renamed = {_with_bert(key): value for key, value in fold_token_types(kept).items()}
     logging.info(
         "ALBEF layout: dropped %d momentum and queue tensors, added the prefix `bert.` to %d keys",
         len(state) - len(kept),

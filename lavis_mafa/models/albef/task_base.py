@@ -31,7 +31,7 @@ from lavis_mafa.models.teacher import cut_from_student
 from lavis_mafa.models.text import load_tokenizer
 
 State = Mapping[str, Tensor]
-UNUSED = ("vision_proj.", "text_proj.", "itm_head.", "temp", "text_encoder.cls.")
+UNUSED = ("vision_proj.", "text_proj.", "itm_head.", "temp", "text_encoder.cls.", "ta_head.")  # ta: text assignment
 
 
 class AlbefDownstreamModel(AlbefEncoding):

@@ -11,6 +11,7 @@ from lavis.models.blip2_models.Qformer import BertConfig, BertLMHeadModel
 from torch import Tensor, nn
 
 from lavis_mafa.core.batch import Batch
+from lavis_mafa.models.bert import start_from_bert
 from lavis_mafa.models.text import load_tokenizer
 from lavis_mafa.models.towers.build import LAVIS_TOWERS, build_tower, half_as_it_is
 
@@ -53,7 +54,7 @@ class QformerParts:
             {"encoder_width": vision_width, "add_cross_attention": True, "cross_attention_freq": cross_attention_freq}
         )
         config.query_length = num_query_token
-        qformer = BertLMHeadModel(config) if small else BertLMHeadModel.from_pretrained(self._bert, config=config)
+        qformer = BertLMHeadModel(config) if small else start_from_bert(BertLMHeadModel, self._bert, config)
         query_tokens = nn.Parameter(torch.zeros(1, num_query_token, config.hidden_size))
         query_tokens.data.normal_(mean=0.0, std=config.initializer_range)
         return qformer, query_tokens
