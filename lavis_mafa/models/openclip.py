@@ -21,6 +21,7 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.base import Encoded, MafaForward
 from lavis_mafa.models.pretrained import CHECKPOINT_KEYS, load_from_config
 from lavis_mafa.models.towers.openclip import TowerName, create_openclip_model
+from lavis_mafa.openclip.names import model_config
 
 # with nothing to manage it is open_clip.ClipLoss: gradient through both sides, one-hot targets
 CLIP_SETTINGS = {"itc_key_grad": True, "label_smoothing": 0.0}
@@ -51,7 +52,8 @@ class MafaOpenClip(MafaForward, BaseModel):
     pairs, connected or (`action: drop`) left out.
 
     `vit_model` names the whole model, as open_clip_image_* processors do: `open_clip:NAME`, `open_clip:NAME/TAG`,
-    `open_clip:NAME/FILE`. `image_size` interpolates its positions, `load_pretrained` loads a checkpoint of ours.
+    `open_clip:NAME/FILE`, `open_clip:hf-hub:ORG/NAME`, `open_clip:local-dir:FOLDER`. `image_size` interpolates its
+    positions, `load_pretrained` loads a checkpoint of ours.
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {
@@ -65,10 +67,10 @@ class MafaOpenClip(MafaForward, BaseModel):
     def __init__(self, clip: nn.Module, name: TowerName, mafa: MafaSettings | None = None) -> None:
         super().__init__()
         self.clip: Any = clip
-        self.width = int(open_clip.get_model_config(name.model)["embed_dim"])
+        self.width = int(model_config(name.model, "model.vit_model")["embed_dim"])
         self.tokenizer = ClipTokenizer(name.model)
         self.max_txt_len = getattr(self.tokenizer.tokenize, "context_length", None)
-        self.part_files = {"clip": name.pretrained}
+        self.part_files = {"clip": name.source}
         if getattr(clip, "logit_bias", None) is not None:  # SigLIP's: a bias of all logits moves no softmax
             clip.logit_bias.requires_grad_(False)
         self.mafa = mafa or MafaSettings(**CLIP_SETTINGS)

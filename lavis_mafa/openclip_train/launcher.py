@@ -29,6 +29,7 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.images import whole_files_only
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
+from lavis_mafa.openclip.names import model_config
 from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAnswers
 from lavis_mafa.openclip_train.arguments import check, parser, refuse_old_names
 from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
@@ -241,10 +242,7 @@ def _con_d(options: argparse.Namespace, device: torch.device) -> PairScorer:
 
 
 def _dim(model: str) -> int:
-    config = open_clip.get_model_config(model.replace("/", "-"))
-    if config is None:
-        raise ValueError(f"--model {model}: use one of open_clip.list_models(), whose feature width is known")
-    return int(config["embed_dim"])
+    return int(model_config(model, "--model")["embed_dim"])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def build_bi_encoder(request: ScorerRequest) -> BiEncoderScorer:
     """
     vit_model = str(request.section.get("vit_model"))
     name = TowerName.parse(vit_model)
-    if name.pretrained is None:
+    if not name.has_weights:
         raise ValueError(f"{request.where}.vit_model names no weights; give {vit_model}/TAG_OR_FILE")
     model = create_openclip_model(name, None).to(request.device)
     view = load_processor("open_clip_image_eval", OmegaConf.create({"vit_model": vit_model}))

@@ -79,7 +79,7 @@ def build_network(cfg: Section, device: torch.device, section: str, archs: tuple
 
 
 def _require_weights(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> None:
-    if issubclass(model_cls, MafaOpenClip) and TowerName.parse(cfg.vit_model, cfg.get("vit_weights")).pretrained:
+    if issubclass(model_cls, MafaOpenClip) and TowerName.parse(cfg.vit_model, cfg.get("vit_weights")).has_weights:
         return
     if checkpoint_path(cfg) is None:
         raise ValueError(

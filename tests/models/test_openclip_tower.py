@@ -169,7 +169,7 @@ def test_the_processors_prepare_images_as_open_clip_does():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("open_clip:ViT-L14/openai", "did you mean open_clip:ViT-L-14"),
+        ("open_clip:ViT-L14/openai", "did you mean ViT-L-14"),
         ("open_clip:ViT-B-32/laion3b", "laion2b_s34b_b79k"),
         ("open_clip:ViT-B-16-SigLIP/webly", "webli"),
     ],

@@ -6,7 +6,6 @@ What cannot work is refused before open_clip fetches anything. Tested in tests/m
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,13 +20,15 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lavis_mafa.models.towers.grid import GridTower, drop_head
+from lavis_mafa.openclip.names import brings_weights, model_config, preprocessing
 
 PREFIX = "open_clip:"
+KEY = "model.vit_model"
 
 
 @dataclass(frozen=True)
 class TowerName:
-    """A name of open_clip's, and the tag or local file of its weights (None: as initialised)."""
+    """A name of open_clip's, and the tag or local file of its weights (None: as initialised, or its own)."""
 
     model: str
     pretrained: str | None
@@ -35,11 +36,18 @@ class TowerName:
     @classmethod
     def parse(cls, vit_model: str, weights: str | None = None) -> TowerName:
         """`open_clip:NAME` or `open_clip:NAME/TAG_OR_FILE`; `weights` is the tag or file where the name has none.
+        `open_clip:hf-hub:ORG/NAME` and `open_clip:local-dir:FOLDER` bring their own.
 
         Raises:
-            ValueError: an unknown name or tag, or no such file.
+            ValueError: an unknown name or tag, no such file or folder, or weights beside a name that brings its own.
         """
-        model, _, pretrained = vit_model.removeprefix(PREFIX).partition("/")
+        name = vit_model.removeprefix(PREFIX)
+        if brings_weights(name):
+            if weights is not None:
+                raise ValueError(f"model.vit_weights is {weights!r}, but {name} brings its own weights; leave it out")
+            model_config(name, KEY)
+            return cls(name, None)
+        model, _, pretrained = name.partition("/")
         parsed = cls(model, pretrained or weights)
         parsed._check()
         return parsed
@@ -49,22 +57,32 @@ class TowerName:
         return self.pretrained in list_pretrained_tags_by_model(self.model)
 
     @property
+    def has_weights(self) -> bool:
+        return self.pretrained is not None or brings_weights(self.model)
+
+    @property
     def source(self) -> str | None:
-        """The tag, or the path of the file."""
+        """The tag, the path of the file, or the name that brings its own weights."""
+        if brings_weights(self.model):
+            return self.model
         return self.pretrained if self.pretrained is None or self.is_tag else str(Path(self.pretrained).expanduser())
+
+    @property
+    def tag_or_file(self) -> str | None:
+        """What open_clip takes as `pretrained`."""
+        return None if brings_weights(self.model) else self.source
 
     @property
     def preprocessing(self) -> PreprocessCfg:
         """Size, mean and std of the images that the weights were trained on; what open_clip itself would prepare."""
-        size = open_clip.get_model_config(self.model)["vision_cfg"].get("image_size", 224)
+        size = model_config(self.model, KEY)["vision_cfg"].get("image_size", 224)
         published = get_pretrained_cfg(self.model, self.pretrained) if self.is_tag else {}
+        if brings_weights(self.model):
+            published = preprocessing(self.model, KEY)
         return PreprocessCfg(**merge_preprocess_dict(merge_preprocess_dict(PreprocessCfg(), published), {"size": size}))
 
     def _check(self) -> None:
-        names = open_clip.list_models()
-        if self.model not in names:
-            near = difflib.get_close_matches(self.model, names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"model.vit_model: open_clip has no model {self.model!r}; did you mean {PREFIX}{near}?")
+        model_config(self.model, KEY)
         if self.pretrained is not None and not self.is_tag and not Path(self.pretrained).expanduser().is_file():
             tags = ", ".join(list_pretrained_tags_by_model(self.model)) or "none"
             raise ValueError(
@@ -112,7 +130,7 @@ def create_openclip_model(name: TowerName, image_size: int | None) -> Any:
     cache = os.environ.get("LAVIS_MAFA_CACHE")
     cache_dir = str(Path(cache) / "open_clip") if cache else None
     try:
-        return open_clip.create_model(name.model, name.source, force_image_size=image_size, cache_dir=cache_dir)
+        return open_clip.create_model(name.model, name.tag_or_file, force_image_size=image_size, cache_dir=cache_dir)
     except RuntimeError as error:
         raise ValueError(f"model.vit_model: {name.source} does not fit {name.model}: {error}") from error
 
