@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import shutil
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,29 +22,60 @@ from transformers import BatchEncoding, BertTokenizerFast, PreTrainedTokenizerBa
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.hashing import digest
 
+MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 KEPT_CAPTIONS = 1 << 18  # some 100 MB of token ids
 
 
 def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizerFast:
-    """BERT's WordPiece tokenizer from a vocabulary file, a local folder, or a hub name.
+    """BERT's WordPiece tokenizer from a vocabulary file, a tokenizer.json, a local folder, or a hub name.
 
     Raises:
-        ValueError: a path that does not exist, or a hub name that cannot be had.
+        ValueError: a path that does not exist, a hub name that cannot be had, or no vocabulary of BERT.
     """
     path = local_file(vocab) if vocab.startswith("package:") else Path(vocab).expanduser()
-    if path.is_file():
-        return BertTokenizerFast(str(path), do_lower_case=True)
-    if "/" in vocab and not path.is_dir() and path.suffix == ".txt":
+    if "/" in vocab and not path.exists() and path.suffix in (".txt", ".json"):
         raise ValueError(
             f"model.vocab: no vocabulary file at {vocab}; set it to a vocab.txt, a local folder, or a hub name"
         )
     try:
-        return BertTokenizerFast.from_pretrained(str(path) if path.is_dir() else vocab)
-    except (OSError, ValueError) as error:
+        tokenizer = _read_tokenizer(path) if path.exists() else BertTokenizerFast.from_pretrained(vocab)
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"model.vocab: {vocab!r} is neither a local file or folder nor a tokenizer that can be downloaded here "
             f"({error}); set model.vocab to a BERT vocabulary file with one token per line"
         ) from error
+    words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    if missing := [mark for mark in MARKS if mark not in words]:
+        raise ValueError(
+            f"model.vocab: {vocab} has {len(words)} words and lacks {', '.join(missing)}; set model.vocab to a BERT "
+            "vocabulary file with one token per line"
+        )
+    return tokenizer
+
+
+def _read_tokenizer(path: Path) -> BertTokenizerFast:
+    if path.is_file() and path.suffix == ".json":
+        return BertTokenizerFast(tokenizer_file=str(path))
+    with _without_bom(path) as plain:
+        if path.is_dir():
+            return BertTokenizerFast.from_pretrained(str(plain))
+        return BertTokenizerFast(str(plain), do_lower_case=True)
+
+
+@contextmanager
+def _without_bom(path: Path) -> Iterator[Path]:
+    """The vocabulary file or folder; where its first word begins with a byte order mark, a copy without the mark."""
+    words = path / "vocab.txt" if path.is_dir() else path
+    content = words.read_bytes() if words.is_file() else b""
+    if not content.startswith(codecs.BOM_UTF8):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, "vocab.txt")
+        copy.write_bytes(content.removeprefix(codecs.BOM_UTF8))
+        for settings in path.glob("*.json"):  # of a folder
+            shutil.copy(settings, folder)
+        yield Path(folder) if path.is_dir() else copy
 
 
 def tokenize(

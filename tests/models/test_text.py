@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +45,54 @@ def test_plain_text_is_read_as_by_lavis(tokenizer: Any) -> None:
         tokenize(tokenizer, CAPTIONS, 9, "cpu").input_ids.tolist()
         == lavis(CAPTIONS, padding="longest", truncation=True, max_length=9).input_ids
     )
+
+
+# ---- what a vocabulary is read from
+
+
+def words_file(folder: Path, encoding: str) -> Path:
+    (folder / "vocab.txt").write_text(VOCAB.read_text("utf-8"), encoding)
+    return folder / "vocab.txt"
+
+
+def tokenizer_json(folder: Path) -> Path:
+    load_tokenizer(str(VOCAB)).save_pretrained(folder / "whole")
+    shutil.copy(folder / "whole" / "tokenizer.json", folder)
+    return folder / "tokenizer.json"
+
+
+VOCABULARIES = {
+    "a file": lambda folder: words_file(folder, "utf-8"),
+    "a file with a BOM": lambda folder: words_file(folder, "utf-8-sig"),
+    "a folder": lambda folder: words_file(folder, "utf-8").parent,
+    "a folder with a BOM": lambda folder: words_file(folder, "utf-8-sig").parent,
+    "tokenizer.json alone in its folder": lambda folder: tokenizer_json(folder).parent,
+    "tokenizer.json": tokenizer_json,
+    "what transformers saves": lambda folder: tokenizer_json(folder).parent / "whole",
+}
+
+
+@pytest.mark.parametrize("kind", VOCABULARIES)
+def test_every_kind_of_vocabulary_gives_the_same_ids(kind: str, tmp_path: Path) -> None:
+    plain, found = load_tokenizer(str(VOCAB)), load_tokenizer(str(VOCABULARIES[kind](tmp_path)))
+    assert found.get_vocab() == plain.get_vocab() and len(found) == len(plain)
+    assert (
+        tokenize(found, CAPTIONS, 9, "cpu").input_ids.tolist() == tokenize(plain, CAPTIONS, 9, "cpu").input_ids.tolist()
+    )
+    assert found.pad_token_id == plain.pad_token_id
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("words.txt", "a\nred\n[PAD]\n", r"words\.txt has 3 words and lacks \[UNK\], \[CLS\], \[SEP\]"),
+        ("empty.txt", "", "lacks"),
+        ("gone.txt", None, "no vocabulary file"),
+        ("gone.json", None, "no vocabulary file"),
+    ],
+)
+def test_what_is_no_vocabulary_of_bert_is_named(name: str, text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(str(tmp_path / name))
