@@ -124,6 +124,17 @@ def json_lines(path: Path) -> list[Any]:
     return rows
 
 
+def json_bytes(value: object, **options: Any) -> bytes:
+    """json.dumps(value, **options) in UTF-8, which cannot hold half a character (a lone surrogate of UTF-16).
+
+    Where there is one, all that is not ASCII is written as escapes, which give back what was read.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, **options).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, **options).encode()
+
+
 def check_header(path: Path, found: Mapping[str, object], expected: Mapping[str, object], remedy: str) -> None:
     """Raises ValueError naming every field in which the file's header differs from what this run expects."""
     wrong = [

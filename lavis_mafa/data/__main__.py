@@ -1,7 +1,6 @@
 """`python -m lavis_mafa.data check --cfg-path X.yaml`: read a whole data set, report its faults, leave them out."""
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.common.config_file import (
     home_expanded,
     loaded,
@@ -98,10 +97,10 @@ def _readable(split: str, report: SplitReport) -> str:
 
 
 def _write(folder: Path, reports: Mapping[str, SplitReport], text: str) -> None:
-    content = json.dumps({split: report.as_dict() for split, report in reports.items()}, indent=1, ensure_ascii=False)
-    for name, written in (("report.json", content), ("report.txt", text)):
+    content = json_bytes({split: report.as_dict() for split, report in reports.items()}, indent=1)
+    for name, written in (("report.json", content), ("report.txt", text.encode(errors="backslashreplace"))):
         with atomic_write(folder / name) as file:
-            file.write(written.encode() + b"\n")
+            file.write(written + b"\n")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Columns:
         rows["image"].append(_string(values, self.image))
         rows["caption"].append(_captions(values, self.caption))
         key = values.get(self.id)
-        rows["image_id"].append(None if key is None or key == "" else _encodable(key_string(key)))
+        rows["image_id"].append(None if key is None or key == "" else encodable(key_string(key)))
 
 
 def _mapping(row: object) -> Mapping[str, object]:
@@ -140,7 +140,7 @@ def _string(row: Mapping[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{key!r} must be a non-empty string, not {value!r:.80}")
-    return _encodable(value)
+    return encodable(value)
 
 
 def _captions(row: Mapping[str, object], key: str) -> list[str]:
@@ -183,7 +183,12 @@ def _python_list(text: str) -> object:
     return found if repr(found) == text else None
 
 
-def _encodable(string: str) -> str:
+def encodable(string: str) -> str:
+    """The string, which must be one that UTF-8 can hold: no tokenizer, table or page takes another.
+
+    Raises:
+        ValueError: half a character, which JSON escapes may spell.
+    """
     if not string.isascii() and any("\ud800" <= letter <= "\udfff" for letter in string):
         raise ValueError(f"{string!r:.80} contains half a character (a lone surrogate): save it as UTF-8")
     return string

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.data.annotations import READERS, Columns
 from lavis_mafa.data.identity import clean_path, normalised
 from lavis_mafa.data.images import is_turned, open_image
@@ -90,7 +90,7 @@ def check_split(
     report = SplitReport(cleaned=str(cleaned))
     with atomic_write(cleaned) as file:
         for row in _good_rows(files, columns, looks, report):
-            file.write(json.dumps(row.values, ensure_ascii=False, default=str).encode() + b"\n")
+            file.write(json_bytes(row.values, default=str) + b"\n")
     if report.records < batch_size:
         problem = f"{report.records} records are left, fewer than a batch of {batch_size}: lower run.batch_size_train"
         report.problems.append(Problem("", "", "batch", problem))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lavis_mafa.common.artifacts import reading
+from lavis_mafa.data.annotations import encodable
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,17 @@ def read_questions(path: str | Path) -> list[QuestionRow]:
 def _row(row: object, where: str) -> QuestionRow:
     if not isinstance(row, dict) or not {"question_id", "image", "question"} <= set(row):
         raise ValueError(f"{where}: a question needs question_id, image and question, but this is {str(row)[:80]}")
+    answers = answers_of(row.get("answer"))
+    try:
+        for text in (str(row["image"]), str(row["question"]), *answers):
+            encodable(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return QuestionRow(
         int(row["question_id"]),
         str(row["image"]),
         str(row["question"]),
-        answers_of(row.get("answer")),
+        answers,
         row.get("question_type"),
         row.get("answer_type"),
     )

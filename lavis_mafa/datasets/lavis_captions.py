@@ -15,7 +15,7 @@ from lavis.datasets.datasets.base_dataset import BaseDataset
 from lavis.datasets.datasets.retrieval_datasets import RetrievalEvalDataset
 from omegaconf import DictConfig
 
-from lavis_mafa.data.annotations import ROWS
+from lavis_mafa.data.annotations import ROWS, encodable
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.identity import key_string
 from lavis_mafa.data.images import ImageFiles
@@ -37,8 +37,12 @@ def as_records(name: str, dataset: object, one_caption_a_record: bool = False) -
     for number, row in enumerate(dataset.annotation):
         if not row.get("image") or not row.get("caption"):
             raise ValueError(f"datasets.{name}, row {number}: it needs an image and a caption, but is {str(row)[:80]}")
+        captions = [row["caption"]] if isinstance(row["caption"], str) else row["caption"]
+        try:
+            columns["caption"].append([encodable(str(caption)) for caption in captions])
+        except ValueError as error:
+            raise ValueError(f"datasets.{name}, row {number}: {error}") from None
         columns["image"].append(row["image"])
-        columns["caption"].append([row["caption"]] if isinstance(row["caption"], str) else row["caption"])
         key = row.get("image_id")
         columns["image_id"].append(None if key is None else key_string(key))
     table = RecordTable.from_rows(pa.table(columns, schema=ROWS), name, one_caption_a_record)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.data.annotations import CHUNK, annotated_rows, written_list
 from lavis_mafa.data.identity import clean_path, image_id
 
@@ -53,16 +53,16 @@ def write_connected(
 
 
 def _json(file: BinaryIO, rows: Rows, source: Path) -> None:
-    separator = "[\n"
+    separator = b"[\n"
     for row in rows:
-        file.write(f"{separator}{json.dumps(row, ensure_ascii=False)}".encode())
-        separator = ",\n"
+        file.write(separator + json_bytes(row))
+        separator = b",\n"
     file.write(b"\n]\n")
 
 
 def _json_lines(file: BinaryIO, rows: Rows, source: Path) -> None:
     for row in rows:
-        file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
+        file.write(json_bytes(row) + b"\n")
 
 
 def _delimited(delimiter: str) -> Callable[[BinaryIO, Rows, Path], None]:

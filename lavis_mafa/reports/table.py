@@ -1,6 +1,5 @@
 """The table a run ends with, and the JSON file that holds the same figures."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import atomic_write, json_bytes
 
 RANKINGS = {"itc": "by ITC", "itm": "re-ranked by ITM"}
 RECALLS = {"r1": "R@1", "r5": "R@5", "r10": "R@10"}
@@ -55,9 +54,9 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 def write_json(path: str | Path, obj: object) -> None:
     """Writes `obj` as indented JSON, whole or not at all. Floats keep six digits; NaN and infinity become null."""
-    text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    content = json_bytes(_plain(obj), indent=2, allow_nan=False)
     with atomic_write(Path(path)) as file:
-        file.write(f"{text}\n".encode())
+        file.write(content + b"\n")
 
 
 def _against(title: str, found: Mapping[str, Mapping[str, Mapping[str, Figures]]], figures: Mapping[str, str]) -> str:

@@ -112,6 +112,18 @@ def test_every_fault_is_named_and_the_rest_is_kept(
     assert len([dataset[i] for i in range(len(dataset))]) == len(GOOD)
 
 
+def test_half_a_character_in_another_column_is_kept(folder: Path) -> None:
+    rows = [{**row, "user": "ü \ud83d"} for row in GOOD]
+    assert main(config(folder, write(folder, rows))) == 0
+    assert [json.loads(line) for line in (folder / "out" / "train_clean.jsonl").read_text().splitlines()] == rows
+
+
+def test_half_a_character_in_a_path_or_a_caption_is_a_problem(folder: Path) -> None:
+    bad = [{"image": "rgb\ud83d.jpg", "caption": "x"}, {"image": "rgb.jpg", "caption": "x \ud83d"}]
+    assert main(config(folder, write(folder, [*GOOD, *bad]))) == 1
+    assert [problem["kind"] for problem in report(folder)["problems"]] == ["row", "row"]
+
+
 def test_a_data_set_that_is_well(folder: Path) -> None:
     assert main(config(folder, write(folder, GOOD))) == 0
     assert report(folder)["problems"] == []

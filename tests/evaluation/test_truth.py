@@ -157,6 +157,13 @@ def test_questions_are_read_from_albefs_json(tmp_path: Path) -> None:
         read_questions(tmp_path / "torn.json")
 
 
+@pytest.mark.parametrize("edit", [{"question": "a \ud83d?"}, {"answer": ["\ud83d"]}, {"answer": "\ud83d"}])
+def test_half_a_character_in_a_question_is_named(tmp_path: Path, edit: dict[str, Any]) -> None:
+    rows = [{"question_id": 1, "image": "a.jpg", "question": "what?", "answer": ["bin"]}]
+    with pytest.raises(ValueError, match=r"q\.json, row 1: .*half a character"):
+        read_questions(write(tmp_path / "q.json", [*rows, {**rows[0], "question_id": 2, **edit}]))
+
+
 def test_one_table_of_several_evaluations(tmp_path: Path) -> None:
     found = {"all": 50.0, "majority": {"all": 20.0}, "without_image": {"all": 10.0}, "lemmatised": None}
     folders = {}

@@ -148,6 +148,9 @@ def test_what_does_not_mix_is_reported(cache: Path) -> None:
     (cache / "vg/annotations/vg_caption.json").write_text('[{"image": "a.jpg"}]')
     with pytest.raises(ValueError, match=r"datasets\.vg_caption, row 0: it needs an image and a caption"):
         build(load("pretrain_stage1"))
+    (cache / "vg/annotations/vg_caption.json").write_text('[{"image": "a.jpg", "caption": "x \\ud83d"}]')
+    with pytest.raises(ValueError, match=r"datasets\.vg_caption, row 0: .*half a character"):
+        build(load("pretrain_stage1"))
 
 
 @pytest.mark.parametrize("run", ["finetune_retrieval", "zero_shot"])

@@ -71,6 +71,18 @@ def test_a_list_written_as_text_grows(tmp_path, suffix):
     assert read_annotations(target)["caption"].to_pylist() == [["one"], ["two", "deux", "größer"]]
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_half_a_character_in_another_column_is_written_as_it_was(tmp_path, suffix):
+    rows = [{**row, "user": "ü \ud83d"} for row in ROWS]
+    source, target = tmp_path / f"t.{suffix}", tmp_path / f"connected.{suffix}"
+    source.write_text(json.dumps(rows) if suffix == "json" else "\n".join(map(json.dumps, rows)))
+    assert write_connected(source, target, connections(), "test", {}) == 3
+    text = target.read_text(encoding="utf-8")
+    found = json.loads(text) if suffix == "json" else [json.loads(line) for line in text.splitlines()]
+    assert found[0] == rows[0]
+    assert {row["user"] for row in found} == {"ü \ud83d"}
+
+
 def test_an_image_in_two_files_gets_its_connections_once(tmp_path):
     captions = connections()
     added = [
