@@ -14,6 +14,8 @@ from zipfile import BadZipFile
 import numpy as np
 from safetensors import SafetensorError
 
+from lavis_mafa.common.files import mistaken
+
 HOST = socket.gethostname()
 # What NumPy, JSON, zip, Parquet, torch and safetensors raise of a file that is cut off, damaged or of another kind.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, BadZipFile, SafetensorError)
@@ -105,6 +107,8 @@ def reading(path: Path, what: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        if path.is_file() and (mistake := mistaken(path)):
+            raise ValueError(f"{path} {mistake}. {remedy}".rstrip()) from error
         raise ValueError(f"{path} is damaged or not a readable {what} ({error}). {remedy}".rstrip()) from error
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lavis_mafa.common.artifacts import reading
+from lavis_mafa.common.files import mistaken
 from lavis_mafa.data.identity import key_string
 
 ROWS = pa.schema(
@@ -61,6 +62,8 @@ def _read_file(file: Path, image_key: str | None, caption_key: str | None, id_ke
         raise ValueError(f"{file}: unknown suffix {file.suffix!r}; supported are {', '.join(READERS)}")
     if not file.is_file():
         raise ValueError(f"{file}: no such annotation file; check the path in the configuration")
+    if what := mistaken(file):
+        raise ValueError(f"{file} {what}")
     reader, unit = READERS[file.suffix.lower()]
     columns: Columns | None = None
     chunks, rows = [], _empty()

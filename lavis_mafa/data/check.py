@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
+from lavis_mafa.common.files import mistaken
 from lavis_mafa.data.annotations import READERS, Columns
 from lavis_mafa.data.identity import clean_path, normalised
 from lavis_mafa.data.images import is_turned, open_image
@@ -144,6 +145,9 @@ def _rows(files: Sequence[Path], columns: Mapping[str, str], problems: list[Prob
                 f"unknown suffix; allowed are {', '.join(READERS)}" if file.is_file() else "no such annotation file"
             )
             problems.append(Problem(str(file), "", "file", problem))
+            continue
+        if what := mistaken(file):
+            problems.append(Problem(str(file), "", "file", f"it {what}"))
             continue
         before = len(problems)
         count = 0

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
+from lavis_mafa.common.files import mistaken
 from lavis_mafa.data.identity import clean_path
 
 
@@ -60,6 +61,8 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(f"image file {file} is refused as a decompression bomb ({error}): shrink it") from error
     except Exception as error:  # Pillow's decoders raise all kinds of errors for damaged files
+        if what := mistaken(file):
+            raise BadImageError(f"image file {file} {what}") from error
         raise BadImageError(f"image file {file} cannot be read ({error}): replace it or remove its rows") from error
 
 

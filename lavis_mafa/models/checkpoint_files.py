@@ -5,12 +5,31 @@ Tested in tests/models/test_checkpoint_files.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+COMPILED = "_orig_mod."  # torch.compile
+PARALLEL, LIGHTNING = "module.", "model."  # DistributedDataParallel; the attribute that Lightning's users choose
 CHECKED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def unwrapped(state: Mapping[str, Tensor], source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors by the names that they have in the model itself, not in what wrapped it; what goes is logged.
+
+    prefixes: what goes where every key begins with it. `_orig_mod.` of torch.compile goes wherever it stands.
+    """
+    plain, removed = {key.replace(COMPILED, ""): value for key, value in state.items()}, []
+    if plain.keys() != state.keys():
+        removed.append(COMPILED)
+    while prefix := next((prefix for prefix in prefixes if plain and all(key.startswith(prefix) for key in plain)), ""):
+        plain = {key.removeprefix(prefix): value for key, value in plain.items()}
+        removed.append(prefix)
+    if removed:
+        logging.info("%s: %s of a wrapper removed from its keys", source, " and ".join(removed))
+    return plain
 
 
 def refuse_nan(state: Iterable[tuple[str, Tensor]], source: str) -> None:

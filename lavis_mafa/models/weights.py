@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lavis_mafa.common.artifacts import reading
-from lavis_mafa.models.checkpoint_files import refuse_nan
+from lavis_mafa.common.files import mistaken
+from lavis_mafa.models.checkpoint_files import LIGHTNING, PARALLEL, refuse_nan, unwrapped
 
 VOCABULARY_KEYS = (
     "Qformer.bert.embeddings.word_embeddings.weight",
@@ -41,7 +42,7 @@ class Fit:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or torch file (also below "model"); code in a pickle is refused.
+    """Tensors of a .safetensors or torch file (also below "model", "state_dict"); code in a pickle is refused.
 
     Raises:
         ValueError: a missing, torn or foreign file, or NaN in its tensors.
@@ -54,7 +55,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     with reading(path, "safetensors file"):
-        return load_file(path)
+        return unwrapped(load_file(path), str(path), (PARALLEL,))
 
 
 def read_torch(path: str | Path) -> object:
@@ -63,6 +64,8 @@ def read_torch(path: str | Path) -> object:
         with reading(Path(path), "torch checkpoint"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if what := mistaken(path):
+            raise ValueError(f"{path} {what}") from error
         raise ValueError(
             f"{path} contains Python objects besides tensors, which could run code; save its state_dict again, "
             f"best as .safetensors, in an environment that you trust ({str(error).splitlines()[0]})"
@@ -76,14 +79,18 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    prefixes: tuple[str, ...] = (PARALLEL,)
     if isinstance(content, Mapping):
-        for name in ("model", "state_dict"):
+        for name in ("model", "state_dict", "model_state_dict"):
             if isinstance(content.get(name), Mapping):
+                prefixes = (PARALLEL, LIGHTNING) if name == "state_dict" else prefixes
                 content = content[name]
                 break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is not a state_dict, and does not contain one under 'model' or 'state_dict'")
-    return {str(key): value for key, value in content.items()}
+        raise ValueError(
+            f"{path} is not a state_dict, and does not contain one under 'model', 'state_dict' or 'model_state_dict'"
+        )
+    return unwrapped({str(key): value for key, value in content.items()}, str(path), prefixes)
 
 
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], source: str, may_miss: tuple[str, ...] = ()) -> Fit:

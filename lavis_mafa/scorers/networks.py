@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lavis.common.registry import registry
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lavis_mafa.common.config_file import loaded, merged, plain_config
+from lavis_mafa.common.files import mistaken
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.core.scorer import View
 from lavis_mafa.models.albef.pretrain import MafaAlbef
@@ -81,7 +83,10 @@ def build_network(cfg: Section, device: torch.device, section: str, archs: tuple
 def _require_weights(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> None:
     if issubclass(model_cls, MafaOpenClip) and TowerName.parse(cfg.vit_model, cfg.get("vit_weights")).has_weights:
         return
-    if checkpoint_path(cfg) is None:
+    path = checkpoint_path(cfg)
+    if path and Path(path).is_file() and (what := mistaken(path)):
+        raise ValueError(f"{section}: {path} {what}")
+    if path is None:
         raise ValueError(
             f"{section} has no weights; set {section}.finetuned to a checkpoint of its model (for a matching network, "
             f"train_con_d.sh trains one) and {section}.load_finetuned: true"

@@ -118,6 +118,9 @@ BROKEN = {
     "number.json": ('[{"image": 3, "caption": "x"}]', "row 1: 'image' must be a non-empty string"),
     "id.json": ('[{"image": "a", "caption": "x", "image_id": 1.5}]', "row 1: an image id must be a whole number"),
     "half.json": ('[{"image": "a", "caption": "\\ud83d x"}]', "row 1: .*half a character"),
+    "pointer.json": ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
+    "page.csv": ("<!DOCTYPE html>\n<html>quota</html>", "is a web page"),
+    "pointer.parquet": ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
     "torn.parquet": ("PAR1 and no more", "not a readable Parquet file"),
 }
 

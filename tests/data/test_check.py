@@ -138,6 +138,7 @@ def test_a_data_set_that_is_well(folder: Path) -> None:
         ("a.json", '[{"image": "rgb.jpg", "caption": "x"},\n {"image": ', "line 2"),
         ("a.csv", "picture,caption\nrgb.jpg,x\n", "no image column"),
         ("a.csv", b"image,caption\nrgb.jpg,\xff\xfe\n", "utf-8"),
+        ("a.csv", "<html>quota</html>", "is a web page"),
         ("a.xml", "<a/>", "unknown suffix"),
         ("b.json", None, "no such annotation file"),
     ],

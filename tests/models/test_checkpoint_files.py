@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,3 +33,54 @@ def test_weights_that_are_no_numbers_are_named(name: str, value: float, dtype: t
 def test_masks_and_empty_tensors_are_numbers(tmp_path: Path) -> None:
     state = STATE | {"mask": torch.tensor([0.0, float("-inf")]), "none": torch.zeros(0, 3)}
     assert read_state_dict(save(state, tmp_path / "w.safetensors")).keys() == state.keys()
+
+
+MISTAKEN = {
+    "pointer": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "a pointer of git-lfs.*git lfs",
+    ),
+    "page": ("\n<!DOCTYPE html><html>virus scan warning</html>", "is a web page .*download it again"),
+    "page without a type": ("<HTML><body>quota</body></HTML>", "is a web page"),
+}
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.pt", "w.bin"])
+@pytest.mark.parametrize("kind", MISTAKEN)
+def test_what_a_failed_download_leaves_is_named(name: str, kind: str, tmp_path: Path) -> None:
+    text, message = MISTAKEN[kind]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} .*{message}"):
+        read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "nested"),
+    [
+        ("module.", None),
+        ("module.", "model"),
+        ("_orig_mod.", None),
+        ("_orig_mod.module.", "model_state_dict"),
+        ("module._orig_mod.", "model"),
+        ("model.", "state_dict"),
+        ("model._orig_mod.", "state_dict"),
+        ("", "model_state_dict"),
+    ],
+)
+def test_prefixes_of_wrappers_are_removed_and_logged(
+    prefix: str, nested: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    state: dict[str, Any] = {prefix + key: value for key, value in STATE.items()}
+    torch.save({nested: state, "epoch": 3} if nested else state, tmp_path / "w.pth")
+    found = read_state_dict(tmp_path / "w.pth")
+    assert found.keys() == STATE.keys() and all(torch.equal(found[key], STATE[key]) for key in STATE)
+    logged = " ".join(caplog.messages)
+    assert all(f"{part}." in logged for part in prefix.split(".")[:-1]) and ("wrapper" in logged) == bool(prefix)
+
+
+def test_names_that_only_some_keys_have_stay(tmp_path: Path) -> None:
+    state = {"module.a": torch.zeros(1), "b": torch.zeros(1), "net.module.c": torch.zeros(1)}
+    assert read_state_dict(save(state, tmp_path / "w.pth")).keys() == state.keys()
+    models = {"model.a": torch.zeros(1), "model.b": torch.zeros(1)}  # towers of transformers have such names
+    assert read_state_dict(save(models, tmp_path / "w.pth")).keys() == models.keys()

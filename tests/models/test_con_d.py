@@ -271,6 +271,14 @@ def test_lavis_con_d_with_nan_is_refused(name: str, medium: Any, tmp_path: Any) 
         build(config_of(tmp_path / "weights.pth", make(), config, diverge))
 
 
+@pytest.mark.parametrize("name", ["albef", "blip"])
+def test_lavis_con_d_from_a_pointer_of_git_lfs_is_named(name: str, medium: Any, tmp_path: Any) -> None:
+    (tmp_path / "weights.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    config = {**medium[name][1], "load_finetuned": True, "finetuned": str(tmp_path / "weights.pth")}
+    with pytest.raises(ValueError, match=r"run\.con_d: .*weights\.pth is a pointer of git-lfs"):
+        build(config)
+
+
 def drop(key: str) -> Any:
     return lambda state: state.pop(key)
 
