@@ -16,6 +16,7 @@ from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
 CHECKPOINT_KEYS = ("load_finetuned", "load_pretrained", "finetuned", "pretrained")
 FROZEN_TOWER = ("visual_encoder.",)  # LAVIS' checkpoints leave the frozen tower out: its own file gives it
+IN_FOLDER = ("model.safetensors", "model.safetensors.index.json")  # what we, and transformers, save in a folder
 Adapt = Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 
@@ -84,12 +85,14 @@ def load_checkpoint(model: nn.Module, path: str, adapt: Adapt = _as_it_is, may_m
 
 
 def weights_file(path: str) -> Path:
-    """A local file, a packaged `package:` file, or a URL that the config names, fetched once."""
+    """A local file or the one in a folder, a packaged `package:` file, or a URL that the config names, fetched once."""
     if path.startswith(("http://", "https://")):
         from lavis.common.dist_utils import download_cached_file
 
         path = download_cached_file(path, check_hash=False, progress=True)
-    return local_file(path)
+    folder = Path(path).expanduser()
+    in_folder = next((folder / name for name in IN_FOLDER if (folder / name).is_file()), path)
+    return local_file(str(in_folder))
 
 
 def _tell(model: nn.Module, fit: Fit | None) -> None:

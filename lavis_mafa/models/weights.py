@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 from collections.abc import Mapping
@@ -42,15 +43,26 @@ class Fit:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or torch file (also below "model", "state_dict"); code in a pickle is refused.
+    """Tensors of a .safetensors or torch file (also below "model", "state_dict"), or of the shards that an index names.
+
+    Code in a pickle is refused.
 
     Raises:
         ValueError: a missing, torn or foreign file, or NaN in its tensors.
     """
     path = Path(path)
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _tensors(read_torch(path), path)
     refuse_nan(state.items(), str(path))
     return state
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """All files that an index of transformers names, which stand beside it."""
+    with reading(index, "index of shards"):
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return {key: value for file in files for key, value in read_state_dict(index.with_name(file)).items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lavis_mafa.models.pretrained import weights_file
 from lavis_mafa.models.weights import read_state_dict
 
 STATE = {"a.weight": torch.randn(2, 3), "a.bias": torch.randn(3), "steps": torch.tensor(7)}
@@ -84,3 +86,20 @@ def test_names_that_only_some_keys_have_stay(tmp_path: Path) -> None:
     assert read_state_dict(save(state, tmp_path / "w.pth")).keys() == state.keys()
     models = {"model.a": torch.zeros(1), "model.b": torch.zeros(1)}  # towers of transformers have such names
     assert read_state_dict(save(models, tmp_path / "w.pth")).keys() == models.keys()
+
+
+def test_a_folder_of_shards_is_read_whole(tmp_path: Path) -> None:
+    files = {"a.weight": "model-00001-of-00002.safetensors", "a.bias": "model-00002-of-00002.safetensors"}
+    for key, name in files.items():
+        save_file({key: STATE[key]}, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    assert weights_file(str(index)) == weights_file(str(tmp_path)) == index
+    found = read_state_dict(index)
+    assert found.keys() == files.keys() and all(torch.equal(found[key], STATE[key]) for key in files)
+    (tmp_path / files["a.bias"]).unlink()
+    with pytest.raises(ValueError, match=f"{files['a.bias']} is missing"):
+        read_state_dict(index)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match="not a readable index of shards"):
+        read_state_dict(index)
