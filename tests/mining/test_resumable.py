@@ -42,5 +42,5 @@ def test_rows_that_are_not_finite_are_refused(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00")
-    with pytest.raises(ValueError, match="a.npy is torn"):
+    with pytest.raises(ValueError, match="a.npy is damaged"):
         filled(tmp_path / "a.npy", 10, 4, each(squares), "rows")
