@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.common.files import mistaken
+from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.data.annotations import READERS, Columns
 from lavis_mafa.data.identity import clean_path, normalised
 from lavis_mafa.data.images import is_turned, open_image
@@ -196,7 +196,7 @@ def _entries(file: Path, problems: list[Problem]) -> Iterator[tuple[int, Any]]:
 def _look_at_all(root: Path, images: Sequence[str], workers: int) -> dict[str, Look]:
     paths = list(dict.fromkeys(clean_path(image) for image in images))
     looks: list[Look] = []
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(paths), desc="images", unit="image") as bar:
+    with ThreadPoolExecutor(workers) as pool, progress_bar(total=len(paths), desc="images", unit="image") as bar:
         for start in range(0, len(paths), CHUNK):
             for look in pool.map(partial(_look, root), paths[start : start + CHUNK]):
                 looks.append(look)

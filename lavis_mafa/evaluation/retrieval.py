@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
-from tqdm import tqdm
 
+from lavis_mafa.common.progress import progress
 from lavis_mafa.common.ranks import gathered, shard
 from lavis_mafa.core.batch import Batch, on_device
 from lavis_mafa.data.dataset import RetrievalDataset, Sample
@@ -111,13 +111,13 @@ def encode_gallery(
     own, own_texts = shard(len(dataset)), shard(len(texts))
     loader = DataLoader(Subset(dataset, own), batch_size=batch_size, num_workers=workers)
     tokens, features = [], []
-    for batch in tqdm(loader, desc="images", unit="batch", leave=False):
+    for batch in progress(loader, desc="images", unit="batch", leave=False):
         seen = model.vision_tokens(on_device(batch, device))
         if seen[0].nbytes * len(own) <= token_bytes:
             tokens.append(seen.cpu())
         features.append(model.encode_image(seen)[1].cpu())
     text_feat, text_tokens = [], []
-    for start in tqdm(range(0, len(own_texts), TEXT_BATCH), desc="captions", unit="batch", leave=False):
+    for start in progress(range(0, len(own_texts), TEXT_BATCH), desc="captions", unit="batch", leave=False):
         words = model.tokenize([texts[text] for text in own_texts[start : start + TEXT_BATCH]])
         text_feat.append(model.encode_text(words).cpu())
         if model.has_itm:
@@ -140,7 +140,7 @@ def match_scores(
     logits = np.empty((len(image_P), 2), dtype=np.float32)
     own_rows = gallery.rows_of(gallery.own, image_P)
     image_K, text_K = torch.from_numpy(image_P[own_rows] - gallery.own.start), torch.from_numpy(text_P[own_rows])
-    for window_K in tqdm(by_image(image_K), desc="ITM pairs", unit="window", leave=False):
+    for window_K in progress(by_image(image_K), desc="ITM pairs", unit="window", leave=False):
         image_N, image_of_K = torch.unique(image_K[window_K], return_inverse=True)
         tokens_NLV = gallery.tokens[image_N.numpy()].float().to(device)
         for block in pair_blocks(image_of_K, text_K[window_K], gallery.text_tokens.length_C, chunk):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, mapped
+from lavis_mafa.common.progress import progress_bar
 
 Rows = NDArray[np.floating]
 REMEDY = "Delete it, and it is computed anew."
@@ -27,7 +27,7 @@ def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Itera
     if not path.exists():
         partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
         array, done = _reopened(partial, progress)
-        with tqdm(total=n, initial=done, desc=what, unit_scale=True) as bar:
+        with progress_bar(total=n, initial=done, desc=what, unit_scale=True) as bar:
             parts = [range(start, min(start + part, n)) for start in range(done, n, part)]
             for (start, *_), rows in zip(parts, compute(parts), strict=True):
                 if not np.isfinite(rows).all():

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.core.connections import ConnectionStore
 
 Ints = NDArray[np.int64]
@@ -35,7 +35,7 @@ def scored(
     missing_K = np.isnan(p_K)
     parts = [part for part in _parts(len(p_K)) if missing_K[part].any()]
     found = score((record_K[part][missing_K[part]], text_row_K[part][missing_K[part]]) for part in parts)
-    with tqdm(total=len(p_K), initial=int((~missing_K).sum()), desc=what, unit="pair", unit_scale=True) as bar:
+    with progress_bar(total=len(p_K), initial=int((~missing_K).sum()), desc=what, unit="pair", unit_scale=True) as bar:
         for number, (part, p_L) in enumerate(zip(parts, found, strict=True), 1):
             at_L = part.start + np.flatnonzero(missing_K[part])
             p_K[at_L] = _probabilities(p_L)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, reading
+from lavis_mafa.common.progress import progress
 from lavis_mafa.core.neighbors import NeighborIndex, float32
 
 SHARD = 1 << 18  # vectors indexed at a time: 268 MB of 256 dimensions, up to twice that while FAISS builds
@@ -75,7 +75,7 @@ class ShardSearch:
         """items_BQD: the items start, start + 1, … of all."""
         (n_anchors, width, dim), depth = self.anchors_APD.shape, items_BQD.shape[1]
         index, best = self._index(items_BQD.reshape(-1, dim)), _nothing(n_anchors, self.k)
-        for rows in tqdm(_chunks(n_anchors, max(1, CHUNK // width)), desc=f"neighbours {self.name}", leave=False):
+        for rows in progress(_chunks(n_anchors, max(1, CHUNK // width)), desc=f"neighbours {self.name}", leave=False):
             wanted = self.k + self.known.most(rows[0], rows[-1] + 1)
             item, similarity = _search(index, float32(self.anchors_APD[rows[0] : rows[-1] + 1]), depth, wanted)
             item = np.where(item >= 0, item + start, -1)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
-from tqdm import tqdm
 
 from lavis_mafa.common.hashing import digest, digest_of
+from lavis_mafa.common.progress import progress
 from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
 from lavis_mafa.core.batch import on_device
 from lavis_mafa.evaluation.predictions import Predictions, merged
@@ -72,7 +72,9 @@ class AnswerEvaluation(Evaluation):
         size, device = int(self.run.settings.batch_size_eval), self.run.device
         workers = int(self.run.settings.num_workers)
         loader = DataLoader(Subset(dataset, list(numbers)), size, num_workers=workers, collate_fn=_collate)
-        for start, batch in enumerate(tqdm(loader, desc="predictions", unit="batch", disable=not is_main_process())):
+        for start, batch in enumerate(
+            progress(loader, desc="predictions", unit="batch", disable=not is_main_process())
+        ):
             with torch.no_grad():
                 answers = self.task.answer(self.run.network, on_device(batch, device))
             yield numbers[start * size : (start + 1) * size], answers

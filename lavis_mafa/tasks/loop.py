@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from lavis_mafa.common.precision import precision
+from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.common.ranks import get_rank, is_main_process
 from lavis_mafa.core.batch import Batch
 
@@ -97,7 +97,9 @@ class LoopTask(BaseTask):
             FloatingPointError: the loss is not finite; names its parts and the records of the batch.
         """
         steps = start_step + len(data_loader)
-        bar = tqdm(total=steps, initial=start_step, desc=f"epoch {epoch}", unit="it", disable=not is_main_process())
+        bar = progress_bar(
+            total=steps, initial=start_step, desc=f"epoch {epoch}", unit="it", disable=not is_main_process()
+        )
         for step, (samples, waited) in enumerate(_timed(data_loader), start_step):
             began = time.perf_counter()
             seed_step(int(self.run_cfg.seed), epoch, step)
@@ -115,7 +117,7 @@ class LoopTask(BaseTask):
             if closes_group:
                 _update(optimizer, scaler)
             seconds = time.perf_counter() - began + waited
-            bar.set_postfix(after_step(step, samples, output, seconds, waited))
+            bar.set_postfix(after_step(step, samples, output, seconds, waited), refresh=False)
             bar.update()
         bar.close()
 
