@@ -19,6 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.common.versions import installed_versions
 
 GPU_FAISS = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
@@ -185,6 +186,7 @@ def free_gb(path: Path) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    print_anything()
     parser = argparse.ArgumentParser(
         prog="python -m lavis_mafa.doctor", description="Check whether this machine can run lavis_mafa"
     )

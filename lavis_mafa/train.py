@@ -10,6 +10,7 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lavis_mafa import register
+from lavis_mafa.common.stdout import print_anything
 
 
 def run(description: str, evaluate: bool) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def _seed(seed: int) -> None:
 
 
 def main(description: str = "Train with LAVIS' registry", evaluate: bool = False) -> None:
+    print_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         run(description, evaluate)

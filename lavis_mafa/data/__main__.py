@@ -21,6 +21,7 @@ from lavis_mafa.common.config_file import (
 )
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
+from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.data.check import SplitReport, check_split
 
 CHECKED, RENDERED = "image_text", "scenes"
@@ -29,6 +30,7 @@ SHOWN = 20  # problems of a split in the readable report; report.json has all
 
 def main(arguments: list[str] | None = None) -> int:
     """0: all is well; 1: there are problems, or the command itself is wrong."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m lavis_mafa.data")
     check = parser.add_subparsers(dest="command", required=True).add_parser(
         "check", help="read every annotation and image of a data set, and list what is broken"

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from lavis_mafa.common.artifacts import atomic_write, reading
+from lavis_mafa.common.stdout import print_anything
 
 ROWS = tuple[str, dict[str, float | None]]
 
@@ -63,6 +64,7 @@ def _all(found: Mapping[str, Any], name: str) -> float | None:
 
 
 def main() -> None:
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--untrained", nargs="*", type=Path, default=[])

@@ -26,6 +26,7 @@ from lavis_mafa.common.artifacts import sweep
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.common.plugins import load_plugins
+from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.batch import Batch, on_device
 from lavis_mafa.core.neighbors import choose
@@ -188,6 +189,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
 def main() -> None:
     from lavis_mafa.config.load import parse_arguments
 
+    print_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every instruction set that it tries

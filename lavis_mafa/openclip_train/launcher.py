@@ -23,6 +23,7 @@ from torch import nn
 
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.common.plugins import load_plugins
+from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import PairScorer, View, view_of
 from lavis_mafa.core.settings import MafaSettings
@@ -213,6 +214,7 @@ def main(argv: Sequence[str]) -> int | None:
     from open_clip_train import data as open_clip_data
     from open_clip_train import main as open_clip_main
 
+    print_anything()
     if "--help" in argv or "-h" in argv:
         parser().print_help()
     options, theirs = parser().parse_known_args(argv)
