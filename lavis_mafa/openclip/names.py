@@ -37,7 +37,8 @@ def model_config(name: str, key: str) -> Mapping[str, Any]:
         ValueError: an unknown name (the closest valid one is named), or a folder or repository without a config.
     """
     if brings_weights(name):
-        return _published(name, key)["model_cfg"]
+        config: Mapping[str, Any] = _published(name, key)["model_cfg"]
+        return config
     found: Mapping[str, Any] | None = open_clip.get_model_config(name.replace("/", "-"))
     if found is None:
         near = difflib.get_close_matches(name, open_clip.list_models(), n=1, cutoff=0.0)[0]
