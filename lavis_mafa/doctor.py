@@ -82,9 +82,9 @@ def probe(code: str, timeout: float) -> Probe:
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
         text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        return Probe(_facts(text), f"it did not end within {timeout:g} s", died=True)
+        return Probe(_facts(text), f"it did not finish within {timeout:g} s", died=True)
     if done.returncode < 0:
-        return Probe(_facts(done.stdout), f"it died of signal {-done.returncode}", died=True)
+        return Probe(_facts(done.stdout), f"it was killed by signal {-done.returncode}", died=True)
     lines = done.stderr.strip().splitlines()
     return Probe(_facts(done.stdout), (lines[-1] if lines else "it failed") if done.returncode else "")
 
@@ -101,8 +101,8 @@ def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
     """Combinations that are known not to work, from the versions alone."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         yield Finding(
-            f"Python {platform.python_version()}: LAVIS' tokenizers only has wheels for 3.10 and 3.11",
-            "build the environment with one of these: PYTHON=python3.11 bash run_scripts/setup.sh",
+            f"Python {platform.python_version()} is not supported: lavis_mafa is tested with 3.10 to 3.13",
+            "build the environment with one of these: PYTHON=python3.13 bash run_scripts/setup.sh",
             blocks="salesforce-lavis" not in found,
         )
     if "salesforce-lavis" not in found:

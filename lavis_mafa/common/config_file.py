@@ -35,7 +35,7 @@ def read_config_file(path: Path, options: Sequence[str]) -> DictConfig:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"--cfg-path: {path} is not YAML: {error}") from error
     if not isinstance(given, DictConfig) or not any(section in given for section in SECTIONS):
-        raise ValueError(f"--cfg-path: {path} is no config of a run: it needs the keys {', '.join(SECTIONS)}")
+        raise ValueError(f"--cfg-path: {path} is not a config of a run: it needs the keys {', '.join(SECTIONS)}")
     with named_config_errors("--options"):
         chosen = OmegaConf.create()
         for option in options:
