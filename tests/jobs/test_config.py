@@ -220,7 +220,7 @@ def test_the_schema_holds_every_key_that_is_read_with_its_meaning() -> None:
         )
         if path.parent.name in ("runners", "tasks") or "run_cfg" in path.read_text(encoding="utf-8")
     }
-    assert {"sampling", "search_space", "con_d"} <= read <= set(keys)
+    assert {"sampling", "con_d"} <= read <= set(keys)
     assert all(keys.values())
 
 
