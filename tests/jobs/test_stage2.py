@@ -170,7 +170,10 @@ def _lines(folder: Path) -> int:
     [
         (["model.opt_model=./no/such"], "no folder at ./no/such"),
         (["model.llm_precision=int8"], "model.llm_precision is 'int8'"),
-        (["model.arch=mafa_blip2"], "model.arch is mafa_blip2: allowed is mafa_blip2_opt or mafa_blip2_t5"),
+        (
+            ["model.arch=mafa_blip2"],
+            "model.arch is mafa_blip2; it must be mafa_blip2_opt, mafa_blip2_t5 or",
+        ),
         (["run.sampling=grit"], "run.sampling is 'grit': stage2_runner takes random"),
         (
             ["datasets.scenes_gqa.splits.test={n: 3, sed: 1, questions_a_scene: 1}"],
