@@ -255,7 +255,7 @@ def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], t
         (["run.gallery_size=many"], "run.gallery_size is 'many'"),
         (["run.device=cuda"], "run.device is cuda, but torch"),
         (["run.device=tpu"], "run.device is 'tpu'"),
-        (["run.cache_folder=setup.py"], "run.cache_folder is 'setup.py'; it must be a folder"),
+        (["run.cache_folder=setup.py"], "run.cache_folder is 'setup.py': allowed is a folder"),
     ],
 )
 def test_what_a_user_gets_wrong_is_reported(
