@@ -300,13 +300,13 @@ def test_a_torn_plan_or_store_names_a_checkpoint_that_needs_it_not(
         whole(life, copied)
         return
     found = refused(life, copied)
-    assert message in found and f"the newest whole checkpoint is {newest(copied, back)}" in found
+    assert message in found and f"the newest intact checkpoint is {newest(copied, back)}" in found
 
 
 def test_a_torn_embedding_store_is_reported(life: Life, copied: Path) -> None:
     newest(copied).unlink()
     cut(next((copied / "embeddings").glob("*odd*")))
-    assert "is torn: it holds fewer than 32 rows" in (message := refused(life, copied))
+    assert "is incomplete: it has fewer than 32 rows" in (message := refused(life, copied))
     assert f"the newest whole checkpoint is {copied}/checkpoint_e0001_s0000002.pth" in message  # of 16 rows
 
 
