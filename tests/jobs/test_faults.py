@@ -307,7 +307,7 @@ def test_a_torn_embedding_store_is_reported(life: Life, copied: Path) -> None:
     newest(copied).unlink()
     cut(next((copied / "embeddings").glob("*odd*")))
     assert "is incomplete: it has fewer than 32 rows" in (message := refused(life, copied))
-    assert f"the newest whole checkpoint is {copied}/checkpoint_e0001_s0000002.pth" in message  # of 16 rows
+    assert f"the newest intact checkpoint is {copied}/checkpoint_e0001_s0000002.pth" in message  # of 16 rows
 
 
 @pytest.mark.parametrize(
