@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import lavis_mafa.compat  # noqa: F401  before the first import of lavis
+
 from lavis.common.registry import registry
 from omegaconf import OmegaConf
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import lavis_mafa.compat
+
 import numpy as np
 import torch
 from flickr8k import build_model, model_config, training_data

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lavis_mafa.compat  # noqa: F401  before the first import of lavis
+
 import pandas as pd
 import pytest
 from lavis.common.registry import registry

@@ -7,6 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import lavis_mafa.compat
+
 import lavis
 import numpy as np
 import pytest

@@ -120,7 +120,7 @@ def test_answer_lists(name: str, text: str, answers: list[str] | None, tmp_path:
 
     (tmp_path / name).write_text(text)
     if answers is None:
-        with pytest.raises(ValueError, match=r"run\.answer_list: .* is no list of answers"):
+        with pytest.raises(ValueError, match=r"run\.answer_list: .* is not a list of answers"):
             _read_answers(str(tmp_path / name))
     else:
         assert _read_answers(str(tmp_path / name)) == answers

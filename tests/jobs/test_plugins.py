@@ -28,6 +28,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
+import lavis_mafa.compat  # noqa: F401  before the first import of lavis
 from lavis.common.registry import registry
 from PIL import Image, ImageColor
 from torch import nn

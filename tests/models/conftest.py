@@ -7,10 +7,11 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before Hugging Face is imported: a test that asks the hub fails at once
 
+import lavis_mafa.compat  # before the tests import LAVIS
+
 import pytest
 import torch
 
-import lavis_mafa.compat  # before the tests import LAVIS
 from tests.models.tiny import CAPTIONS
 
 

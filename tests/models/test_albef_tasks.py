@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lavis_mafa.compat  # noqa: F401  before the first import of lavis
+
 import pytest
 import torch
 from lavis.common.registry import registry

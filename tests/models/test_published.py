@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import lavis_mafa.compat  # noqa: F401  before the first import of lavis
+
 import pytest
 import torch
 from lavis.models import med

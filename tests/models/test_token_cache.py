@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import lavis_mafa.compat  # noqa: F401  before the first import of lavis
+
 import numpy as np
 import pytest
 import torch

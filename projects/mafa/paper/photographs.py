@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lavis_mafa.compat  # noqa: F401  before the first import of lavis
+
 import numpy as np
 import pyarrow as pa
 from lavis.common.registry import registry
