@@ -262,7 +262,7 @@ def test_a_judge_from_a_plugin_serves_open_clip() -> None:
         ("run.con_d={arch: mean_colour}", r"run\.con_d\.arch: there is no judge .* did you mean mean_colours\?"),
         ("run.con_d={arch: open_clp}", "did you mean open_clip"),
         ("run.con_d.sur=1", r"unknown key run\.con_d\.sur: did you mean run\.con_d\.sure\?"),
-        ("model.mafa.targets=sharpp", "targets is 'sharpp': allowed is s_itc or .* or sharp"),
+        ("model.mafa.targets=sharpp", "targets is 'sharpp'; it must be s_itc or .* or sharp"),
         ("datasets.squares.vis_processor.trian.name=x", r"did you mean datasets\.squares\.vis_processor\.train"),
     ],
 )
