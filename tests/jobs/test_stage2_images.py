@@ -22,7 +22,9 @@ SCRIPT = ROOT / "projects" / "language_models" / "flickr8k.py"
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as Python does for the script that it runs
+        return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 
 
 @pytest.fixture(scope="module")
