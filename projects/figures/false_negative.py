@@ -57,7 +57,7 @@ def _scores(table: RecordTable) -> NDArray[np.float32]:
     con_d = build_con_d({"arch": "mafa_albef", "model_type": "scenes_con_d"}, torch.device("cpu"))
     B = len(RECORDS)
     batch = {
-        "image": torch.stack([con_d.vis_processor(_scene(record).reduce(ZOOM)) for record in RECORDS]),
+        "judge_image": torch.stack([con_d.vis_processor(_scene(record).reduce(ZOOM)) for record in RECORDS]),
         "caption": [table.caption(record) for record in RECORDS],
     }
     image_K, text_K = torch.arange(B).repeat_interleave(B), torch.arange(B).repeat(B)
