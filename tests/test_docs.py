@@ -86,7 +86,9 @@ def test_commands_name_what_exists(page: Path) -> None:
 )
 def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(block, {})
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert names.keys() - {"__builtins__"}, "a block that defines and imports nothing shows nothing"
 
 
 def test_every_setting_of_the_method_is_described() -> None:

@@ -302,7 +302,9 @@ def test_momentum_copies_and_queues_may_miss(medium: Any, tmp_path: Any) -> None
         for key in [key for key in state if "_m." in key or "queue" in key]:
             del state[key]
 
-    build(config_of(tmp_path / "weights.pth", make(), config, slim))
+    whole = make()
+    scorer = build(config_of(tmp_path / "weights.pth", whole, config, slim))
+    assert torch.equal(scorer.model.itm_head.weight, whole.itm_head.weight)
 
 
 @pytest.mark.parametrize(("frozen", "fits"), [(True, True), (False, False)])
