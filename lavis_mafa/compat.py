@@ -118,11 +118,16 @@ def _set_output_embeddings(self: Any, decoder: nn.Linear) -> None:
 
 
 def _init_weights_by_post_init(self: Any) -> None:
-    """LAVIS' constructors end with init_weights(); since 5.0 post_init() must come first, which calls it in turn."""
-    if "all_tied_weights_keys" in vars(self):
-        PreTrainedModel.init_weights(self)
-    else:
-        self.post_init()
+    """LAVIS' constructors end with init_weights(); since 5.0 post_init() must come first, which calls it in turn.
+
+    Every part is then drawn in the order of 4.26, those of an inner network twice, so that a seed gives the weights
+    that it gave there.
+    """
+    if "all_tied_weights_keys" in vars(self):  # post_init() asks
+        return
+    self.post_init()
+    self.apply(self._init_weights)
+    self.tie_weights()
 
 
 def _tie_bias(self: Any) -> None:
