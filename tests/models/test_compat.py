@@ -136,3 +136,18 @@ def test_blip_finds_its_marks() -> None:
     words = len(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     assert tokenizer.additional_special_tokens_ids == [words]
+
+
+def test_a_seed_draws_the_initial_weights_that_it_drew_on_transformers_4_26() -> None:
+    """Measured there, with torch 2.14.1: an inner network is drawn twice, part by part."""
+    from lavis.models.blip2_models.Qformer import BertLMHeadModel
+    from transformers import BertConfig
+
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=20, max_position_embeddings=8, is_decoder=True, add_cross_attention=True, **sizes)
+    config.cross_attention_freq, config.query_length, config.encoder_width = 1, 2, 16
+    model = BertLMHeadModel(config)
+    drawn = model.bert.encoder.layer[1].output.dense.weight.flatten()[:3]
+    torch.testing.assert_close(drawn, torch.tensor([0.0090255, 0.0217455, -0.0244877]), atol=1e-6, rtol=0)
+    assert torch.rand(1).item() == pytest.approx(0.428399, abs=1e-6)
