@@ -93,8 +93,8 @@ def test_a_torn_file_of_any_format_is_named_with_the_remedy(tmp_path, name):
     whole = path.read_bytes()
     for torn in (b"", whole[:7], whole[: len(whole) // 2], whole[:-1], b"some text"):
         path.write_bytes(torn)
-        told = pytest.raises(ValueError, match=rf"{name} is damaged or not a readable table \(.*\)\. Copy it\.$")
-        with told, reading(path, "table", "Copy it."):
+        named = pytest.raises(ValueError, match=rf"{name} is damaged or not a readable table \(.*\)\. Copy it\.$")
+        with named, reading(path, "table", "Copy it."):
             read(path)
 
 

@@ -253,7 +253,7 @@ def test_a_judge_from_a_plugin_serves_open_clip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("run.plugins=[no_such_module]", r"run\.plugins: module 'no_such_module' cannot be imported \(ModuleNotFound"),
         ("run.plugins=[broken]", r"run\.plugins: module 'broken' cannot be imported \(ZeroDivisionError"),
@@ -266,9 +266,9 @@ def test_a_judge_from_a_plugin_serves_open_clip() -> None:
         ("datasets.squares.vis_processor.trian.name=x", r"did you mean datasets\.squares\.vis_processor\.train"),
     ],
 )
-def test_what_is_wrong_is_told(option: str, told: str, folder: Path) -> None:
+def test_what_is_wrong_is_reported(option: str, message: str, folder: Path) -> None:
     (folder / "broken.py").write_text("1 / 0")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load(option)
 
 

@@ -143,15 +143,15 @@ def test_a_decoder_says_what_it_says_token_by_token(model: Any, batch: dict[str,
         pytest.skip("for decoders")
     llm, image = model.language_model, batch["image"][:1]
     ids = model.llm_words(PROMPT.format(QUESTIONS[0]), return_tensors="pt").input_ids
-    told: list[int] = []
+    chosen: list[int] = []
     with torch.no_grad():
         queries = model.queries({"image": image})
         for _ in range(5):
-            words = llm.get_input_embeddings()(torch.cat([ids, torch.tensor([told]).long()], 1))
-            told.append(int(llm(inputs_embeds=torch.cat([queries, words], 1)).logits[0, -1].argmax()))
+            words = llm.get_input_embeddings()(torch.cat([ids, torch.tensor([chosen]).long()], 1))
+            chosen.append(int(llm(inputs_embeds=torch.cat([queries, words], 1)).logits[0, -1].argmax()))
     samples = {"image": image, "text_input": QUESTIONS[:1]}
-    expected = model.llm_words.decode(told, skip_special_tokens=True).strip()
-    if model.llm_words.eos_token_id not in told:
+    expected = model.llm_words.decode(chosen, skip_special_tokens=True).strip()
+    if model.llm_words.eos_token_id not in chosen:
         assert model.predict_answers(samples, num_beams=1, max_len=5, prompt=PROMPT) == [expected]
 
 

@@ -107,11 +107,11 @@ def test_t5_says_what_it_says_in_lavis(models: dict[str, Any], asked: dict[str, 
 
     model, options = models["t5"], {"num_beams": 3, "max_len": 6, "prompt": PROMPT}
     with mock.patch.object(model, "_apply_lemmatizer", False, create=True):
-        told = Blip2T5.predict_answers(model, dict(asked), **options, min_len=3)  # it counts T5's start
-    assert model.predict_answers(asked, **options, min_len=2) == [text.strip() for text in told]
+        expected = Blip2T5.predict_answers(model, dict(asked), **options, min_len=3)  # it counts T5's start
+    assert model.predict_answers(asked, **options, min_len=2) == [text.strip() for text in expected]
     lengths = {"num_beams": 2, "max_length": 6}
-    told = Blip2T5.generate(model, {**asked, "prompt": "a big"}, **lengths, min_length=3)
-    assert model.generate({**asked, "prompt": "a big"}, **lengths, min_length=2) == [text.strip() for text in told]
+    expected = Blip2T5.generate(model, {**asked, "prompt": "a big"}, **lengths, min_length=3)
+    assert model.generate({**asked, "prompt": "a big"}, **lengths, min_length=2) == [text.strip() for text in expected]
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
