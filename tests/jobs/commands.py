@@ -18,7 +18,8 @@ def environment(**more: str) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     data = os.environ.get("LAVIS_MAFA_DATA", str(ROOT.parent / "shared" / "data"))
     quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return {**os.environ, **quiet, "PATH": path, "LAVIS_MAFA_DATA": data, **more}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}  # would win over PATH's Python
+    return {**inherited, **quiet, "PATH": path, "LAVIS_MAFA_DATA": data, **more}
 
 
 def run(*command: str, **more: str) -> str:
