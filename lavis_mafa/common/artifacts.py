@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -119,7 +120,7 @@ def mapped(path: Path, remedy: str, mode: Literal["r", "r+"] = "r") -> np.memmap
         return array
 
 
-def json_lines(path: Path) -> list[Any]:
+def json_lines(path: Path) -> list[object]:
     """The rows of a JSONL file that grows, less the line that a killed process left unfinished; no file, no rows."""
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
@@ -128,15 +129,21 @@ def json_lines(path: Path) -> list[Any]:
     return rows
 
 
-def json_bytes(value: object, **options: Any) -> bytes:
-    """json.dumps(value, **options) in UTF-8, which cannot hold half a character (a lone surrogate of UTF-16).
+def json_bytes(
+    value: object,
+    indent: int | None = None,
+    default: Callable[[object], object] | None = None,
+    allow_nan: bool = True,
+) -> bytes:
+    """json.dumps, with the same keywords, in UTF-8, which cannot hold half a character (a lone surrogate of UTF-16).
 
     Where there is one, all that is not ASCII is written as escapes, which give back what was read.
     """
+    dumps = partial(json.dumps, value, indent=indent, default=default, allow_nan=allow_nan)
     try:
-        return json.dumps(value, ensure_ascii=False, **options).encode()
+        return dumps(ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return json.dumps(value, **options).encode()
+        return dumps().encode()
 
 
 def check_header(path: Path, found: Mapping[str, object], expected: Mapping[str, object], remedy: str) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -67,11 +67,10 @@ def loaded(path: str | Path) -> DictConfig:
     return found
 
 
-def plain_config(cfg: Mapping[str, object] | DictConfig) -> Mapping[str, Any]:
+def plain_config(cfg: Mapping[str, object] | DictConfig) -> Mapping[str, object]:
     """A section of a config with every ${…} resolved; another mapping is taken as it is."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
-    found: Mapping[str, Any] = plain
-    return found
+    plain = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    return cast(Mapping[str, object], plain)
 
 
 def option_value(key: str, text: str) -> object:
@@ -97,23 +96,25 @@ def option_value(key: str, text: str) -> object:
 
 def _yaml(text: str) -> object:
     """As OmegaConf reads YAML: 1e-4 is a number, a date is text."""
-    plain: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    return plain["value"]
+    return OmegaConf.from_dotlist([f"value={text}"]).value
 
 
-def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A config of plain values with every text in it, at any depth, changed."""
-    if isinstance(value, dict):
-        return {key: changed_texts(inner, change) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [changed_texts(inner, change) for inner in value]
-    return change(value) if isinstance(value, str) else value
+def changed_texts(config: Mapping[str, object], change: Callable[[str], str]) -> DictConfig:
+    """A config of these plain values with every text in it, at any depth, changed."""
+
+    def changed(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {key: changed(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [changed(inner) for inner in value]
+        return change(value) if isinstance(value, str) else value
+
+    return OmegaConf.create({key: changed(value) for key, value in config.items()})
 
 
 def home_expanded(config: DictConfig) -> DictConfig:
     """The config with `~/…` of every path in it, whatever its key, below the home folder; ${…} stays unresolved."""
-    expanded: DictConfig = OmegaConf.create(changed_texts(OmegaConf.to_container(config), os.path.expanduser))
-    return expanded
+    return changed_texts(cast(Mapping[str, object], OmegaConf.to_container(config)), os.path.expanduser)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ A key that is not here is an error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from lavis_mafa.common.schema import FROM_0, FROM_1, Range, key
+from lavis_mafa.common.schema import FROM_0, FROM_1, Range, Section, key
 
 
 @dataclass
@@ -25,7 +25,7 @@ class CommonRun:
     device: str = key("auto", "auto (cuda where there is a GPU, else cpu), cpu, cuda or cuda:N")
     num_workers: int = key(0, "processes that load data, beside the main one", FROM_0)
     batch_size_eval: int = key(64, "images of a batch without gradient", FROM_1)
-    con_d: dict[str, Any] | None = key(
+    con_d: Section | None = key(
         None,
         "who judges pairs: {arch, model_type, finetuned: …}, a frozen matching network; {arch: file, path: "
         "connections.parquet}, mined verdicts; {arch: self}, the model's own head; {arch: open_clip, vit_model: "
@@ -84,7 +84,7 @@ class TrainRun(CommonRun):
     valid_splits: list[str] = key([], "splits evaluated after every epoch; the first chooses the best checkpoint")
     test_splits: list[str] = key(["test"], "splits evaluated at the end")
     k_test: int = key(0, "candidates re-ranked by ITM; 0: ITC alone", FROM_0)
-    zero_shot: dict[str, Any] | None = key(
+    zero_shot: Section | None = key(
         None,
         "mafa_openclip: {images: ROOT of class_name/*.png, templates: openai | simple | name, names: folders | "
         "imagenet}",
@@ -116,7 +116,7 @@ class TrainRun(CommonRun):
     )
     references: str | None = key(None, "COCO file (local or URL) with the captions of a LAVIS data set's images")
     without_image: bool = key(False, "ask the language model without the image, too")
-    expected: dict[str, Any] | None = key(
+    expected: Section | None = key(
         None,
         "published figures to print beside ours, {name: figure}, of retrieval {name: {text: R@1, image: R@1}}",
     )

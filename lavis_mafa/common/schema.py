@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, TypeVar, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Section = dict[str, object]
+else:
+    Section = dict  # the type of keys that a schema leaves open; OmegaConf knows no `object`
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,15 @@ class Range:
 FROM_0, FROM_1 = Range(0), Range(1)
 
 
-def key(default: Any, meaning: str, allowed: Range | None = None) -> Any:
+def key(default: T, meaning: str, allowed: Range | None = None) -> T:
     """A key of the schema: its default, what it means, and the numbers that it allows."""
     metadata = {"meaning": meaning, "allowed": allowed}
     if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
+        return cast(T, field(default_factory=default.copy, metadata=metadata))
     return field(default=default, metadata=metadata)
 
 
-NAMES = {
+NAMES: dict[object, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -64,8 +70,8 @@ def allowed_values(schema: type, name: str) -> str:
     return f"{text}, or null" if NoneType in get_args(hint) else text
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """The types of a hint, or its literals, less None: [int] of `int | None`, [dict] of `dict[str, Any] | None`."""
+def _kinds(hint: object) -> list[object]:
+    """The types of a hint, or its literals, less None: [int] of `int | None`, [dict] of `Section | None`."""
     if get_origin(hint) in (list, dict):
         return [get_origin(hint)]
     return [kind for one in get_args(hint) if one is not NoneType for kind in _kinds(one)] or [hint]

@@ -62,15 +62,16 @@ class RunConfig(Config):
         self.args = None
         for splits, split in _empty_splits(given):
             splits[split] = None  # also where the packaged default has keys, over which [] would not merge
-        run = OmegaConf.create({"run": _typed(given.run, schema)})
-        chosen = merged(run, self.build_model_config(given), self.build_dataset_config(given))
+        typed = OmegaConf.create({"run": _typed(given.run, schema)})
+        chosen = merged(typed, self.build_model_config(given), self.build_dataset_config(given))
         for splits, split in _empty_splits(chosen):
             del splits[split]
         try:
-            resolved = plain_config(chosen)
+            OmegaConf.to_container(chosen, resolve=True)
+            run = plain_config(chosen.run)
         except ValidationError as error:  # of a key with ${…}
             raise ValueError(_wrong_type(str(error.key), error.value, schema)) from error
-        numbers = {name: value for name, value in resolved["run"].items() if isinstance(value, (bool, int, float))}
+        numbers = {name: value for name, value in run.items() if isinstance(value, (bool, int, float))}
         self.config = home_expanded(merged(chosen, {"run": numbers}))
 
 

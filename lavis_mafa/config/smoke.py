@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lavis_mafa.common.config_file import changed_texts, plain_config
+from lavis_mafa.common.config_file import changed_texts, loaded, plain_config
 from lavis_mafa.common.files import CONFIGS
 
 PRESET = CONFIGS / "smoke.yaml"
@@ -18,14 +18,13 @@ PRESET = CONFIGS / "smoke.yaml"
 
 def shorten(config: DictConfig, folder: Path) -> DictConfig:
     """The config, resolved, with the preset's sizes and everything below output/ moved into `folder`."""
-    smoke, short = OmegaConf.load(PRESET), dict(plain_config(config))
+    smoke, plain = loaded(PRESET), plain_config(config)
+    short = changed_texts(plain, lambda text: str(folder / text) if text.startswith("output/") else text)
     # what is off stays off: a dual encoder has nothing to re-rank with
-    short["run"] |= {key: value for key, value in smoke.run.items() if short["run"].get(key)}
-    for data in short["datasets"].values():
+    short.run.update({key: value for key, value in smoke.run.items() if short.run.get(key)})
+    for data in short.datasets.values():
         for split in (data.get("splits") or {}).values():
-            split["n"] = min(split.get("n", smoke.records), smoke.records)
+            split.n = min(split.get("n", smoke.records), smoke.records)
         if "max_rows" in data:
-            data["max_rows"] = smoke.records
-    return OmegaConf.create(
-        changed_texts(short, lambda text: str(folder / text) if text.startswith("output/") else text)
-    )
+            data.max_rows = smoke.records
+    return short

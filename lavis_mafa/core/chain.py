@@ -8,13 +8,23 @@ similarities of each window.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lavis_mafa.core.neighbors import KEY_BLOCK, FloatArray, Index, IntArray, Rows, cells, choose, float32, nearest
+from lavis_mafa.core.neighbors import (
+    KEY_BLOCK,
+    FloatArray,
+    Index,
+    IndexOptions,
+    IntArray,
+    Rows,
+    cells,
+    choose,
+    float32,
+    nearest,
+)
 
 DENSE_LIMIT = 10_000  # two float32 matrices of 400 MB
 WINDOW = 1024  # similar records that are chained together; a record costs as many similarities
@@ -34,7 +44,7 @@ class Chainer:
 
     dense_limit: int = DENSE_LIMIT
     k: int = 32
-    options: dict[str, Any] = field(default_factory=dict)
+    options: IndexOptions = field(default_factory=IndexOptions)
     skip: int = 0
     quantile: float = 1.0
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -76,12 +86,14 @@ class Chainer:
     def _windows(self, image_MD: Rows, text_MD: Rows, start: int) -> Iterator[IntArray]:
         """Records that are chained together, rising, window after window: all of them wherever their lists are exact,
         else those next to each other on a path from the cell of `start` through all coarse cells."""
-        n, options = image_MD.shape[0], dict(self.options)
-        if n <= self.dense_limit or choose(options.pop("backend", "auto"), n) != "ivf":
+        n, options = image_MD.shape[0], self.options
+        if n <= self.dense_limit or choose(options.get("backend", "auto"), n) != "ivf":
             yield np.arange(n)
             return
         size = min(WINDOW, self.dense_limit - 1)
-        centroids_LD, cell_M = cells(_Records(image_MD, text_MD), -(-n // size), **options)
+        centroids_LD, cell_M = cells(
+            _Records(image_MD, text_MD), -(-n // size), seed=options.get("seed", 0), threads=options.get("threads")
+        )
         path_L = Chainer().chain(centroids_LD, centroids_LD, int(cell_M[start]))  # neighbours follow one another
         path_M = np.argsort(np.argsort(path_L)[cell_M], kind="stable")
         for low in range(0, n, size):

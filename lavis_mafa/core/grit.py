@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lavis_mafa.core.chain import DENSE_LIMIT, Chainer
 from lavis_mafa.core.embeddings import EmbeddingRows, Embeddings
-from lavis_mafa.core.neighbors import BACKENDS, IntArray
+from lavis_mafa.core.neighbors import BACKENDS, IndexOptions, IntArray
 from lavis_mafa.core.plan import Plan, refuse_few
 from lavis_mafa.core.siblings import distinct_images, keep_apart
 
@@ -148,7 +148,7 @@ class GritPlanner:
     def _chain(self, embeddings: Embeddings | _Arrays, records: IntArray, rng: np.random.Generator) -> IntArray:
         """Chains shuffled records, search space by search space, each from a random start."""
         size = len(records) if self.search_space == "all" else int(self.search_space)
-        options = {"backend": self.backend, "threads": self.threads, "seed": self.seed}
+        options = IndexOptions(backend=self.backend, threads=self.threads, seed=self.seed)
         chainer = Chainer(options=options, skip=self.skip_nearest, quantile=self.quantile)
         chained = []
         for low in range(0, len(records), size):

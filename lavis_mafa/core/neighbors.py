@@ -1,15 +1,20 @@
 """The k nearest neighbours by inner product: FAISS flat, FAISS IVF, either on a GPU, or exact torch without FAISS."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FLAT_LIMIT = 50_000  # keys up to which `auto` searches exactly; above, IVF is several times cheaper
 BACKENDS = ("auto", "flat", "ivf", "torch")
@@ -33,6 +38,29 @@ class Rows(Protocol):
     def __getitem__(self, rows: Index, /) -> NDArray[np.floating]: ...
 
 
+class FaissIndex(Protocol):
+    """What is used of an index of FAISS, which has no types; `nlist` is IVF's."""
+
+    is_trained: bool
+    nlist: int
+
+    def train(self, rows_ND: FloatArray) -> None: ...
+
+    def add(self, rows_ND: FloatArray) -> None: ...
+
+    def search(self, queries_QD: FloatArray, k: int) -> tuple[FloatArray, IntArray]: ...
+
+
+class IndexOptions(TypedDict, total=False):
+    """The keywords of NeighborIndex."""
+
+    backend: str
+    nprobe: int
+    seed: int
+    threads: int | None
+    chunk: int
+
+
 def load_faiss() -> ModuleType | None:
     """FAISS, or None where it is missing or broken (a GPU build without NVIDIA's runtime raises RuntimeError)."""
     try:
@@ -49,7 +77,7 @@ def float32(rows: NDArray[np.floating]) -> FloatArray:
     return array
 
 
-def nearest(queries_QD: Rows, keys_ND: Rows, k: int, **options: Any) -> tuple[IntArray, FloatArray]:
+def nearest(queries_QD: Rows, keys_ND: Rows, k: int, **options: Unpack[IndexOptions]) -> tuple[IntArray, FloatArray]:
     """`NeighborIndex(keys_ND, **options).search(queries_QD, k)`."""
     return NeighborIndex(keys_ND, **options).search(queries_QD, k)
 
@@ -122,10 +150,10 @@ class NeighborIndex:
             index_Qk[part], similarity_Qk[part] = self._search_chunk(float32(queries_QD[part]), k)
         return index_Qk, similarity_Qk
 
-    def _build(self, nprobe: int, seed: int) -> tuple[Any, Any]:
+    def _build(self, nprobe: int, seed: int) -> tuple[FaissIndex, object]:
         faiss = self._faiss
         assert faiss is not None, "`choose` looked for it"
-        index = faiss.IndexFlatIP(self.dim) if self.backend == "flat" else self._empty_ivf(nprobe, seed)
+        index: FaissIndex = faiss.IndexFlatIP(self.dim) if self.backend == "flat" else self._empty_ivf(nprobe, seed)
         gpu = faiss.StandardGpuResources() if _gpu_works(faiss) else None  # must outlive the index
         if gpu is not None:
             index = faiss.index_cpu_to_gpu(gpu, 0, index)
@@ -135,13 +163,14 @@ class NeighborIndex:
             index.add(keys)
         return index, gpu
 
-    def _empty_ivf(self, nprobe: int, seed: int) -> Any:
+    def _empty_ivf(self, nprobe: int, seed: int) -> FaissIndex:
         faiss = self._faiss
         assert faiss is not None, "`choose` looked for it"
         # FAISS' guideline is 4 to 16 times the root of N; 39 keys a cell are the fewest that it trains without warning.
         nlist = max(1, min(round(4 * self.n**0.5), self.n // 39))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(self.dim), self.dim, nlist, faiss.METRIC_INNER_PRODUCT)
-        index.cp.seed, index.cp.niter, index.nprobe = seed, TRAIN_ROUNDS, nprobe
+        ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(self.dim), self.dim, nlist, faiss.METRIC_INNER_PRODUCT)
+        ivf.cp.seed, ivf.cp.niter, ivf.nprobe = seed, TRAIN_ROUNDS, nprobe
+        index: FaissIndex = ivf
         return index
 
     def _search_chunk(self, queries_QD: FloatArray, k: int) -> tuple[IntArray, FloatArray]:

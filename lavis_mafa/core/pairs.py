@@ -8,8 +8,9 @@ come first, as in LAVIS' ITM batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 CONNECTION, AMBIGUOUS, NEGATIVE = 1, 0, -1  # verdicts
 VERDICTS = {CONNECTION: "connection", AMBIGUOUS: "ambiguous", NEGATIVE: "negative"}  # as files name them
 
-Numbers = TypeVar("Numbers", Tensor, NDArray[Any])
+Numbers = TypeVar("Numbers", Tensor, NDArray[np.float32], NDArray[np.float64])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from lavis_mafa.core.targets import TARGETS
 
@@ -15,7 +14,7 @@ CHOICES = {
     "rule": ("absolute", "relative"),
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, str | float | bool]] = {
     "mafa": {},
     # without S-ITC: above mafa in short runs of BLIP-2 on clean captions (projects/mafa/paper, the replication)
     "mafa+": {"alpha": 0.0},
@@ -103,7 +102,7 @@ class MafaSettings:
         for key in explicit:
             if key not in valid:
                 raise ValueError(f"unknown setting {key!r}: did you mean {_closest(key, [*valid, 'preset'])!r}?")
-        return cls(**{**PRESETS[preset], **explicit})
+        return cls(**{**PRESETS[preset], **explicit})  # type: ignore[arg-type]  # __post_init__ checks the types
 
     @property
     def asks_scorer(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from lavis_mafa.common.artifacts import check_header, json_lines
 
@@ -39,9 +40,10 @@ def merged(folder: Path, split: str, about: Mapping[str, object]) -> dict[int, s
     for path in sorted(folder.glob(f"{split}_rank*.jsonl")):
         rows = json_lines(path)
         if rows:
-            every = {**dict.fromkeys(rows[0]), **about}  # a key that this run lacks differs too
-            check_header(path, rows[0], every, "Remove it, or choose another run.output_dir.")
-            found.update((int(item), str(text)) for item, text in rows[1:])
+            header, answers = cast(Mapping[str, object], rows[0]), cast(list[tuple[int, str]], rows[1:])
+            every = {**dict.fromkeys(header), **about}  # a key that this run lacks differs too
+            check_header(path, header, every, "Remove it, or choose another run.output_dir.")
+            found.update((int(item), str(text)) for item, text in answers)
     return found
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
+from lavis.datasets.datasets.base_dataset import BaseDataset
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
@@ -28,7 +28,7 @@ Batches = Iterator[tuple[Sequence[int], list[str]]]  # places of samples, and th
 class AnswerEvaluation(Evaluation):
     """Evaluates the network of a run by what its task asks and judges. Nothing is validated between epochs."""
 
-    def __init__(self, run: Run, task: AnsweringTask[Any]) -> None:
+    def __init__(self, run: Run, task: AnsweringTask[BaseDataset]) -> None:
         super().__init__(run)
         self.task = task
 

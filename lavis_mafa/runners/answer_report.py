@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
+from lavis.datasets.datasets.base_dataset import BaseDataset
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.common.config_file import plain_config
+from lavis_mafa.common.tree import Keys, keys_at
 from lavis_mafa.evaluation.ground_truth import image_opener
 from lavis_mafa.reports.predictions import Prediction, write_predictions
 from lavis_mafa.reports.table import write_json
@@ -20,7 +21,7 @@ SHOWN = 1000  # predictions on the page
 
 
 def report_answers(
-    run: Run, task: AnsweringTask[Any], weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]
+    run: Run, task: AnsweringTask[BaseDataset], weights: str, found: Mapping[str, Mapping[str, Mapping[int, str]]]
 ) -> Results:
     """Judge and write the answers of every split; returns what results.json holds."""
     folder, written = run.folder, ["results.json"]
@@ -41,7 +42,7 @@ def report_answers(
             write_json(folder / f"{split}_{name}.json", content)
             written.append(f"{split}_{name}.json")
     config = plain_config(run.config.config)
-    published = config["run"].get("expected") or {}
+    published = keys_at(config, "run", "expected")
     results: Results = {"task": run.settings.task, "dataset": run.name, "expected": published}
     if judged:
         results["answers"] = judged
@@ -70,27 +71,26 @@ def _shown(table: pd.DataFrame) -> list[Prediction]:
     ]
 
 
-def answers_table(judged: Mapping[str, Any], expected: Mapping[str, float]) -> str:
+def answers_table(judged: Keys, expected: Keys) -> str:
     """Rows: what was measured, its baselines, the published figures; columns: all, then each type or metric."""
     other = "raw" if judged.get("headline") == "lemmatised" else "lemmatised"
-    rows = {"this checkpoint": judged, f"  answers {other}": judged.get(other)}
-    rows |= {
-        "language model without the image": judged.get("without_image"),
-        "one answer to all": judged.get("majority"),
+    rows = {
+        "this checkpoint": judged,
+        f"  answers {other}": keys_at(judged, other),
+        "language model without the image": keys_at(judged, "without_image"),
+        "one answer to all": keys_at(judged, "majority"),
+        **{f"published, {name}": {"all": value} for name, value in expected.items()},
     }
-    rows |= {f"published, {name}": {"all": value} for name, value in expected.items()}
     table = pd.DataFrame({name: _flat(found) for name, found in rows.items() if found}).T
-    notes = [f"{name}: {remedy}" for name, remedy in (judged.get("missing") or {}).items()]
+    notes = [f"{name}: {remedy}" for name, remedy in keys_at(judged, "missing").items()]
     return "\n".join([table.to_string(float_format=lambda value: f"{value:.1f}", na_rep="-"), *notes])
 
 
-def _flat(found: Mapping[str, Any]) -> dict[str, float]:
+def _flat(found: Keys) -> dict[str, float]:
     """CIDEr and accuracies in percent; the other caption metrics as COCO prints them, times 100."""
-    flat = {"all": found.get("all")}
-    for types in ("by_answer_type", "by_question_type"):
-        flat |= found.get(types) or {}
-    metrics = {name: found[name] for name in ("Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE") if name in found}
+    shares = {"all": found.get("all"), **keys_at(found, "by_answer_type"), **keys_at(found, "by_question_type")}
+    metrics = {name: found.get(name) for name in ("Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")}
+    scaled = [(1, shares), (100, metrics)]
     return {
-        **{name: value for name, value in flat.items() if value is not None},
-        **{name: 100 * value for name, value in metrics.items() if value is not None},
+        name: scale * value for scale, part in scaled for name, value in part.items() if isinstance(value, (int, float))
     }

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
@@ -63,7 +64,7 @@ class Journal:
 
 
 def _keep(path: Path, wanted: Callable[[dict[str, int]], bool]) -> None:
-    rows = [row for row in json_lines(path) if wanted(row)]
+    rows = [row for row in cast(list[dict[str, int]], json_lines(path)) if wanted(row)]
     with atomic_write(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 

@@ -16,6 +16,7 @@ from torch import nn
 from lavis_mafa.common.config_file import loaded, merged, plain_config
 from lavis_mafa.common.files import mistaken
 from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.common.tree import keys_at
 from lavis_mafa.core.scorer import View
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
@@ -75,7 +76,7 @@ def build_network(cfg: Section, device: torch.device, section: str, archs: tuple
     _require_weights(model_cls, config, section)
     model = _build(model_cls, config, section)
     refuse_nan(model.state_dict().items(), f"{section}: {checkpoint_path(config)}")
-    preprocess = merged(defaults.get("preprocess", {}), given.get("preprocess") or {})
+    preprocess = merged(defaults.get("preprocess", {}), keys_at(given, "preprocess"))
     vis, text = load_preprocess(preprocess)
     return Network(model.float().to(device), fingerprint(model), vis["eval"], text["eval"])
 
