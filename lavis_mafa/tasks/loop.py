@@ -106,14 +106,12 @@ class LoopTask(BaseTask):
             samples = prepare_sample(samples, cuda_enabled=cuda_enabled)
             samples.update(epoch=epoch, iters=step, num_iters_per_epoch=steps)
             lr_scheduler.step(cur_epoch=epoch, cur_step=step)
-            output = self._forward(model, samples, cuda_enabled)
-            _refuse_nan(output, samples, epoch, step)
             closes_group = (step + 1) % accum_grad_iters == 0 or step + 1 == steps
-            # DDP synchronises once a group
-            quiet = contextlib.nullcontext() if closes_group or not hasattr(model, "no_sync") else model.no_sync()
-            with quiet:
+            with _quiet(model, closes_group):
+                output = self._forward(model, samples, cuda_enabled)
                 loss = output.loss / accum_grad_iters
                 (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]  # of torch
+            _refuse_nan(output, samples, epoch, step)
             if closes_group:
                 _update(optimizer, scaler)
             seconds = time.perf_counter() - began + waited
@@ -131,6 +129,12 @@ def seed_step(seed: int, epoch: int, step: int) -> None:
     """A step's randomness is f(seed, epoch, step, rank), so that a resumed run draws what an unbroken one draws."""
     state = np.random.SeedSequence([seed, epoch, step, get_rank()]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]) >> 1)
+
+
+def _quiet(model: nn.Module, closes_group: bool) -> contextlib.AbstractContextManager[None]:
+    """DDP synchronises once a group: it decides so in the forward, so that this encloses forward and backward."""
+    silent: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    return silent if closes_group or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
 def _timed(loader: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
