@@ -19,6 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from lavis_mafa.common import gpus
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.common.versions import installed_versions
 
@@ -163,6 +164,10 @@ def judge_imports(torch: Probe, lavis: Probe) -> Iterator[Finding]:
         yield Finding(
             f"the GPU cannot be used: {torch.fault}", "set run.device=cpu, or install a torch for this driver"
         )
+    elif not torch.facts.get("gpus"):
+        cuda = torch.facts.get("cuda")
+        if idle := gpus.unused(str(torch.facts["version"]), str(cuda) if cuda else None):
+            yield Finding(*idle, blocks=True)  # run.device: auto refuses to run there
     if lavis.fault:
         remedy = "bash run_scripts/setup.sh builds a .venv with the tested versions (constraints/)"
         yield Finding(f"LAVIS and lavis_mafa cannot be registered: {lavis.fault}", remedy, blocks=True)
@@ -216,10 +221,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_facts(found: Mapping[str, str], torch: Probe, faiss: Probe) -> None:
-    gpus = torch.facts.get("gpus") or []
+    seen = torch.facts.get("gpus") or []
     print(f"python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPU cores")
     print("\n".join(f"  {package} {number}" for package, number in found.items()))
-    print(f"devices: cpu{''.join(f', {name}' for name in gpus)} (torch for CUDA {torch.facts.get('cuda') or 'none'})")
+    print(f"devices: cpu{''.join(f', {name}' for name in seen)} (torch for CUDA {torch.facts.get('cuda') or 'none'})")
     search = faiss.facts.get("search")
     print(f"FAISS: {faiss.facts.get('version', 'none')} {faiss.facts.get('build', '')}, search: {search}")
     for name, path in folders().items():

@@ -22,7 +22,9 @@ class CommonRun:
         [], "modules, installed or in the current folder, that register judges, towers, targets, data sets: [my_judge]"
     )
     seed: int = key(42, "the same seed makes the same run", FROM_0)
-    device: str = key("auto", "auto (cuda where there is a GPU, else cpu), cpu, cuda or cuda:N")
+    device: str = key(
+        "auto", "auto (cuda where there is a GPU, else cpu), cpu, cuda, or cuda:N, one GPU for one process"
+    )
     num_workers: int = key(0, "processes that load data, beside the main one", FROM_0)
     batch_size_eval: int = key(64, "images of a batch without gradient", FROM_1)
     con_d: Section | None = key(

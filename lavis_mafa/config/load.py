@@ -18,6 +18,7 @@ from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import PATIENCE
 from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
 from lavis_mafa.common.schema import allowed_values
+from lavis_mafa.config.devices import chosen_device, take_device
 from lavis_mafa.config.keys import check_names, is_lavis_task
 from lavis_mafa.config.run_values import check_texts, normalise_prompt
 from lavis_mafa.config.smoke import shorten
@@ -122,8 +123,7 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
         cfg = RunConfig(given, schema)
         if smoke := getattr(arguments, "smoke", None):
             cfg.config = shorten(cfg.config, smoke)
-        if cfg.config.run.device == "auto":
-            cfg.config.run.device = "cuda" if torch.cuda.is_available() else "cpu"
+        cfg.config.run.device = chosen_device(cfg.config.run.device)
         if schema is MineRun:
             check_mining(cfg.config)
         else:
@@ -133,12 +133,17 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
 
 
 def init_distributed(run: DictConfig) -> None:
-    """Join torchrun's process group (NCCL on GPUs, gloo on CPUs); alone, nothing is joined."""
+    """Take the GPU of this process, and join torchrun's process group (NCCL on GPUs, gloo on CPUs); alone, none is
+    joined.
+
+    Raises:
+        ValueError: one GPU for several processes, or more processes than GPUs.
+    """
     run.distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if not run.distributed:
+        take_device(run.device)
         return
     run.rank, run.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     run.gpu = int(os.environ.get("LOCAL_RANK", 0))
-    if run.device == "cuda":
-        torch.cuda.set_device(run.gpu)
+    take_device(run.device, run.gpu)
     torch.distributed.init_process_group("nccl" if run.device == "cuda" else "gloo", timeout=PATIENCE)

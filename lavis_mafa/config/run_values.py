@@ -6,13 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from string import Formatter
 
-import torch
 from lavis.common.registry import registry
 from omegaconf import DictConfig
 
 from lavis_mafa.common.precision import precision
 from lavis_mafa.common.run_schema import Schema
 from lavis_mafa.common.schema import allowed_values, text_keys
+from lavis_mafa.config.devices import check_device
 from lavis_mafa.config.keys import is_ours, registered
 
 
@@ -80,21 +80,9 @@ def check_run(run: DictConfig) -> None:
     if space != "all" and (isinstance(space, str) or space < least):  # a chain of fewer records is no batch
         refuse("run.search_space", space, f"a number of records from {least} on (run.batch_size_train), or all")
     check_folders(run, "output_dir", "token_folder")
-    check_device(run)
+    check_device(run.device)
+    precision(run)
     resume = run.get("resume_ckpt_path")
     if resume and resume != "auto" and not Path(resume).is_file():
         allowed = "null, auto (the newest checkpoint in run.output_dir), or an existing checkpoint"
         refuse("run.resume_ckpt_path", resume, allowed)
-
-
-def check_device(run: DictConfig) -> None:
-    if str(run.device).partition(":")[0] not in ("cpu", "cuda"):
-        refuse("run.device", run.device, "auto, cpu or cuda")
-    if str(run.device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"run.device is {run.device}, but torch {torch.__version__} sees no GPU: set run.device to auto or cpu"
-        )
-    number = str(run.device).partition(":")[2]
-    if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
-        refuse("run.device", run.device, f"cuda:N with N below {torch.cuda.device_count()}")
-    precision(run)

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.run_schema import MineRun, TrainRun
+from lavis_mafa.config.devices import check_device
 from lavis_mafa.config.keys import is_ours
-from lavis_mafa.config.run_values import check_device, check_folders, check_ranges, check_run, refuse
+from lavis_mafa.config.run_values import check_folders, check_ranges, check_run, refuse
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.pretrained import local_files
 from lavis_mafa.scorers.registry import judge_of
@@ -48,7 +49,7 @@ def check_mining(cfg: DictConfig) -> None:
     Raises ValueError: naming the key, its value and the allowed ones.
     """
     check_ranges(cfg.run, MineRun)
-    check_device(cfg.run)
+    check_device(cfg.run.device)
     check_folders(cfg.run, "output_dir", "cache_folder")
 
 

@@ -156,7 +156,7 @@ class NeighborIndex:
         index: FaissIndex = faiss.IndexFlatIP(self.dim) if self.backend == "flat" else self._empty_ivf(nprobe, seed)
         gpu = faiss.StandardGpuResources() if _gpu_works(faiss) else None  # must outlive the index
         if gpu is not None:
-            index = faiss.index_cpu_to_gpu(gpu, 0, index)
+            index = faiss.index_cpu_to_gpu(gpu, _own_gpu(), index)
         if not index.is_trained:
             index.train(float32(self._keys[_sample(self.n, TRAIN_POINTS * index.nlist, seed)]))
         for _, keys in _blocks(self._keys):
@@ -217,12 +217,17 @@ def choose(backend: str, n: int) -> str:
     return backend
 
 
+def _own_gpu() -> int:
+    """The GPU of this process: FAISS counts them as torch does."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
+
+
 def _gpu_works(faiss: ModuleType) -> bool:
     """Whether FAISS finds a GPU and can use it: a build for other devices says so only once it is tried."""
     try:
         if faiss.get_num_gpus() == 0:
             return False
-        probe = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(1))
+        probe = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), _own_gpu(), faiss.IndexFlatIP(1))
         probe.add(np.ones((1, 1), np.float32))
         return bool(probe.search(np.ones((1, 1), np.float32), 1)[1][0, 0] == 0)
     except (AttributeError, RuntimeError):

@@ -144,6 +144,11 @@ class BuildNetworks:
 
 
 def _ray_engine(cfg: Config, models: Networks, corpus: Corpus) -> RayEngine:
+    """Raises ValueError: run.device names one GPU."""
+    if ":" in cfg.run_cfg.device:
+        raise ValueError(
+            f"run.device is {cfg.run_cfg.device}, but Ray gives every worker a GPU of its own: set it to cuda"
+        )
     build = BuildNetworks(plain_config(cfg.config), corpus.table.fingerprint, os.getcwd())
     return RayEngine(build, models, gpus=cfg.run_cfg.device.startswith("cuda"))
 
@@ -160,6 +165,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     """Mine what the config names, here or on Ray; returns what summary.json holds."""
     register()
     from lavis_mafa.common.run_schema import MineRun
+    from lavis_mafa.config.devices import take_device
     from lavis_mafa.config.load import load_config
     from lavis_mafa.config.run_values import make_output_folder
     from lavis_mafa.mining_job.report import Job, report
@@ -180,6 +186,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
         raise ValueError(f"run.review: no file at {settings.review}")
     if settings.judged_pairs:
         read_judged_pairs(settings.judged_pairs, source.data.table)
+    take_device(settings.device)
     models = networks(cfg, source.data, torch.device(settings.device))
     worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
     mined = mine(corpus, models, search, rule, cache, source.stamp, worker)

@@ -3,6 +3,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/smoke.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 cd "$LAVIS_MAFA_ROOT"
 
 # `written FOLDER`: where a run with this output_dir writes; --smoke moves what lies below output/.
@@ -14,18 +15,14 @@ written() {
 }
 
 evaluate() {
-    local config="$1" checkpoint="$2" key gpus
+    local config="$1" checkpoint="$2" key launch
     shift 2
     if [[ "$checkpoint" != published ]]; then
         key="$(grep -q 'load_finetuned: true\|model_type: coco' "$config" && echo finetuned || echo pretrained)"
         set -- "model.$key=$checkpoint" "$@"
     fi
-    gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"
-    if ((gpus > 1)); then
-        "$PYTHON_BIN" -m torch.distributed.run --standalone --nproc-per-node "$gpus" -m lavis_mafa.evaluate --cfg-path "$config" --options run.evaluate=true "$@" "${smoke[@]}"
-    else
-        "$PYTHON_BIN" -m lavis_mafa.evaluate --cfg-path "$config" --options run.evaluate=true "$@" "${smoke[@]}"
-    fi
+    launcher lavis_mafa.evaluate "$@"
+    "${launch[@]}" --cfg-path "$config" --options run.evaluate=true "$@" "${smoke[@]}"
 }
 
 # `evaluate_one NAME "$@"`: NAME.yaml, or NAME_MODEL.yaml where the second argument is the language model's name.

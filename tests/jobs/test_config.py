@@ -90,7 +90,7 @@ def test_an_unknown_name_is_reported_with_the_closest_valid_one(option: str, nam
         ("run.precision=fp8", r"run\.precision is 'fp8': allowed is fp32, bf16 or fp16"),
         ("run.lr_sched=cosine", r"run\.lr_sched: .*'cosine'.*linear_warmup_cosine_lr"),
         ("run.resume_ckpt_path=/no/such.pth", r"run\.resume_ckpt_path is '/no/such\.pth': allowed is null, auto"),
-        ("run.device=tpu", r"run\.device is 'tpu': allowed is auto, cpu or cuda"),
+        ("run.device=tpu", r"run\.device is 'tpu': allowed is auto, cpu, cuda or cuda:N"),
         ("run.max_epoch=0", r"run\.max_epoch is 0: allowed is a whole number from 1 on"),
         ("run.num_workers=1.5", r"run\.num_workers is 1\.5: allowed is a whole number from 0 on"),
         ("run.init_lr=-1e-4", r"run\.init_lr is .*: allowed is a number from 0 on"),

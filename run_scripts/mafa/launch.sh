@@ -1,0 +1,13 @@
+# Sourced by train.sh and evaluate.sh: `launcher MODULE ARGUMENTS…` sets the array `launch` to the command that runs a module of
+# lavis_mafa, under torchrun where CUDA shows several GPUs, unless the arguments ask for the CPU or for one of them.
+launcher() {
+    local module="$1" gpus=1
+    shift
+    case " $* " in
+        *" run.device=cpu "* | *" run.device=cuda:"*) ;;
+        *) gpus="$("$PYTHON_BIN" -m lavis_mafa.common.gpus)" ;;
+    esac
+    launch=("$PYTHON_BIN")
+    if ((gpus > 1)); then launch+=(-m torch.distributed.run --standalone --nproc-per-node "$gpus"); fi
+    launch+=(-m "$module")
+}
