@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -67,6 +68,7 @@ class RunConfig(Config):
         chosen = merged(typed, self.build_model_config(given), self.build_dataset_config(given))
         for splits, split in _empty_splits(chosen):
             del splits[split]
+            _forget_split(chosen.run, split)
         try:
             OmegaConf.to_container(chosen, resolve=True)
             run = plain_config(chosen.run)
@@ -101,6 +103,14 @@ def _empty_splits(config: DictConfig) -> list[tuple[MutableMapping[str, object],
     return [
         (splits, name) for splits in filter(OmegaConf.is_dict, found) for name, files in splits.items() if not files
     ]
+
+
+def _forget_split(run: DictConfig, split: str) -> None:
+    """A split that the config sets to null is not evaluated either."""
+    for key in ("valid_splits", "test_splits"):
+        if split in (run.get(key) or []):
+            logging.warning("the split %s is null: run.%s goes without it", split, key)
+            run[key] = [name for name in run[key] if name != split]
 
 
 def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> RunConfig:

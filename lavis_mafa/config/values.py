@@ -109,8 +109,8 @@ def _lacks(path: str) -> str:
 def _data_paths(dataset: DictConfig) -> Iterator[tuple[str, str]]:
     if dataset.get("build_info"):
         yield from _lavis_paths(dataset.build_info)
-    if dataset.get("images") and isinstance(dataset.images, str):
-        yield "images", dataset.images
+    roots = dataset.get("images") or []
+    yield from (("images", root) for root in ([roots] if isinstance(roots, str) else roots))
     for split, files in (dataset.get("annotations") or {}).items():
         for file in [files] if isinstance(files, str) else files:
             yield f"annotations.{split}", file

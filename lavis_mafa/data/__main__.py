@@ -22,7 +22,7 @@ from lavis_mafa.common.config_file import (
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
 from lavis_mafa.common.stdout import print_anything
-from lavis_mafa.data.check import SplitReport, check_split
+from lavis_mafa.data.check import Annotation, SplitReport, check_split
 
 CHECKED, RENDERED = "image_text", "scenes"
 SHOWN = 20  # problems of a split in the readable report; report.json has all
@@ -54,17 +54,20 @@ def _check(given: argparse.Namespace) -> int:
     if given.workers < 1:
         raise ValueError(f"--workers is {given.workers}; it must be at least 1")
     dataset, batch_size = _settings(given.cfg_path, given.options)
-    root = Path(dataset.get("images") or "")
-    if not dataset.get("images") or not root.is_dir():
-        raise ValueError(f"datasets.{CHECKED}.images: no folder at {str(dataset.get('images'))!r}")
-    if not dataset.get("annotations"):
+    roots = [dataset["images"]] if isinstance(dataset["images"], str) else dataset["images"] or [""]
+    for root in roots:
+        if not root or not Path(root).is_dir():
+            raise ValueError(f"datasets.{CHECKED}.images: no folder at {root!r}")
+    if not any((dataset.get("annotations") or {}).values()):
         raise ValueError(f"datasets.{CHECKED}.annotations is empty; set it, e.g. annotations: {{train: my.json}}")
     reports = {}
-    for split, files in dataset["annotations"].items():
+    splits = {split: files for split, files in dataset["annotations"].items() if files}  # null: without that split
+    for split, files in splits.items():
         paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
         cleaned = given.output / f"{split}_clean.jsonl"
         least = batch_size if split == "train" else 1
-        reports[split] = check_split(paths, root, dataset.get("columns") or {}, cleaned, given.workers, least)
+        annotation = Annotation(split, paths, roots, dataset.get("columns") or {})
+        reports[split] = check_split(annotation, cleaned, given.workers, least)
     text = "\n".join(_readable(split, report) for split, report in reports.items())
     _write(given.output, reports, text)
     print(f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl")

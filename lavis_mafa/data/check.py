@@ -3,7 +3,6 @@
 It does not stop at the first fault. Each image is opened once, as in training (images.py).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,11 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
-from lavis_mafa.common.files import mistaken
 from lavis_mafa.common.progress import progress_bar
-from lavis_mafa.data.annotations import READERS, Columns
+from lavis_mafa.data.annotations import Columns
 from lavis_mafa.data.identity import clean_path, normalised
-from lavis_mafa.data.images import is_turned, open_image
+from lavis_mafa.data.images import Roots, image_file, is_turned, open_image, relative_path
+from lavis_mafa.data.readers import rows_of
 
 LONG_CAPTION = 1000  # characters; a tokenizer cuts far below
 CHUNK = 1024  # images submitted to the threads at a time
@@ -35,7 +34,7 @@ class Problem(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a file (values), and the fields read from it."""
+    """A row of a file (values), and the fields read from it. image: its path in one spelling."""
 
     file: str
     place: str
@@ -79,18 +78,25 @@ class SplitReport:
         return {**vars(self), "kinds": kinds, "problems": [problem._asdict() for problem in self.problems]}
 
 
-def check_split(
-    files: Sequence[Path], root: Path, columns: Mapping[str, str], cleaned: Path, workers: int, batch_size: int = 1
-) -> SplitReport:
-    """Read the annotation `files` and every image below `root`, and write the good rows to `cleaned` (.jsonl).
+@dataclass(frozen=True)
+class Annotation:
+    """The files of a split. columns: image_key, caption_key, id_key where the files name them otherwise."""
 
-    columns: image_key, caption_key, id_key where the files name them otherwise; cleaned rows keep all their columns.
+    split: str
+    files: Sequence[Path]
+    root: Roots
+    columns: Mapping[str, str]
+
+
+def check_split(annotation: Annotation, cleaned: Path, workers: int, batch_size: int = 1) -> SplitReport:
+    """Read the annotation and every image, and write the good rows, with all their columns, to `cleaned` (.jsonl).
+
     workers: threads that open images. batch_size: fewer records than that are a problem.
     """
-    looks = _look_at_all(root, [row.image for row in _rows(files, columns, [])], workers)
+    looks = _look_at_all(annotation.root, [row.image for row in _rows(annotation, [])], workers)
     report = SplitReport(cleaned=str(cleaned))
     with atomic_write(cleaned) as file:
-        for row in _good_rows(files, columns, looks, report):
+        for row in _good_rows(annotation, looks, report):
             file.write(json_bytes(row.values, default=str) + b"\n")
     if report.records < batch_size:
         problem = f"{report.records} records are left, fewer than a batch of {batch_size}: lower run.batch_size_train"
@@ -98,103 +104,91 @@ def check_split(
     return report
 
 
-def _good_rows(
-    files: Sequence[Path], columns: Mapping[str, str], looks: Mapping[str, Look], report: SplitReport
-) -> Iterator[Row]:
+def _good_rows(annotation: Annotation, looks: Mapping[str, Look], report: SplitReport) -> Iterator[Row]:
     """The rows without a problem; everything else goes into the report."""
     image_of: dict[str, str] = {}  # identity → image
     seen: set[tuple[str, str]] = set()
-    for row in _rows(files, columns, report.problems):
+    for row in _rows(annotation, report.problems):
         report.rows += 1
-        image = clean_path(row.image)
-        identity = row.image_id or image
-        if fault := looks[image].fault:
+        identity = row.image_id or row.image
+        if fault := looks[row.image].fault:
             report.problems.append(Problem(row.file, row.place, "image", fault))
             continue
-        if (first := image_of.setdefault(identity, image)) != image:
-            problem = f"image id {identity!r} belongs to two images, {first!r} and {image!r}"
+        if (first := image_of.setdefault(identity, row.image)) != row.image:
+            problem = f"image id {identity!r} belongs to two images, {first!r} and {row.image!r}"
             report.problems.append(Problem(row.file, row.place, "id", problem))
             continue
-        _note(row, identity, seen, report)
+        _note(row, seen, report)
         yield row
-    for image in set(image_of.values()):
+    ids = Counter(image_of.values())
+    for image, count in ids.items():
+        report.notes["images that stand under several ids, read as one with the captions of all"] += count > 1
         report.modes[looks[image].mode] += 1
         report.notes["animated images; only their first frame is read"] += looks[image].animated
         report.notes["images stored turned or mirrored (EXIF orientation), read upright"] += looks[image].turned
-    report.records, report.rows = len(image_of), report.rows + sum(problem.kind == "row" for problem in report.problems)
+    report.records, report.rows = len(ids), report.rows + sum(problem.kind == "row" for problem in report.problems)
     report.notes = +report.notes  # without zeros
 
 
-def _note(row: Row, identity: str, seen: set[tuple[str, str]], report: SplitReport) -> None:
+def _note(row: Row, seen: set[tuple[str, str]], report: SplitReport) -> None:
     report.kept_rows += 1
     report.captions += len(row.captions)
     for caption in row.captions:
         report.notes[f"captions longer than {LONG_CAPTION} characters; the tokenizer keeps their start"] += (
             len(caption) > LONG_CAPTION
         )
-        key = identity, normalised(caption)
+        key = row.image, normalised(caption)
         report.notes["captions that their image repeats, kept once"] += key in seen
         seen.add(key)
 
 
-def _rows(files: Sequence[Path], columns: Mapping[str, str], problems: list[Problem]) -> Iterator[Row]:
+def _rows(annotation: Annotation, problems: list[Problem]) -> Iterator[Row]:
     """Every readable row; faults go into `problems`. A file that breaks off yields the rows before the break."""
-    for file in files:
-        if file.suffix.lower() not in READERS or not file.is_file():
-            problem = (
-                f"unknown suffix; allowed are {', '.join(READERS)}" if file.is_file() else "no such annotation file"
-            )
-            problems.append(Problem(str(file), "", "file", problem))
-            continue
-        if what := mistaken(file):
-            problems.append(Problem(str(file), "", "file", f"it {what}"))
-            continue
-        before = len(problems)
-        count = 0
+    for file in annotation.files:
+        before, count = len(problems), 0
         try:
-            for row in _rows_of(file, columns, problems):
+            for row in _rows_of(file, annotation, problems):
                 count += 1
                 yield row
         except ValueError as error:
-            problems.append(Problem(str(file), "", "file", str(error)))
+            problems.append(Problem(str(file), "", "file", str(error).removeprefix(f"{file}: ")))
         if not count and len(problems) == before:
             problems.append(
                 Problem(str(file), "", "file", "no rows: it needs at least one row with an image and a caption")
             )
 
 
-def _rows_of(file: Path, columns: Mapping[str, str], problems: list[Problem]) -> Iterator[Row]:
-    unit = READERS[file.suffix.lower()][1]
+def _rows_of(file: Path, annotation: Annotation, problems: list[Problem]) -> Iterator[Row]:
+    """The rows of a file; a broken line of JSON lines is passed over, while other formats end where they break."""
+    keys = (annotation.columns.get(key) for key in ("image_key", "caption_key", "id_key"))
     found: Columns | None = None
-    for number, values in _entries(file, problems):
-        place = f"{unit} {number}"
-        found = found or Columns.find(values, *(columns.get(key) for key in ("image_key", "caption_key", "id_key")))
+
+    def broken(place: str, problem: str) -> None:
+        problems.append(Problem(str(file), place, "row", problem))
+
+    for place, values in rows_of(file, annotation.split, broken):
+        found = found or Columns.find(values, *keys)
         read: dict[str, list[Any]] = {"image": [], "caption": [], "image_id": []}
         try:
             found.append(values, read)
         except ValueError as error:
-            problems.append(Problem(str(file), place, "row", str(error)))
+            broken(place, str(error))
             continue
-        yield Row(str(file), place, values, read["image"][0], read["image_id"][0], read["caption"][0])
+        assert isinstance(values, Mapping), "other rows are refused"
+        image = _spelled(annotation.root, read["image"][0])
+        yield Row(str(file), place, values, image, read["image_id"][0], read["caption"][0])
 
 
-def _entries(file: Path, problems: list[Problem]) -> Iterator[tuple[int, Any]]:
-    """(number, row); a broken line of a JSONL file is passed over, while other formats end where they break."""
-    if file.suffix.lower() != ".jsonl":
-        yield from READERS[file.suffix.lower()][0](file)
-        return
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                if line.strip():
-                    yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                problem = f"broken JSON at column {error.colno}: {error.msg}"
-                problems.append(Problem(str(file), f"line {number}", "row", problem))
+def _spelled(root: Roots, path: str) -> str:
+    """One spelling of a path; that of one which leads outside stays, and opening it says so."""
+    try:
+        return relative_path(root, path)
+    except ValueError:
+        return clean_path(path)
 
 
-def _look_at_all(root: Path, images: Sequence[str], workers: int) -> dict[str, Look]:
-    paths = list(dict.fromkeys(clean_path(image) for image in images))
+def _look_at_all(root: Roots, images: Sequence[str], workers: int) -> dict[str, Look]:
+    paths = list(dict.fromkeys(images))
     looks: list[Look] = []
     with ThreadPoolExecutor(workers) as pool, progress_bar(total=len(paths), desc="images", unit="image") as bar:
         for start in range(0, len(paths), CHUNK):
@@ -204,10 +198,10 @@ def _look_at_all(root: Path, images: Sequence[str], workers: int) -> dict[str, L
     return dict(zip(paths, looks, strict=True))
 
 
-def _look(root: Path, path: str) -> Look:
+def _look(root: Roots, path: str) -> Look:
     try:
         open_image(root, path)
     except ValueError as error:
         return Look(str(error))
-    with Image.open(root / path) as image:
+    with Image.open(image_file(root, path)) as image:
         return Look("", image.mode, bool(getattr(image, "is_animated", False)), is_turned(image))

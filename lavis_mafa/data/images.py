@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,9 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 from lavis_mafa.common.files import mistaken
 from lavis_mafa.data.identity import clean_path
 
+FilePath = str | os.PathLike[str]
+Roots = FilePath | Sequence[FilePath]  # the folder, or folders, that image paths start from
+
 
 class BadImageError(ValueError):
     """An image file that is missing, unreadable, truncated, empty or too large; the message names it."""
@@ -23,24 +26,80 @@ class BadImageError(ValueError):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Opens the image of a record: the `open_image` of a data set whose images are files below `root`."""
+    """Opens the image of a record: the `open_image` of a data set whose images are files below `root`.
 
-    root: str
+    source: whose images they are, for messages: "split val (my/val.json)".
+    """
+
+    root: Roots
     images: pa.Array  # (N,) relative paths
+    source: str = ""
 
     def __call__(self, record: int) -> Image.Image:
-        return open_image(self.root, self.images[record].as_py())
+        try:
+            return open_image(self.root, self.images[record].as_py())
+        except ValueError as error:
+            if not self.source:
+                raise
+            raise type(error)(f"{self.source}: {error}") from error
 
 
-def open_image(root: str | os.PathLike[str], path: str) -> Image.Image:
+def open_image(root: Roots, path: str) -> Image.Image:
     """The image root/path in RGB, as `open_file` gives it.
 
-    ValueError if `path` is absolute or leads out of root; BadImageError, naming the file, if it cannot be read.
+    ValueError if `path` leads out of root; BadImageError, naming the file, if it cannot be read.
+    """
+    return open_file(image_file(root, path))
+
+
+def folders(root: Roots) -> list[FilePath]:
+    return [root] if isinstance(root, (str, os.PathLike)) else list(root)
+
+
+def relative_path(root: Roots, path: str) -> str:
+    """An image path in one spelling, relative to the image folder: the same for a file however it is written.
+
+    An absolute path below an image folder is relative to it, to the innermost one of several.
+
+    Raises:
+        ValueError: the path leads out of every image folder.
     """
     cleaned = clean_path(path)
-    if posixpath.isabs(cleaned) or cleaned.split("/")[0] == "..":
-        raise ValueError(f"image path {path!r} leads outside the image folder {root}: make it relative to that folder")
-    return open_file(Path(root, cleaned))
+    if posixpath.isabs(cleaned):
+        above = [place for folder in folders(root) if cleaned.startswith(place := _ending_in_slash(folder))]
+        cleaned = cleaned[max(map(len, above)) :] if above else ".."
+    if cleaned.split("/")[0] == "..":
+        several = ", ".join(map(str, folders(root)))
+        raise ValueError(
+            f"image path {path!r} leads outside the image folder {several}: make it relative to that folder, or name "
+            "the folder that it is in as one more image folder"
+        )
+    return cleaned
+
+
+def _ending_in_slash(folder: FilePath) -> str:
+    return posixpath.join(os.path.abspath(folder), "")
+
+
+def image_file(root: Roots, path: str) -> Path:
+    """The file of an image path; of several folders the one that has it, and the first where none has.
+
+    Raises:
+        ValueError: the path leads out of every image folder.
+        BadImageError: two folders have it.
+    """
+    relative = relative_path(root, path)
+    files = [Path(folder, relative) for folder in folders(root)]
+    found = [file for file in files if file.is_file()] if len(files) > 1 else files
+    if len(found) > 1:
+        raise BadImageError(
+            f"image {relative} is both {found[0]} and {found[1]}: name the folder above both as the image folder"
+        )
+    if not found:
+        raise BadImageError(
+            f"no image file {relative} below {', '.join(map(str, folders(root)))}: check the annotation"
+        )
+    return found[0]
 
 
 def open_file(path: str | os.PathLike[str]) -> Image.Image:

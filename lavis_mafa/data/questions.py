@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lavis_mafa.common.artifacts import reading
 from lavis_mafa.data.annotations import encodable
+from lavis_mafa.data.identity import key_string
+from lavis_mafa.data.readers import rows_of
 
 
 @dataclass(frozen=True)
@@ -60,39 +60,68 @@ class QuestionDataset(Dataset[QuestionSample]):
 
 
 def read_questions(path: str | Path) -> list[QuestionRow]:
-    """ALBEF's VQA style: a JSON list of {question_id, image, question, answer, question_type, answer_type}.
+    """ALBEF's VQA style: JSON or JSON lines of {question_id, image, question, answer, question_type, answer_type}.
 
     Raises:
-        ValueError: a missing or foreign file, or a row without its keys, by its number.
+        ValueError: a missing or foreign file, VQA's official layout, a row that lacks something, an id twice.
     """
     path = Path(path).expanduser()
-    with reading(path, "JSON file of questions"):
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows)]
+    rows: list[QuestionRow] = []
+    place_of: dict[int, str] = {}
+    for place, row in rows_of(path):
+        try:
+            rows.append(_row(row))
+        except ValueError as error:
+            raise ValueError(f"{path}, {place}: {error}") from None
+        number = rows[-1].question_id
+        if (first := place_of.setdefault(number, place)) != place:
+            raise ValueError(f"{path}, {place}: question_id {number} is that of {first}, too: give each its own")
+    return rows
 
 
-def _row(row: object, where: str) -> QuestionRow:
+def _row(row: object) -> QuestionRow:
+    if isinstance(row, dict) and isinstance(row.get("questions"), list):
+        raise ValueError(
+            "this is VQA's official layout, which names no image files: write a list of {question_id, image, question, "
+            "answer}, as ALBEF's vqa_train.json is"
+        )
     if not isinstance(row, dict) or not {"question_id", "image", "question"} <= set(row):
-        raise ValueError(f"{where}: a question needs question_id, image and question, but this is {str(row)[:80]}")
-    answers = answers_of(row.get("answer"))
-    try:
-        for text in (str(row["image"]), str(row["question"]), *answers):
-            encodable(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"a question needs question_id, image and question, but this is {row!r:.80}")
+    for name in ("image", "question"):
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise ValueError(f"{name!r} must be a non-empty text, not {row[name]!r:.80}")
+        encodable(row[name])
     return QuestionRow(
-        int(row["question_id"]),
-        str(row["image"]),
-        str(row["question"]),
-        answers,
+        _number(row["question_id"]),
+        row["image"],
+        row["question"],
+        tuple(map(encodable, answers_of(row.get("answer")))),
         row.get("question_type"),
         row.get("answer_type"),
     )
 
 
-def answers_of(answer: str | Sequence[object] | None) -> tuple[str, ...]:
-    """A string, a list of strings, or VQA's list of {answer: …}."""
-    if not answer:
+def _number(value: object) -> int:
+    """question_id: a whole number, also as text (7, "7", 7.0)."""
+    try:
+        return int(key_string(cast("int", value)))
+    except ValueError:
+        raise ValueError(f"'question_id' must be a whole number, not {value!r:.80}: number the questions") from None
+
+
+def answers_of(answer: object) -> tuple[str, ...]:
+    """A string or a number, a list of these, or VQA's list of {answer: …}; none of null and of an empty list or string.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if answer is None or answer in ("", []):
         return ()
-    found = [answer] if isinstance(answer, str) else answer
-    return tuple(str(one["answer"] if isinstance(one, dict) else one) for one in found)
+    found = answer if isinstance(answer, (list, tuple)) else [answer]
+    return tuple(_answer(one.get("answer") if isinstance(one, dict) else one) for one in found)
+
+
+def _answer(one: object) -> str:
+    if isinstance(one, bool) or not isinstance(one, (str, int, float)):
+        raise ValueError(f"an answer must be a text or a number, not {one!r:.80}")
+    return one if isinstance(one, str) else key_string(one) if float(one).is_integer() else str(one)

@@ -5,7 +5,7 @@ Symbols: N records, C captions, R annotation rows.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.data.annotations import ROWS
 from lavis_mafa.data.identity import check_collisions, clean_path, image_id, normalised, text_id
+from lavis_mafa.data.images import Roots, relative_path
 
 Ints = NDArray[np.int64]
 
@@ -37,20 +38,26 @@ class RecordTable:
     text_id: Ints
 
     @classmethod
-    def from_rows(cls, rows: pa.Table, dataset: str, one_caption_a_record: bool = False) -> "RecordTable":
+    def from_rows(
+        cls, rows: pa.Table, dataset: str, one_caption_a_record: bool = False, root: Roots = ()
+    ) -> "RecordTable":
         """Gather annotation rows (`annotations.ROWS`; image_id may be absent) into records.
 
         Rows of one image id, or of one path where there is no id, become one record, in order of first appearance. A
         caption an image repeats is kept once. With `one_caption_a_record` each caption is a record, in the order of the
         rows, and the records of one image share its image_id. `dataset` names the space in which image ids are unique.
-        ValueError: no rows, one image id with two images, an image without captions, an id collision.
+        A file that stands under several ids is one image, that of its first row. `root`: the image folder or folders,
+        below which absolute paths lie.
+        ValueError: no rows, one image id with two images, an image without captions, an id collision, a path outside.
         """
         if not rows.num_rows:
             raise ValueError("no rows: a record table needs at least one image with a caption")
-        image_R, caption_R, annotated_R = _columns(rows)
+        image_R, caption_R, annotated_R = _columns(rows, root)
         image_id_R = _hashed(*_distinct(pc.coalesce(annotated_R, image_R)), lambda key: image_id(dataset, key), str)
         first_N, record_R = _groups(image_id_R)
         _check_one_image_an_id(image_R, annotated_R, first_N[record_R])
+        image_id_R = _one_id_an_image(image_R, image_id_R)
+        first_N, record_R = _groups(image_id_R)
 
         captions, caption_code_C = _distinct(pc.list_flatten(caption_R))
         record_C = record_R[pc.list_parent_indices(caption_R).to_numpy()]
@@ -111,14 +118,15 @@ class RecordTable:
                 yield "".join(strings.slice(start, 65_536).to_pylist())
 
 
-def _columns(rows: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array]:
+def _columns(rows: pa.Table, root: Roots) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Images (R,) in one spelling, caption lists (R,) and annotated ids (R,), null where there is none."""
     if "image_id" not in rows.column_names:
         rows = rows.append_column("image_id", pa.nulls(rows.num_rows))
     one_chunk = rows.select(ROWS.names).cast(ROWS).combine_chunks()
     image_R, caption_R, annotated_R = (column.chunk(0) for column in one_chunk.columns)
     paths, path_R = _distinct(image_R)
-    cleaned = pa.array([clean_path(path) for path in paths.to_pylist()], pa.large_string())
+    spelled = partial(relative_path, root) if root else clean_path
+    cleaned = pa.array([spelled(path) for path in paths.to_pylist()], pa.large_string())
     return cleaned.take(pa.array(path_R)), caption_R, annotated_R
 
 
@@ -139,6 +147,13 @@ def _groups(ids: Ints) -> tuple[Ints, Ints]:
     """The first row of every distinct id, in order of appearance, and each row's place in that order."""
     code, _ = pd.factorize(ids)
     return np.unique(code, return_index=True)[1].astype(np.int64), code.astype(np.int64)
+
+
+def _one_id_an_image(image_R: pa.Array, image_id_R: Ints) -> Ints:
+    """(R,) each row's id, which is that of the first row of its image: a file under several ids is one image."""
+    first_U, image_at_R = _groups(_distinct(image_R)[1])
+    ids: Ints = image_id_R[first_U[image_at_R]]
+    return ids
 
 
 def _check_one_image_an_id(image_R: pa.Array, annotated_R: pa.Array, first_R: Ints) -> None:

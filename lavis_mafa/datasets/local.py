@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from torch.utils.data import Dataset
@@ -35,9 +35,13 @@ class LocalBuilder(BaseDatasetBuilder):
         return built
 
 
-def image_folder(config: Mapping[str, object], name: str) -> str:
-    """`images` of a data set's config. Raises ValueError: there is no such folder."""
-    root = config.get("images")
-    if not root or not Path(str(root)).is_dir():
-        raise ValueError(f"datasets.{name}.images: no folder at {root!r}; give the folder that image paths start from")
-    return str(root)
+def image_folder(config: Mapping[str, object], name: str) -> list[str]:
+    """`images` of a data set's config: one folder or several. Raises ValueError: there is no such folder."""
+    given = config.get("images")
+    roots = [given] if not given or isinstance(given, str) else list(cast("Iterable[object]", given))
+    for root in roots:
+        if not isinstance(root, str) or not Path(root).is_dir():
+            raise ValueError(
+                f"datasets.{name}.images: no folder at {root!r}; give the folder that image paths start from"
+            )
+    return [str(root) for root in roots]

@@ -58,11 +58,14 @@ class ImageTextBuilder(RecordBuilder):
         return annotations
 
     def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, OpenImage, TruthFunction | None]:
-        root = image_folder(options, "image_text")
-        rows = read_annotations(options["annotations"][split], **(options.get("columns") or {}))
-        rows = rows.slice(0, options.get("max_rows"))
-        table = RecordTable.from_rows(rows, dataset=options.get("name", "image_text"))
-        return table, ImageFiles(root, table.images), None
+        root, files = image_folder(options, "image_text"), options["annotations"][split]
+        rows = read_annotations(files, split, **(options.get("columns") or {})).slice(0, options.get("max_rows"))
+        source = f"split {split} ({files if isinstance(files, str) else ', '.join(files)})"
+        try:
+            table = RecordTable.from_rows(rows, options.get("name", "image_text"), root=root)
+        except ValueError as error:
+            raise ValueError(f"datasets.image_text, {source}: {error}") from None
+        return table, ImageFiles(root, table.images, source), None
 
 
 @registry.register_builder("scenes")

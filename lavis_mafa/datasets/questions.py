@@ -92,4 +92,4 @@ class ImageQuestionsBuilder(QuestionBuilder):
     def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
         root = image_folder(self.config, "image_questions")
         rows = read_questions(options)[: self.config.get("max_rows")]
-        return rows, ImageFiles(root, pa.array([row.image for row in rows]))
+        return rows, ImageFiles(root, pa.array([row.image for row in rows], pa.string()), str(options))

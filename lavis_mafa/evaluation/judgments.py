@@ -19,9 +19,9 @@ from torch.utils.data import Subset
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.metrics import average_precision, roc_auc
 from lavis_mafa.core.scorer import PairScorer, reads_tokens, same_view, view_of
-from lavis_mafa.data.annotations import READERS
 from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.data.identity import clean_path
+from lavis_mafa.data.readers import rows_of
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.evaluation.retrieval import Gallery, encode_gallery, match_scores, rows_of_all_ranks
 from lavis_mafa.models.protocols import Matcher, Student
@@ -65,11 +65,11 @@ def read_judged_pairs(file: str | Path, table: RecordTable) -> JudgedPairs:
         raise ValueError(f"run.judged_pairs: no file at {file}; set it to a JSON list of judged pairs, or to null")
     record_of = {table.image(record): record for record in range(table.n_records)}
     rows = []
-    for number, row in READERS[".json"][0](file):
+    for place, row in rows_of(file):
         try:
             rows.append(_judged(row, record_of))
         except ValueError as error:
-            raise ValueError(f"{file}, row {number}: {error}") from None
+            raise ValueError(f"{file}, {place}: {error}") from None
     read = pd.DataFrame(rows, columns=["record", "caption", "label", "kind", "unanimous"])
     image_P, record_I = pd.factorize(read["record"])
     text_P, caption_T = pd.factorize(read["caption"])

@@ -16,27 +16,45 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
-from lavis_mafa.data.annotations import CHUNK, annotated_rows, written_list
+from lavis_mafa.data.annotations import annotated_rows, written_list
 from lavis_mafa.data.identity import clean_path, image_id
+from lavis_mafa.data.images import Roots, relative_path
+from lavis_mafa.data.layouts import add_captions
+from lavis_mafa.data.readers import CHUNK, layout_of
 
 Row = Mapping[str, Any]
 Rows = Iterator[Row]
 
 
 def write_connected(
-    source: Path, target: Path, captions_of: dict[int, list[str]], dataset: str, columns: Mapping[str, str | None]
+    source: Path,
+    target: Path,
+    captions_of: dict[int, list[str]],
+    dataset: str,
+    columns: Mapping[str, str | None],
+    root: Roots = (),
 ) -> int:
     """Copy `source` to `target` with an image's connections after its first row, or in it where captions are lists.
 
     captions_of: image_id → connected captions; images met are taken out, so that a further file does not repeat them.
-    dataset, columns: as the data set was read. Returns how many captions were added.
+    dataset, columns, root: as the data set was read. Returns how many captions were added.
     """
     added = 0
+
+    def new_captions(path: str, key: str | None) -> list[str]:
+        spelled = relative_path(root, path) if root else clean_path(path)
+        return captions_of.pop(image_id(dataset, key if key is not None else spelled), [])
+
+    if layout := layout_of(source):
+        added = add_captions(layout, new_captions)
+        with atomic_write(target) as file:
+            file.write(json_bytes(layout))
+        return added
 
     def connected() -> Rows:
         nonlocal added
         for row, path, key, caption_column in annotated_rows(source, **columns):
-            captions = captions_of.pop(image_id(dataset, key if key is not None else clean_path(path)), [])
+            captions = new_captions(path, key)
             added += len(captions)
             if isinstance(row[caption_column], list):
                 yield {**row, caption_column: [*row[caption_column], *captions]}

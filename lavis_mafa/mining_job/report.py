@@ -115,7 +115,9 @@ def _annotations(job: Job) -> dict[str, int]:
         if target.name in added:  # files of several folders often have one name
             target = job.folder / f"{file.stem}_{number}_connected{file.suffix}"
         name = options.get("name", job.source.name)
-        added[target.name] = write_connected(file, target, captions, name, options.get("columns") or {})
+        added[target.name] = write_connected(
+            file, target, captions, name, options.get("columns") or {}, options.get("images") or ()
+        )
     return added
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.data.dataset import OpenImage, TruthFunction
+from lavis_mafa.data.images import Roots, image_file
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.datasets.lavis_captions import as_records
 
@@ -56,11 +57,15 @@ class Source:
         """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
         root = getattr(self.data.open_image, "root", None)
         paths = self.data.table.images.to_pylist() if root else ()
-        return digest_of((path, _size_and_time(Path(root, path))) for path in paths)
+        return digest_of((path, _size_and_time(root, path)) for path in paths)
 
 
-def _size_and_time(file: Path) -> tuple[int, int] | None:
+def _size_and_time(root: Roots, path: str) -> tuple[int, int] | None:
     """None for what is missing: opening it says so."""
+    try:
+        file = image_file(root, path)
+    except ValueError:
+        return None
     if not file.is_file():
         return None
     stat = file.stat()

@@ -95,7 +95,10 @@ BROKEN = {
     "empty.json": ("[ ]", "has no rows"),
     "empty.csv": ("image,caption\n", "has no rows"),
     "nothing.jsonl": ("", "has no rows"),
-    "object.json": ('{"images": []}', r"broken JSON at line 1, column 1: expected \[ of a list"),
+    "object.json": (
+        '{"info": {}, "questions": [{"id": 1}]}',
+        "line 1: no image column.*'questions' holds a list of objects, and the layouts that are read are a list",
+    ),
     "comma.json": ('[{"image": "a", "caption": "x"}\n\n {"image": "b"}]', "line 3, column 2: expected , or ]"),
     "torn.json": ('[{"image": "a", "caption": "x"},\n {"image": "b", "cap', "broken JSON at line 2"),
     "open.json": ('[{"image": "a", "caption": "x"}\n', "broken JSON at line 2"),

@@ -179,3 +179,41 @@ def test_replaced_images_are_named_once(folder: Path) -> None:
         assert len([dataset[i] for i in range(len(dataset))]) == len(dataset) == 7  # nothing is lost
         assert name_bad_images(dataset, folder, rank=1) == 1
     assert (folder / "bad_images_rank1.txt").read_text() == "empty.jpg\n"
+
+
+def test_images_of_several_folders_and_ids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two folders, an absolute path, an image under two ids, and a split that is null."""
+    (folder / "more").mkdir()
+    Image.new("RGB", (9, 8)).save(folder / "more" / "other.png")
+    rows = [
+        {"image": "rgb.jpg", "caption": "a", "image_id": 1},
+        {"image": f"{folder}/images/rgb.jpg", "caption": "A", "image_id": 2},
+        {"image": f"{folder}/more/other.png", "caption": "b"},
+        {"image": "other.png", "caption": "c", "image_id": 3},
+    ]
+    options = [
+        f"datasets.image_text.images=[{folder}/images, {folder}/more]",
+        "datasets.image_text.annotations.val=null",
+    ]
+    assert main([*config(folder, write(folder, rows)), "--options", *options]) == 0
+    found = report(folder)
+    assert (found["rows"], found["records"], found["captions"]) == (4, 2, 4)
+    assert found["notes"] == {
+        "captions that their image repeats, kept once": 1,
+        "images that stand under several ids, read as one with the captions of all": 2,
+    }
+    assert "val" not in json.loads((folder / "out" / "report.json").read_text())
+    assert main([*config(folder, write(folder, rows)), "--options", "datasets.image_text.annotations.train=null"]) == 1
+    assert "annotations is empty" in capsys.readouterr().err
+
+
+def test_each_split_of_karpathy_is_checked_by_itself(folder: Path) -> None:
+    file = folder / "dataset.json"
+    images = [{"filename": f"{n}.jpg", "split": n, "imgid": 0, "sentences": [{"raw": n}]} for n in ("train", "val")]
+    file.write_text(json.dumps({"images": images}))
+    for name in ("train", "val"):
+        Image.new("RGB", (9, 8)).save(folder / "images" / f"{name}.jpg")
+    options = ["--options", f"datasets.image_text.annotations.val={file}"]
+    assert main([*config(folder, file, batch_size=1), *options]) == 0
+    written = json.loads((folder / "out" / "report.json").read_text())
+    assert {split: found["rows"] for split, found in written.items()} == {"train": 1, "val": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -152,17 +153,60 @@ def test_questions_are_read_from_albefs_json(tmp_path: Path) -> None:
     rows = [{"question_id": 1, "image": "a.jpg", "question": "what?", "answer": ["bin"]}]
     assert read_questions(write(tmp_path / "q.json", rows)) == [QuestionRow(1, "a.jpg", "what?", ("bin",))]
     assert answers_of([{"answer": "x"}, "y"]) == ("x", "y") and answers_of(None) == ()
-    with pytest.raises(ValueError, match=r"row 0: a question needs question_id"):
-        read_questions(write(tmp_path / "bad.json", [{"image": "a"}]))
     (tmp_path / "torn.json").write_text('[{"question_id"')
-    with pytest.raises(ValueError, match="not a readable JSON file of questions"):
+    with pytest.raises(ValueError, match=r"torn\.json: broken JSON at line 1"):
         read_questions(tmp_path / "torn.json")
+    (tmp_path / "bom.json").write_text(json.dumps(rows), encoding="utf-8-sig")
+    (tmp_path / "lines.jsonl").write_text("\n".join(json.dumps({**rows[0], "question_id": n}) for n in ("7", 8.0)))
+    assert len(read_questions(tmp_path / "bom.json")) == 1
+    assert [row.question_id for row in read_questions(tmp_path / "lines.jsonl")] == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("answer", "answers"),
+    [
+        (3, ("3",)),
+        (2.5, ("2.5",)),
+        ([1, "one"], ("1", "one")),
+        (0, ("0",)),
+        ([], ()),
+        ("", ()),
+        ([{"answer": 4}], ("4",)),
+    ],
+)
+def test_an_answer_may_be_a_number(answer: object, answers: tuple[str, ...]) -> None:
+    assert answers_of(answer) == answers
+
+
+FAULTS = {
+    "a question needs question_id, image and question": {"image": None, "question_id": ...},
+    "'image' must be a non-empty text, not None": {"image": None},
+    "'question' must be a non-empty text, not ' '": {"question": " "},
+    "'question_id' must be a whole number, not 'q1'": {"question_id": "q1"},
+    "'question_id' must be a whole number, not 1.5": {"question_id": 1.5},
+    "question_id 1 is that of row 1, too": {"question_id": 1},
+    "an answer must be a text or a number, not True": {"answer": True},
+    "an answer must be a text or a number, not None": {"answer": [{"score": 1}]},
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_a_broken_question_is_named_with_file_and_row(tmp_path: Path, message: str) -> None:
+    row = {"question_id": 1, "image": "a.jpg", "question": "what?", "answer": ["bin"]}
+    broken = {name: value for name, value in {**row, "question_id": 2, **FAULTS[message]}.items() if value is not ...}
+    with pytest.raises(ValueError, match=rf"q\.json, row 2: {re.escape(message)}"):
+        read_questions(write(tmp_path / "q.json", [row, broken]))
+
+
+def test_the_official_layout_of_vqa_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"q\.json, line 1: this is VQA's official layout"):
+        read_questions(write(tmp_path / "q.json", {"questions": [{"image_id": 1, "question": "x", "question_id": 1}]}))
 
 
 @pytest.mark.parametrize("edit", [{"question": "a \ud83d?"}, {"answer": ["\ud83d"]}, {"answer": "\ud83d"}])
 def test_half_a_character_in_a_question_is_named(tmp_path: Path, edit: dict[str, Any]) -> None:
     rows = [{"question_id": 1, "image": "a.jpg", "question": "what?", "answer": ["bin"]}]
-    with pytest.raises(ValueError, match=r"q\.json, row 1: .*half a character"):
+    with pytest.raises(ValueError, match=r"q\.json, row 2: .*half a character"):
         read_questions(write(tmp_path / "q.json", [*rows, {**rows[0], "question_id": 2, **edit}]))
 
 

@@ -12,6 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import lavis_mafa
+from lavis_mafa.common.config_file import plain_config
+from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "lavis_mafa"
@@ -23,10 +25,10 @@ def registered() -> None:
     lavis_mafa.register()
 
 
-def load(*options: str, path: Path = SCENES) -> Any:
+def load(*options: str, path: Path = SCENES, schema: Schema = TrainRun) -> Any:
     from lavis_mafa.config.load import load_config
 
-    return load_config(Namespace(cfg_path=str(path), options=list(options))).config
+    return load_config(Namespace(cfg_path=str(path), options=list(options)), schema).config
 
 
 @pytest.mark.parametrize(
@@ -320,11 +322,25 @@ def test_a_split_is_dropped(nothing: str, tmp_path: Path, monkeypatch: pytest.Mo
     flickr8k = ROOT / "projects" / "mafa" / "blip2" / "pretrain_stage1_flickr8k.yaml"
     config = load(f"datasets.image_text.annotations.val={nothing}", path=flickr8k)
     assert set(config.datasets.image_text.annotations) == {"train", "test"}
+    assert config.run.valid_splits == [] and config.run.test_splits == ["test"]
     assert not [line for line in missing_files(config) if "val" in line]
     assert set(load(f"datasets.scenes.splits.val={nothing}").datasets.scenes.splits) == {"train", "test"}
     coco = ROOT / "projects" / "mafa" / "albef" / "finetune_retrieval_coco.yaml"
     config = load(f"datasets.coco_retrieval.build_info.annotations.val={nothing}", "run.device=cpu", path=coco)
     assert set(config.datasets.coco_retrieval.build_info.annotations) == {"train", "test"}
+
+
+def test_the_configs_of_own_images_name_no_other_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LAVIS_MAFA_DATA", raising=False)
+    own = "datasets.image_text.annotations.train=mine.json"
+    for file in (*(ROOT / "projects" / "mafa").rglob("*_images.yaml"),):
+        assert "flickr" not in file.read_text().lower()
+        schema = MineRun if file.parent.name == "mine" else TrainRun
+        config = load(own, path=file, schema=schema)
+        assert config.datasets.image_text.annotations == {"train": "mine.json"}
+        if schema is TrainRun:
+            assert config.run.valid_splits == config.run.test_splits == []
+        assert "images" in str(plain_config(config))  # every ${…} resolves
 
 
 GQA = ROOT / "projects" / "mafa" / "eval" / "gqa_scenes.yaml"

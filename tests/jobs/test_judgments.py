@@ -253,7 +253,7 @@ def bad(**changes: Any) -> list[Any]:
         (ROWS[2:], r"judged\.json: there must be pairs of kind false_negative"),
         ([], "there must be pairs of kind false_negative"),
         ('[{"image": "a.jpg"', r"judged\.json: broken JSON at line 1"),
-        ({"a": 1}, r"judged\.json: broken JSON"),
+        ({"a": 1}, r"judged\.json, line 1: lacks image"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_reported(rows: Any, message: str, written: Any) -> None:
