@@ -13,13 +13,17 @@ from lavis_mafa.core.pairs import Candidates, SettledPairs
 
 
 def connection_masks(settled: SettledPairs, B: int, W: int, first_col: int = 0) -> tuple[Tensor, Tensor]:
-    """Connections as (i2t_BW, t2i_BW) bool masks, each only in its anchor's row and direction (MAFA)."""
-    i2t_BW = torch.zeros(B, W, dtype=torch.bool, device=settled.image_K.device)
+    """Connections as (i2t_BW, t2i_BW), each only in its anchor's row and direction (MAFA).
+
+    Masks, or float weights with 0 for no connection where the pairs carry weights.
+    """
+    weight_K = settled.connections if settled.weight_K is None else settled.weight_K
+    i2t_BW = weight_K.new_zeros(B, W)
     t2i_BW = torch.zeros_like(i2t_BW)
     from_text_K = settled.connections & settled.from_text_K
     from_image_K = settled.connections & ~settled.from_text_K
-    i2t_BW[settled.image_K[from_image_K], settled.text_K[from_image_K] + first_col] = True
-    t2i_BW[settled.text_K[from_text_K], settled.image_K[from_text_K] + first_col] = True
+    i2t_BW[settled.image_K[from_image_K], settled.text_K[from_image_K] + first_col] = weight_K[from_image_K]
+    t2i_BW[settled.text_K[from_text_K], settled.image_K[from_text_K] + first_col] = weight_K[from_text_K]
     return i2t_BW, t2i_BW
 
 
@@ -30,8 +34,12 @@ def matched_masks(candidates: Candidates, matches_C: Tensor, B: int, W: int, fir
 
 
 def itc_targets(own_col_B: Tensor, known_BW: Tensor, connected_BW: Tensor) -> Tensor:
-    """(B, W) float32 target rows (own + known + connected) / count; each sums to 1."""
-    positive_BW = (known_BW | connected_BW).scatter(1, own_col_B[:, None], True).float()
+    """(B, W) float32 target rows (own + known + connected) / count; each sums to 1.
+
+    connected_BW: a mask, or weights in [0, 1] of which the count is the sum. Own and known positives weigh 1.
+    """
+    certain_BW = known_BW.scatter(1, own_col_B[:, None], True)
+    positive_BW = connected_BW.float().masked_fill(certain_BW, 1.0)
     return positive_BW / positive_BW.sum(dim=1, keepdim=True)
 
 

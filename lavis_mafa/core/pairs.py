@@ -34,13 +34,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class SettledPairs:
-    """Pairs with a verdict; K <= 2B rows. A pair found in both directions has two rows: ITC needs both."""
+    """Pairs with a verdict. A pair found in both directions has two rows: ITC needs both."""
 
     image_K: Tensor  # (K,) long
     text_K: Tensor  # (K,) long
     label_K: Tensor  # (K,) long, 1 = connection, 0 = negative
     from_text_K: Tensor  # (K,) bool, True: anchored at the text
     p_K: Tensor | None = None  # (K,) float, P(match) that the matching head learns in the label's place
+    weight_K: Tensor | None = None  # (K,) float, what a connection weighs in its anchor's ITC target; None: 1 each
 
     @property
     def connections(self) -> Tensor:
@@ -48,7 +49,10 @@ class SettledPairs:
         return self.label_K == 1
 
     def once(self) -> SettledPairs:
-        """Each (image, text) pair once, at its first row; rows that differ in label make a connection."""
+        """Each (image, text) pair once, at its first row; rows that differ in label make a connection.
+
+        These are the pairs of the matching head and the text loss, which read no weights.
+        """
         key_K = self.image_K << 32 | self.text_K
         unique_U, inverse_K = torch.unique(key_K, return_inverse=True)
         row_K = torch.arange(len(key_K), device=key_K.device)
@@ -192,7 +196,7 @@ def settle(
         candidates.from_text_C[kept_C],
         p_C[kept_C] if p_C is not None and action == "distil" else None,
     )
-    return settled, _counts(verdict_C, use_spare_C & kept_C)
+    return settled, verdict_counts(verdict_C, use_spare_C & kept_C)
 
 
 def _spares(excluded_BB: Tensor, no_spare: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -254,7 +258,8 @@ def _reconciled(candidates: Candidates, verdict_C: Tensor, spare_verdict_C: Tens
     return torch.where(same_CC.any(dim=1), (same_CC * verdict_C).sum(dim=1), spare_verdict_C)
 
 
-def _counts(verdict_C: Tensor, spare_C: Tensor) -> dict[str, int]:
+def verdict_counts(verdict_C: Tensor, spare_C: Tensor) -> dict[str, int]:
+    """Candidates by verdict, and the spares in use (spare_C, bool)."""
     masks = (verdict_C == CONNECTION, verdict_C == AMBIGUOUS, verdict_C == NEGATIVE, spare_C)
     numbers = torch.stack([mask_C.sum() for mask_C in masks]).tolist()  # one device synchronisation instead of four
     names = ("connections", "ambiguous", "negatives", "spares")

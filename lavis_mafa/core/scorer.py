@@ -55,6 +55,15 @@ class TowerScorer(SeeingScorer, Protocol):
     shares_tower: bool
 
 
+@runtime_checkable
+class WeighingScorer(PairScorer, Protocol):
+    """A scorer whose connections weigh something other than their P(match), under `positive_weight: probability`."""
+
+    def weight(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """(K,) in [0, 1], of pairs as `score` takes them."""
+        ...
+
+
 def view_of(scorer: PairScorer) -> View | None:
     """The scorer's own view of an image; None where it has none."""
     return scorer.view if isinstance(scorer, SeeingScorer) else None

@@ -12,6 +12,8 @@ CHOICES = {
     "negatives": ("hardest", "multinomial"),
     "action": ("connect", "drop", "keep", "distil"),
     "rule": ("absolute", "relative"),
+    "candidates": ("hardest", "batch"),
+    "positive_weight": ("equal", "probability"),
 }
 
 PRESETS: dict[str, dict[str, str | float | bool]] = {
@@ -36,6 +38,9 @@ class MafaSettings:
     """The choices of MAFA (arXiv 2312.06112) for one run; the defaults are the preset `mafa`.
 
     negatives: hardest of the batch (GRIT-VLP, MAFA) or drawn by similarity (ALBEF, BLIP-2).
+    candidates: which pairs are judged. hardest: that of every anchor (MAFA). batch: all B x B pairs of the rank; every
+        match is a positive of the ITC in both directions, and ITM and the text loss take an anchor's most similar
+        match and its most similar negative (core/whole_batch.py). For judges that cost no network pass a pair.
     action: what becomes of a connection. connect: a positive. drop: no part of its anchor's ITC row, and its spare
         takes its place as of an ambiguous pair. keep: every candidate stays a negative, whatever its score; verdicts
         are only counted. distil: the matching head learns the score itself, nothing is connected (a control: what
@@ -52,6 +57,8 @@ class MafaSettings:
     label_smoothing: plain label smoothing of the ITC where S-ITC is off (LAVIS' BLIP-2: 0.1).
     distillation, ema: of targets momentum, the weight of its predictions, and the decay of the moving average.
     consistency: of targets consistency, the weight of its loss.
+    positive_weight: of a connection in its anchor's ITC target. equal: that of the own pair. probability: its P(match),
+        or what a file of verdicts has in its column `weight`; own and known pairs weigh 1.
     known_positives: equal images or captions are positives, never negatives.
     pairs_once: a pair that was found in both directions enters ITM and LM once.
     verify_spare: score a spare before it becomes a negative.
@@ -62,6 +69,7 @@ class MafaSettings:
     """
 
     negatives: str = "hardest"
+    candidates: str = "hardest"
     action: str = "connect"
     targets: str = "s_itc"
     rule: str = "absolute"
@@ -74,6 +82,7 @@ class MafaSettings:
     distillation: float = 0.4
     ema: float = 0.995
     consistency: float = 0.2
+    positive_weight: str = "equal"
     known_positives: bool = True
     pairs_once: bool = True
     verify_spare: bool = False
@@ -87,6 +96,23 @@ class MafaSettings:
             raise ValueError(f"low ({self.low}) is above high ({self.high}); they must satisfy 0 <= low <= high <= 1")
         if self.rule == "relative" and self.high == 1:
             raise ValueError("rule is relative and high is 1, which no score can exceed; leave high at its default")
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        """ValueError for a value that another one leaves without effect."""
+        if self.candidates == "batch":
+            if self.rule != "absolute" or self.action not in ("connect", "drop"):
+                raise ValueError(
+                    f"candidates is batch, rule {self.rule} and action {self.action}: the whole batch is judged by "
+                    "rule absolute, for action connect or drop; set candidates: hardest for others"
+                )
+            if self.verify_spare:
+                raise ValueError("verify_spare: over the whole batch every pair is judged; leave it false")
+        if self.positive_weight == "probability" and (self.rule != "absolute" or self.action != "connect"):
+            raise ValueError(
+                f"positive_weight is probability, rule {self.rule} and action {self.action}: only rule absolute gives "
+                "P(match), and only action connect makes positives; set positive_weight: equal for others"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> MafaSettings:

@@ -39,7 +39,8 @@ class TargetSettings(Protocol):
 class ItcStep:
     """What target rows are made of.
 
-    epoch: from 0. known_BW: own and known positives. first_col: the first of this rank's own columns.
+    epoch: from 0. settled: the pairs whose connections are targets. known_BW: own and known positives. first_col: the
+    first of this rank's own columns.
     teacher: logits of the momentum model, and the weight of its word; None without one.
     """
 

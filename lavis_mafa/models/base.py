@@ -137,7 +137,7 @@ class MafaForward:
         if encoded.lesson is not None:
             i2t_BW, t2i_BW = self._similarities(encoded.lesson.encoded)
             teacher = (i2t_BW / self.temp, t2i_BW / self.temp), encoded.lesson.alpha
-        targets = kind.rows(ItcStep(self.mafa, epoch, mined.settled, known_BW, first, teacher))
+        targets = kind.rows(ItcStep(self.mafa, epoch, mined.itc_pairs, known_BW, first, teacher))
         dropped_2BW = self._left_out_of_itc(mined, known_BW, first)
         if dropped_2BW is not None:
             logits, targets = zip(*map(losses.leave_out, logits, targets, dropped_2BW), strict=True)

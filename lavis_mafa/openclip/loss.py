@@ -29,6 +29,7 @@ class _Managed(nn.Module):
         *args: object,
         alpha: float = 0.0,
         connections: Tensor | None = None,
+        connection_weight: Tensor | None = None,
         judge: BiEncoderJudge | None = None,
         **kwargs: object,
     ) -> None:
@@ -42,7 +43,9 @@ class _Managed(nn.Module):
             )
         if getattr(self, "use_horovod", False):
             raise ValueError(f"{type(self).__name__} gathers by torch.distributed: leave out use_horovod")
+        _check_weights(connections, connection_weight)
         self.alpha, self.connections, self.judge = alpha, connections, judge
+        self.connection_weight = connection_weight
 
     def forward(
         self,
@@ -107,8 +110,21 @@ class _Managed(nn.Module):
             return None
         if self.connections is not None:
             self.connections = self.connections.to(features_BD.device)  # moved once
+            if self.connection_weight is not None:
+                self.connection_weight = self.connection_weight.to(features_BD.device)
         where = len(features_BD), self.rank, self.world_size, features_BD.device
-        return Step(*where, ids, self.connections, pairs, self.judge, features)
+        return Step(*where, ids, self.connections, self.connection_weight, pairs, self.judge, features)
+
+
+def _check_weights(connections: Tensor | None, weight: Tensor | None) -> None:
+    if weight is None:
+        return
+    if connections is None or weight.shape != connections.shape[:1]:
+        raise ValueError("connection_weight needs connections, and one weight for each of them")
+    if not ((weight >= 0) & (weight <= 1)).all():  # NaN fails too
+        raise ValueError("connection_weight must be numbers in [0, 1]")
+    if len({*map(tuple, connections.tolist())}) < len(connections):
+        raise ValueError("connections lists a pair twice, so that its weight is unclear: list it once")
 
 
 class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
@@ -117,9 +133,10 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
     Beyond ClipLoss' own arguments (all of them, in their order):
         alpha: S-ITC smoothing over the rank's own columns; set the attribute between epochs (MAFA: 0, then 0.5).
         connections: (P, 2) int64, image_id and text_id of pairs that are known to match.
+        connection_weight: (P,) float in [0, 1], what each weighs in its target beside an own pair's 1; None: 1 each.
         judge: finds false negatives by the similarities of another pair of encoders.
 
-    Raises ValueError for an alpha outside [0, 1], connections of another shape, or Horovod.
+    Raises ValueError for an alpha outside [0, 1], connections or weights of another shape, or Horovod.
     """
 
     local_loss: bool
@@ -140,7 +157,7 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
         own_col_B = torch.arange(step.first_col, step.first_col + step.B, device=step.device)
         targets = []
         for positive_BW in positive_2BW:
-            target_BW = itc_targets(own_col_B, positive_BW, torch.zeros_like(positive_BW))
+            target_BW = itc_targets(own_col_B, positive_BW == 1, positive_BW)
             targets.append(smooth_own_columns(target_BW, self.alpha, step.first_col, step.B))
         world = 1 if self.local_loss else step.world
         return (
@@ -152,8 +169,9 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
 class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
     """open_clip's SigLipLoss that manages false negatives. With nothing to manage it is SigLipLoss.
 
-    A positive (own, known, connected) gets label +1, a dropped pair has no loss, α mixes the 0/1 target into
-    (1-α)·y + α/B over the rank's own columns, as S-ITC does. Arguments beyond SigLipLoss' own: see MafaClipLoss.
+    A positive (own, known, connected) gets label +1 (a connection of weight w: w times that loss and 1-w times that of
+    label -1), a dropped pair has no loss, α mixes the target y (1, w or 0) into (1-α)·y + α/B over the rank's own
+    columns, as S-ITC does. Arguments beyond SigLipLoss' own: see MafaClipLoss.
     Where there is something to manage, texts of other ranks come by one all_gather, whatever dist_impl says.
     """
 
@@ -163,7 +181,7 @@ class MafaSigLipLoss(_Managed, open_clip_loss.SigLipLoss):
         self, step: Step, image_BD: Tensor, text_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor | None
     ) -> Tensor:
         positive_BW, dropped_BW = step.by_pair()
-        target_BW = smooth_own_columns(positive_BW.float(), self.alpha, step.first_col, step.B)
+        target_BW = smooth_own_columns(positive_BW, self.alpha, step.first_col, step.B)
         loss = image_BD.new_zeros((), dtype=torch.float32)
         columns = zip(
             self._texts_of_all_ranks(text_BD),

@@ -21,7 +21,8 @@ from lavis_mafa.core.settings import MafaSettings
 class PairMasks:
     """Pairs of a rank's own batch that are no negatives, each in the row of its anchor.
 
-    connected_2BB: bool, pairs that count as positives. dropped_2BB: bool, pairs that count as nothing.
+    connected_2BB: pairs that count as positives, bool, or their weights in [0, 1]. dropped_2BB: bool, pairs that count
+    as nothing.
     """
 
     connected_2BB: Tensor
@@ -31,12 +32,12 @@ class PairMasks:
     def of_settled(cls, settled: SettledPairs, B: int) -> PairMasks:
         """The connections among settled pairs; nothing is dropped."""
         connected_2BB = torch.stack(connection_masks(settled, B, B))
-        return cls(connected_2BB, torch.zeros_like(connected_2BB))
+        return cls(connected_2BB, torch.zeros_like(connected_2BB, dtype=torch.bool))
 
     @classmethod
     def of_mined(cls, mined: MinedPairs, settings: MafaSettings, B: int) -> PairMasks:
         """What mining found: its connections or, where settings.action is drop, the same pairs as dropped ones."""
-        masks = cls.of_settled(mined.settled, B)
+        masks = cls.of_settled(mined.itc_pairs, B)
         if settings.action != "drop" or mined.matches_C is None:
             return masks
         return cls(masks.connected_2BB, matched_masks(mined.candidates, mined.matches_C, B, B))

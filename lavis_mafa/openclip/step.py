@@ -33,6 +33,7 @@ class Step:
     device: torch.device
     ids: tuple[Tensor, Tensor] | None = None  # image_id (B,), text_id (B,)
     listed_P2: Tensor | None = None  # (image_id, text_id) of pairs that are known to match
+    listed_weight_P: Tensor | None = None  # in [0, 1]; None: 1 each
     pairs: PairMasks | None = None
     judge: BiEncoderJudge | None = None
     judge_features: tuple[Tensor, Tensor] | None = None  # image (B, G), text (B, G)
@@ -43,40 +44,55 @@ class Step:
         return self.rank * self.B
 
     def by_anchor(self) -> tuple[Tensor, Tensor]:
-        """Positives and dropped pairs, both (2, B, W): [0, b] is anchored at image b, [1, b] at text b."""
+        """Weights of positives, float, and dropped pairs, both (2, B, W): [0, b] is anchored at image b, [1, b] at text
+        b."""
         known_BW = self._known()
-        positive_2BW, dropped_2BW = known_BW.repeat(2, 1, 1), torch.zeros_like(known_BW).repeat(2, 1, 1)
+        positive_2BW, dropped_2BW = known_BW.float().repeat(2, 1, 1), torch.zeros_like(known_BW).repeat(2, 1, 1)
         if self.ids and self.listed_P2 is not None:
             (image_B, text_B), (image_W, text_W) = self.ids, self._gathered(self.ids)
-            positive_2BW[0] |= listed_pairs(image_B, text_W, self.listed_P2)
-            positive_2BW[1] |= listed_pairs(image_W, text_B, self.listed_P2).T
+            listed = self._listed(image_B, text_W), self._listed(image_W, text_B).T
+            positive_2BW = positive_2BW.maximum(torch.stack(listed))
         if self.judge and self.judge_features:
             (image_B, text_B), (image_W, text_W) = self.judge_features, self._gathered(self.judge_features)
             own_B = (image_B * text_B).sum(dim=1)
             found = self.judge.exceeds(image_B, text_W, own_B), self.judge.exceeds(text_B, image_W, own_B)
-            (positive_2BW if self.judge.action == "connect" else dropped_2BW).logical_or_(torch.stack(found))
+            self._judged(torch.stack(found), positive_2BW, dropped_2BW)
         if self.pairs:
             own = slice(self.first_col, self.first_col + self.B)
-            positive_2BW[:, :, own] |= self.pairs.connected_2BB
+            positive_2BW[:, :, own] = positive_2BW[:, :, own].maximum(self.pairs.connected_2BB.float())
             dropped_2BW[:, :, own] |= self.pairs.dropped_2BB
-        return positive_2BW, dropped_2BW & ~positive_2BW
+        return positive_2BW, dropped_2BW & (positive_2BW == 0)
 
     def by_pair(self) -> tuple[Tensor, Tensor]:
-        """Positives and dropped pairs, both (B, W), of images and texts without direction: either may be the anchor."""
-        positive_BW = self._known()
-        dropped_BW = torch.zeros_like(positive_BW)
+        """Weights of positives and dropped pairs, both (B, W), of images and texts: either may be the anchor."""
+        known_BW = self._known()
+        positive_BW, dropped_BW = known_BW.float(), torch.zeros_like(known_BW)
         if self.ids and self.listed_P2 is not None:
-            positive_BW |= listed_pairs(self.ids[0], self._gathered(self.ids)[1], self.listed_P2)
+            positive_BW = positive_BW.maximum(self._listed(self.ids[0], self._gathered(self.ids)[1]))
         if self.judge and self.judge_features:
             (image_B, text_B), (image_W, text_W) = self.judge_features, self._gathered(self.judge_features)
             found_BW = self.judge.exceeds(image_B, text_W, (image_B * text_B).sum(dim=1))
             found_BW |= self.judge.exceeds(text_W, image_B, (image_W * text_W).sum(dim=1)).T
-            (positive_BW if self.judge.action == "connect" else dropped_BW).logical_or_(found_BW)
+            self._judged(found_BW, positive_BW, dropped_BW)
         if self.pairs:
             own = slice(self.first_col, self.first_col + self.B)
-            for mask_BW, mask_2BB in ((positive_BW, self.pairs.connected_2BB), (dropped_BW, self.pairs.dropped_2BB)):
-                mask_BW[:, own] |= mask_2BB[0] | mask_2BB[1].T
-        return positive_BW, dropped_BW & ~positive_BW
+            connected_2BB, dropped_2BB = self.pairs.connected_2BB.float(), self.pairs.dropped_2BB
+            either_BB = connected_2BB[0].maximum(connected_2BB[1].T)
+            positive_BW[:, own] = positive_BW[:, own].maximum(either_BB)
+            dropped_BW[:, own] |= dropped_2BB[0] | dropped_2BB[1].T
+        return positive_BW, dropped_BW & (positive_BW == 0)
+
+    def _listed(self, image_id_B: Tensor, text_id_W: Tensor) -> Tensor:
+        assert self.listed_P2 is not None
+        return listed_pairs(image_id_B, text_id_W, self.listed_P2, self.listed_weight_P)
+
+    def _judged(self, found: Tensor, positive: Tensor, dropped: Tensor) -> None:
+        """What the judge found, entered in place among the positives or the dropped pairs."""
+        assert self.judge is not None
+        if self.judge.action == "connect":
+            positive.masked_fill_(found, 1.0)
+        else:
+            dropped.logical_or_(found)
 
     def _known(self) -> Tensor:
         """(B, W): own pairs, and pairs of one image or one caption."""
@@ -88,13 +104,15 @@ class Step:
         return first, second
 
 
-def listed_pairs(image_id_B: Tensor, text_id_W: Tensor, listed_P2: Tensor) -> Tensor:
-    """(B, W) bool, True where (image_id, text_id) is one of the P listed pairs."""
+def listed_pairs(image_id_B: Tensor, text_id_W: Tensor, listed_P2: Tensor, weight_P: Tensor | None = None) -> Tensor:
+    """(B, W) float, the weight (None: 1) where (image_id, text_id) is one of the P listed pairs, else 0."""
     image_P, text_P = listed_P2.unbind(dim=1)
     met_P = torch.isin(image_P, image_id_B) & torch.isin(text_P, text_id_W)  # so that P below is a handful
     image_BP = image_id_B[:, None] == image_P[met_P]
     text_PW = text_P[met_P][:, None] == text_id_W
-    return image_BP.float() @ text_PW.float() > 0
+    if weight_P is None:
+        return (image_BP.float() @ text_PW.float()).clamp(max=1)  # a pair may be listed twice
+    return (image_BP * weight_P[met_P].float()) @ text_PW.float()
 
 
 def gather_rows(rows_B: Tensor, world: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from lavis_mafa.core.settings import CHOICES, MafaSettings
 from lavis_mafa.openclip.judges import ACTIONS
 
 
@@ -23,7 +24,11 @@ def parser() -> argparse.ArgumentParser:
         help="whether a batch may contain several rows of one image",
     )
     add("--mafa-known-positives", choices=("on", "off"), default="on", help="equal images and captions are positives")
-    add("--mafa-connections", help="file like --train-data with further pairs that match")
+    add(
+        "--mafa-connections",
+        help="file like --train-data with further pairs that match; a column `weight` says what each counts beside an "
+        "own pair",
+    )
     add("--mafa-bi-encoder", help="open_clip model whose features tell false negatives")
     add("--mafa-bi-encoder-pretrained", help="its pretrained tag or local file")
     add("--mafa-bi-encoder-margin", type=float, default=0.0, help="cosine by which a pair must exceed the own one")
@@ -34,7 +39,28 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mafa-con-d-action", choices=ACTIONS, default="connect", help="what happens to a pair that it judges to match"
     )
+    add(
+        "--mafa-con-d-candidates",
+        choices=CHOICES["candidates"],
+        default="hardest",
+        help="which pairs it judges: the hardest of every image and text, or the whole batch",
+    )
+    add(
+        "--mafa-con-d-positive-weight",
+        choices=CHOICES["positive_weight"],
+        default="equal",
+        help="of a pair that it connects, in the target: as an own pair's, or P(match)",
+    )
     return ours
+
+
+def con_d_rule(options: argparse.Namespace) -> MafaSettings:
+    """How the answers of --mafa-con-d are read. Raises ValueError for choices that do not go together."""
+    return MafaSettings(
+        action=options.mafa_con_d_action,
+        candidates=options.mafa_con_d_candidates,
+        positive_weight=options.mafa_con_d_positive_weight,
+    )
 
 
 def refuse_old_names(arguments: Sequence[str]) -> None:
@@ -49,5 +75,7 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--mafa-con-d and --mafa-bi-encoder both judge pairs: give one of them")
     if options.mafa_con_d_cache_tokens and not options.mafa_con_d:
         raise ValueError("--mafa-con-d-cache-tokens keeps tokens for --mafa-con-d: give that, too, or leave it out")
+    if con_d_rule(options) != MafaSettings() and not options.mafa_con_d:
+        raise ValueError("--mafa-con-d-action, -candidates and -positive-weight are about --mafa-con-d: give that, too")
     if options.mafa_bi_encoder and not options.mafa_bi_encoder_pretrained:
         raise ValueError("--mafa-bi-encoder needs --mafa-bi-encoder-pretrained: without weights it tells nothing")

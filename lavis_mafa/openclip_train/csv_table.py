@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+WEIGHT = "weight"  # a column that a file of connections may have
+
 
 def read_pairs(path: str | Path, image_key: str, caption_key: str, separator: str) -> tuple[list[str], list[str]]:
     """Image paths and captions (N,) of a CSV file with a header, to the letter: "None" and "NA" are words.
@@ -13,10 +15,7 @@ def read_pairs(path: str | Path, image_key: str, caption_key: str, separator: st
     Raises:
         ValueError: a file that is missing or no CSV, a column that is not there, an empty path or caption by its row.
     """
-    try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[])
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise ValueError(f"{path} cannot be read as CSV ({error}): check the path, and save it in UTF-8") from error
+    table = _table(path, separator)
     for key in (image_key, caption_key):
         if key not in table:
             raise ValueError(
@@ -32,3 +31,27 @@ def read_pairs(path: str | Path, image_key: str, caption_key: str, separator: st
                 f"{path}: {key!r} is empty in {empty.sum()} rows (row {rows}): fill it in or remove the row"
             )
     return table[image_key].tolist(), table[caption_key].tolist()
+
+
+def read_weights(path: str | Path, separator: str) -> list[float] | None:
+    """What each pair of a file of connections weighs, its column `weight`; None where there is none.
+
+    Raises:
+        ValueError: a weight that is no number in [0, 1], by its row.
+    """
+    table = _table(path, separator)
+    if WEIGHT not in table:
+        return None
+    weights = pd.to_numeric(table[WEIGHT], errors="coerce")
+    wrong = ~weights.between(0, 1)  # NaN is not between
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        raise ValueError(f"{path}, row {row + 1}: {WEIGHT} is {table[WEIGHT][row]!r}; it must be a number in [0, 1]")
+    return [float(weight) for weight in weights]
+
+
+def _table(path: str | Path, separator: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[])
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path} cannot be read as CSV ({error}): check the path, and save it in UTF-8") from error

@@ -26,15 +26,14 @@ from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import PairScorer, View, view_of
-from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.images import whole_files_only
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip.names import model_config
 from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAnswers
-from lavis_mafa.openclip_train.arguments import check, parser, refuse_old_names
+from lavis_mafa.openclip_train.arguments import check, con_d_rule, parser, refuse_old_names
 from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
-from lavis_mafa.openclip_train.csv_table import read_pairs
+from lavis_mafa.openclip_train.csv_table import read_pairs, read_weights
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
@@ -128,7 +127,7 @@ class Training:
                 )
             paths = [str(path) for path in dataset.images] if kept else []
             tokens = tower_tokens(scorer, paths, self._folder(args), args.device) if kept else None
-            return ScorerAnswers(scorer, MafaSettings(action=options.mafa_con_d_action), tokens)
+            return ScorerAnswers(scorer, con_d_rule(options), tokens)
         if not options.mafa_bi_encoder:
             return None
         named = options.mafa_bi_encoder, options.mafa_bi_encoder_pretrained
@@ -156,7 +155,8 @@ class Training:
             logging.warning(
                 "S-ITC without hard batches hurts (MAFA, Table 5): give --mafa-alpha 0 with random sampling"
             )
-        ours: dict[str, Any] = {"connections": self._connections(args), "judge": self.judge}
+        connections, weight = self._connections(args)
+        ours: dict[str, Any] = {"connections": connections, "connection_weight": weight, "judge": self.judge}
         if args.siglip:
             ranks = {"rank": args.rank, "world_size": args.world_size, "dist_impl": args.loss_dist_impl}
             return LossAdapter(MafaSigLipLoss(**ranks, **ours), self.feed, self.options, self.answers)
@@ -183,11 +183,14 @@ class Training:
             fingerprint=digest(*run),
         )
 
-    def _connections(self, args: argparse.Namespace) -> torch.Tensor | None:
+    def _connections(self, args: argparse.Namespace) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Ids of the listed pairs, and their weights, if the file has any."""
         path = self.options.mafa_connections
         if path is None:
-            return None
-        return pair_ids(*read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator))
+            return None, None
+        ids_P2 = pair_ids(*read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator))
+        weights = read_weights(path, args.csv_separator)
+        return ids_P2, None if weights is None else torch.tensor(weights)
 
 
 @contextmanager
@@ -239,8 +242,8 @@ def _con_d(options: argparse.Namespace, device: torch.device) -> PairScorer:
         from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
 
         load_plugins(options.mafa_plugins, "--mafa-plugins")
-        section, rule = OmegaConf.from_dotlist(options.mafa_con_d), MafaSettings(action=options.mafa_con_d_action)
-        return build_scorer(ScorerRequest(section, "--mafa-con-d", device, rule))
+        section = OmegaConf.from_dotlist(options.mafa_con_d)
+        return build_scorer(ScorerRequest(section, "--mafa-con-d", device, con_d_rule(options)))
 
 
 def _dim(model: str) -> int:

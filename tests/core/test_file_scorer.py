@@ -40,7 +40,18 @@ class Online:
         return self.p_BB[image_K, text_K]
 
 
-@pytest.mark.parametrize("settings", [{}, {"action": "drop"}, {"verify_spare": True}, {"pairs_once": False}])
+SETTINGS = [
+    {},
+    {"action": "drop"},
+    {"verify_spare": True},
+    {"pairs_once": False},
+    {"candidates": "batch"},
+    {"candidates": "batch", "positive_weight": "probability"},
+    {"verify_spare": True, "positive_weight": "probability"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("seed", range(4))
 def test_mined_verdicts_settle_a_batch_as_con_d_does_online(tmp_path, settings, seed):
     B, generator = 12, torch.Generator().manual_seed(seed)
@@ -59,6 +70,11 @@ def test_mined_verdicts_settle_a_batch_as_con_d_does_online(tmp_path, settings, 
     assert offline.counts == online.counts and online.counts["connections"] > 0
     for name in ("image_K", "text_K", "label_K", "from_text_K"):
         assert torch.equal(getattr(offline.settled, name), getattr(online.settled, name))
+        assert torch.equal(getattr(offline.itc_pairs, name), getattr(online.itc_pairs, name))
+    if "positive_weight" in settings:
+        found = online.itc_pairs.connections
+        weights = [mined.itc_pairs.weight_K[found] for mined in (offline, online)]
+        assert torch.equal(*weights) and (weights[0] > 0.8).all()
 
 
 def test_pairs_that_are_absent_are_negatives_even_if_both_ids_are_there(tmp_path):
@@ -129,3 +145,35 @@ def test_an_unknown_verdict_and_bounds_without_room_are_reported(tmp_path):
             FileScorer.read(tmp_path / "d.parquet", 0.5, 0.8)
     with pytest.raises(ValueError, match="requires 0 < low and high < 1"):
         FileScorer.read(tmp_path / "c.parquet", 0.5, 1.0)
+
+
+def weighted(path, weight):
+    frame = pd.read_parquet(write(path, [5, 9], [70, 30], np.float32([0.9, 0.95])))
+    frame.assign(weight=weight).to_parquet(path)
+    return path
+
+
+def test_a_file_may_say_what_its_connections_weigh(tmp_path):
+    path = weighted(tmp_path / "c.parquet", [0.25, 1.0])
+    scorer = FileScorer.read(path, 0.5, 0.8, weighted=True)
+    samples = {"image_id": torch.tensor([5, 9]), "text_id": torch.tensor([70, 30])}
+    rule = MafaSettings(candidates="batch", positive_weight="probability")
+    sims = torch.ones(2, 2, 2)
+    samples["text_id"] = samples["text_id"].flip(0)  # so that the listed pairs are not the own ones
+    pairs = ConnectionMiner(rule, scorer).mine(samples, *sims, torch.eye(2, dtype=torch.bool)).itc_pairs
+    assert list(zip(pairs.image_K.tolist(), pairs.weight_K.tolist(), strict=True)) == [
+        (0, 0.25),
+        (1, 1.0),
+        (0, 0.25),
+        (1, 1.0),
+    ]
+    assert scorer.fingerprint != FileScorer.read(weighted(path, [0.5, 1.0]), 0.5, 0.8, weighted=True).fingerprint
+
+
+def test_weights_that_the_run_would_not_read_or_that_are_none_are_refused(tmp_path):
+    path = weighted(tmp_path / "c.parquet", [0.25, 1.0])
+    with pytest.raises(ValueError, match="positive_weight: equal does not read"):
+        FileScorer.read(path, 0.5, 0.8)
+    for bad in ([0.5, 1.5], [0.5, np.nan], ["a", "b"]):
+        with pytest.raises(ValueError, match="weight must be a number"):
+            FileScorer.read(weighted(path, bad), 0.5, 0.8, weighted=True)

@@ -29,7 +29,10 @@ def golden_step(
     alpha: float,
     once: bool = True,
     drop: bool = False,
+    whole: bool = False,
+    weighted: bool = False,
 ) -> dict[str, Any]:
+    """whole: every pair of the batch is judged. weighted: a connection's target is proportional to its p."""
     B = len(texts)
     tokens = tokenized(lavis, texts)
     image_feat = F.normalize(lavis.vision_proj(lavis.forward_image(images)[0]), dim=-1)  # (B, Q, D)
@@ -38,11 +41,15 @@ def golden_step(
     verdicts = {pair: verdict(score, low, high) for pair, score in p.items()}
     dropped = set()
     if drop:  # a connection is ambiguous to ITM, and has no column in its anchor's row of the ITC
-        dropped = {(pair, way) for pair, label, way in mined(cosine, verdicts, same, once=False) if label}
+        found = mined_over_the_batch(cosine, verdicts, same)[1] if whole else mined(cosine, verdicts, same, once=False)
+        dropped = {(pair, way) for pair, label, way in found if label}
         verdicts = {pair: "ambiguous" if word == "connection" else word for pair, word in verdicts.items()}
-    settled = mined(cosine, verdicts, same, once)
+    settled = connected = mined(cosine, verdicts, same, once)
+    if whole:
+        settled, connected = mined_over_the_batch(cosine, verdicts, same)
+    weights = {pair: p[pair] if weighted else 1.0 for pair, label, _ in connected if label}
     return {
-        "loss_itc": itc(cosine, lavis.temp, settled, same, alpha, dropped),
+        "loss_itc": itc(cosine, lavis.temp, connected, same, alpha, dropped, weights),
         **pair_losses(lavis, images, texts, settled, once),
         "settled": settled,
     }
@@ -73,6 +80,24 @@ def mined(cosine: list[list[Tensor]], verdicts: dict[Pair, str], same: set[Pair]
     return settled
 
 
+def mined_over_the_batch(
+    cosine: list[list[Tensor]], verdicts: dict[Pair, str], same: set[Pair]
+) -> tuple[Settled, Settled]:
+    """(pairs of ITM and LM: of every anchor its hardest negative, then of every anchor its most similar match; pairs of
+    the ITC: every match, in both directions)."""
+    B = len(cosine)
+    anchors = [([(i, t) for i in range(B)], "t2i") for t in range(B)]
+    anchors += [([(i, t) for t in range(B)], "i2t") for i in range(B)]
+    settled: Settled = []
+    for word, label in (("negative", 0), ("connection", 1)):
+        for pairs, direction in anchors:
+            found = [pair for pair in pairs if pair not in same and verdicts[pair] == word]
+            if found:
+                settled.append((max(found, key=lambda pair: cosine[pair[0]][pair[1]].item()), label, direction))
+    matches = [pair for pair, word in verdicts.items() if pair not in same and word == "connection"]
+    return settled, [(pair, 1, direction) for direction in ("t2i", "i2t") for pair in matches]
+
+
 def itc(
     cosine: list[list[Tensor]],
     temp: Tensor,
@@ -80,19 +105,22 @@ def itc(
     same: set[Pair],
     alpha: float,
     dropped: set[tuple[Pair, str]],
+    weights: dict[Pair, float],
 ) -> Tensor:
     """With connections and S-ITC: the target row is (own + known + its own connections) / count, then smoothed; without
-    the dropped columns what is left of it sums to 1 again."""
+    the dropped columns what is left of it sums to 1 again. A connection counts by its weight."""
     B, loss = len(cosine), torch.zeros(())
     for direction in ("i2t", "t2i"):
         for anchor in range(B):
             column = (lambda o, a=anchor: (a, o)) if direction == "i2t" else (lambda o, a=anchor: (o, a))
             found = {pair for pair, label, way in settled if label and way == direction}
-            positive = [o for o in range(B) if column(o) in same or column(o) in found or o == anchor]
+            certain = [o for o in range(B) if column(o) in same or o == anchor]
+            positive = {o: weights[column(o)] for o in range(B) if column(o) in found} | dict.fromkeys(certain, 1.0)
             scores = torch.stack([cosine[column(o)[0]][column(o)[1]] for o in range(B)]) / temp
             smoothing = alpha if alpha > 0 else 0.1  # LAVIS' own label smoothing where S-ITC is off
             columns = [o for o in range(B) if (column(o), direction) not in dropped]
-            targets = [(1 - smoothing) * (o in positive) / len(positive) + smoothing / B for o in columns]
+            total = sum(positive.values())
+            targets = [(1 - smoothing) * positive.get(o, 0.0) / total + smoothing / B for o in columns]
             for o, target in zip(columns, targets, strict=True):
                 loss = loss - target / sum(targets) * (scores[o] - scores[columns].logsumexp(0)) / (2 * B)
     return loss

@@ -51,7 +51,7 @@ def own(batch: dict[str, Any]) -> set[Pair]:
     return {(i, i) for i in range(len(batch["text_input"]))}
 
 
-def candidates(batch: dict[str, Any]) -> tuple[list[Pair], list[Pair]]:
+def candidate_pairs(batch: dict[str, Any]) -> tuple[list[Pair], list[Pair]]:
     """The hardest pairs that a model asks about, by text and by image: verdicts can then be given for some of them."""
     mined = model_with(GivenVerdicts())({**batch}).mined.candidates
     pairs = list(zip(mined.image_C.tolist(), mined.text_C.tolist(), strict=True))
@@ -91,7 +91,7 @@ def compare_gradients(model: Any, lavis: Any, found: Any, golden: dict[str, Any]
 
 
 def verdicts(batch: dict[str, Any], scenario: str) -> GivenVerdicts:
-    by_text, by_image = candidates(batch)
+    by_text, by_image = candidate_pairs(batch)
     one_way = next(pair for pair in by_text if pair not in by_image)
     other_way = next(pair for pair in by_image if pair not in by_text)
     by_scenario = {
@@ -165,7 +165,7 @@ def test_step_of_one_caption(batch: dict[str, Any]) -> None:
 def test_step_of_the_official_preset(scenario: str, batch: dict[str, Any]) -> None:
     """A pair that was found in both directions stands twice in ITM and LM."""
     batch["epoch"] = 1
-    by_text, by_image = candidates(batch)
+    by_text, by_image = candidate_pairs(batch)
     twice = next(pair for pair in by_text if pair in by_image)
     scorer = verdicts(batch, scenario)
     scorer.p[twice] = CONNECTION
@@ -178,6 +178,37 @@ def test_step_that_drops_connections(batch: dict[str, Any]) -> None:
     batch["epoch"] = 1
     scorer = verdicts(batch, "mixed")
     check(model_with(scorer, action="drop"), batch, scorer, own(batch), alpha=0.5, drop=True)
+
+
+def random_verdicts(seed: int) -> GivenVerdicts:
+    p = torch.rand(6, 6, generator=torch.Generator().manual_seed(seed))
+    return GivenVerdicts({(i, t): round(p[i, t].item(), 3) for i in range(6) for t in range(6)})
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_step_over_the_whole_batch(drop: bool, epoch: int, batch: dict[str, Any]) -> None:
+    """candidates: batch. Every pair is asked about once, but for known positives."""
+    batch["image_id"][1] = batch["image_id"][0]
+    batch["epoch"], scorer = epoch, random_verdicts(epoch)
+    options = {"action": "drop"} if drop else {}
+    model = model_with(scorer, candidates="batch", **options)
+    golden = check(model, batch, scorer, known(batch), alpha=0.5 if epoch else 0.0, whole=True, drop=drop)
+    labels = [label for _, label, _ in golden["settled"]]
+    assert 0 in labels and (1 in labels) is not drop
+    assert sorted(scorer.asked) == sorted({(i, t) for i in range(6) for t in range(6)} - known(batch))
+
+
+@pytest.mark.parametrize("candidates", ["hardest", "batch"])
+def test_step_whose_targets_are_proportional_to_p_match(candidates: str, batch: dict[str, Any]) -> None:
+    batch["epoch"] = 1
+    by_text, by_image = candidate_pairs(batch)
+    scorer = random_verdicts(3)
+    scorer.p |= dict(zip([*by_text, *by_image], [0.85, 0.6, 0.95] * 4, strict=True))
+    model = model_with(scorer, candidates=candidates, positive_weight="probability")
+    golden = check(model, batch, scorer, own(batch), alpha=0.5, whole=candidates == "batch", weighted=True)
+    plain = model_with(scorer, candidates=candidates)({**batch})
+    assert abs(golden["loss_itc"].item() - plain["loss_itc"].item()) > 1e-4  # the weights are seen
 
 
 # ---- where a connection enters
@@ -206,7 +237,7 @@ def test_connection_is_a_target_of_its_anchor_alone(direction: str, batch: dict[
 
 
 def test_spare_of_an_ambiguous_pair_is_not_asked_for(batch: dict[str, Any]) -> None:
-    by_text, by_image = candidates(batch)
+    by_text, by_image = candidate_pairs(batch)
     scorer = GivenVerdicts(rest=AMBIGUOUS)
     mined = model_with(scorer)({**batch}).mined
     assert set(scorer.asked) == {*by_text, *by_image}

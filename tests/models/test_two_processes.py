@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -195,25 +196,26 @@ class Even:
         return 1.0 - (batch["index"][image_K] + batch["text_row"][text_K]).float() % 2
 
 
-def mined(batch: dict[str, Any]) -> dict[str, Any]:
-    model = build("blip2", preset="mafa")
+def mined(batch: dict[str, Any], candidates: str) -> dict[str, Any]:
+    model = build("blip2", preset="mafa", candidates=candidates)
     model.miner = ConnectionMiner(model.mafa, Even())
     found = model({**batch, "epoch": 1}).mined
-    compared = {**vars(found.candidates), **vars(found.settled), "p_C": found.p_C, "matches_C": found.matches_C}
+    itc = {f"itc_{name}": value for name, value in vars(found.itc_pairs).items()}
+    compared = {**vars(found.candidates), **vars(found.settled), **itc, "p_C": found.p_C, "matches_C": found.matches_C}
     return {name: value for name, value in compared.items() if value is not None}  # p_K: of a distilled Con-D alone
 
 
-def rank_mined(rank: int, world: int) -> dict[str, Any]:
-    return mined(part(rank))
+def rank_mined(rank: int, world: int) -> list[dict[str, Any]]:
+    return [mined(part(rank), candidates) for candidates in ("hardest", "batch")]
 
 
 def test_a_rank_mines_its_own_batch(tmp_path: Path) -> None:
-    found = on_ranks(WORLD, tmp_path, rank_mined)
-    for rank in range(WORLD):
-        alone = mined(part(rank))
-        assert len(alone["image_C"]) == 2 * B
-        assert all(torch.equal(found[rank][name], alone[name]) for name in alone)
-    assert any(rank["label_K"].any() for rank in found)
+    ranks = on_ranks(WORLD, tmp_path, rank_mined)
+    for rank, (candidates, rows) in itertools.product(range(WORLD), (("hardest", 2 * B), ("batch", 2 * B * (B - 1)))):
+        found, alone = ranks[rank][candidates == "batch"], mined(part(rank), candidates)
+        assert len(alone["image_C"]) == rows
+        assert all(torch.equal(found[name], alone[name]) for name in alone)
+    assert all(any(rank[way]["itc_label_K"].any() for rank in ranks) for way in (0, 1))
 
 
 def rank_without_candidates(rank: int, world: int) -> tuple[int, float, float]:

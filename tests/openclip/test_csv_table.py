@@ -3,7 +3,7 @@
 import pytest
 
 from lavis_mafa.openclip_train import launcher as train
-from lavis_mafa.openclip_train.csv_table import read_pairs
+from lavis_mafa.openclip_train.csv_table import read_pairs, read_weights
 
 from . import launch
 from .tiny import register_tiny
@@ -37,6 +37,20 @@ def test_what_is_no_table_of_pairs_is_named(tmp_path):
     (tmp_path / "short.csv").write_text("filepath\ttitle\na.jpg\n")
     with pytest.raises(ValueError, match=r"'title' is empty in 1 rows \(row 1\)"):
         read_pairs(tmp_path / "short.csv", "filepath", "title", "\t")
+
+
+def test_a_file_may_have_weights(tmp_path):
+    assert read_weights(write(tmp_path / "a.csv", ["x"]), "\t") is None
+    file = write(tmp_path / "a.csv", ["x\t0.5", "y\t1"], "filepath\ttitle\tweight")
+    assert read_weights(file, "\t") == [0.5, 1.0]
+    assert read_pairs(file, "filepath", "title", "\t") == (["00", "01"], ["x", "y"])
+
+
+@pytest.mark.parametrize("wrong", ["", "1.01", "-0.1", "nan", "much"])
+def test_a_wrong_weight_is_named_by_its_row(tmp_path, wrong):
+    file = write(tmp_path / "a.csv", ["x\t0.5", f"y\t{wrong}"], "filepath\ttitle\tweight")
+    with pytest.raises(ValueError, match=rf"a\.csv, row 2: weight is {wrong!r}; it must be a number"):
+        read_weights(file, "\t")
 
 
 @pytest.mark.parametrize("place", ["data", "connections"])

@@ -74,6 +74,27 @@ def test_rows_are_judged_by_their_files(data):
     assert set(scorer.asked) <= {(grey, named) for grey in (40.0, 80.0, 200.0) for named in (40.0, 80.0, 200.0)}
 
 
+def test_a_batch_is_judged_as_a_whole(monkeypatch, data, tmp_path):
+    """The 28 other pairs of a batch of 8 greys are judged from both ends, and those near each other are connected."""
+    monkeypatch.setattr(train, "_con_d", lambda options, device: ByGrey())
+    con_d = ["--mafa-con-d", "arch=any", "--mafa-con-d-candidates", "batch"]
+    weighed = ["--mafa-con-d-positive-weight", "probability"]
+    argv = launch.arguments(data / "train.csv", tmp_path, *con_d, *weighed, "--epochs", 1, "--batch-size", 8)
+    (call,) = launch.run(monkeypatch, argv)
+    table = pd.read_csv(data / "train.csv", sep="\t")
+    ids = train.pair_ids(table.filepath.tolist(), table.title.tolist())[:, 0].tolist()
+    grey_B = torch.tensor([float(GREYS[ids.index(one)]) for one in call["image_id"].tolist()])
+    near_BB = ((grey_B[:, None] - grey_B).abs() <= 40) & ~torch.eye(8, dtype=torch.bool)
+    assert torch.equal(call["pairs"].connected_2BB, torch.stack([near_BB * 0.9, near_BB * 0.9]))
+
+
+@pytest.mark.parametrize("option", [["action", "drop"], ["candidates", "batch"], ["positive-weight", "probability"]])
+def test_what_is_said_of_a_judge_that_is_not_given_is_refused(option):
+    options = train.parser().parse_args([f"--mafa-con-d-{option[0]}", option[1]])
+    with pytest.raises(ValueError, match="are about --mafa-con-d: give that"):
+        train.Training(options)
+
+
 @pytest.mark.parametrize(("action", "more"), [("connect", []), ("drop", ["--accum-freq", 2])])
 def test_the_launcher_hands_its_verdicts_to_the_loss(monkeypatch, data, tmp_path, action, more):
     scorer, given = ByGrey(), []

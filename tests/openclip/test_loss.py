@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import open_clip
 import pytest
 import torch
@@ -100,6 +102,47 @@ def test_a_listed_connection_is_a_positive_of_both_its_ends():
     logits = SCALE * image @ text.T
     expected = (itc_by_hand(logits, i2t, NONE, PLAIN) + itc_by_hand(logits.T, t2i, NONE, PLAIN)) / 2
     assert torch.allclose(ours, expected, rtol=1e-5)
+
+
+def test_a_listed_connection_weighs_what_its_weight_says():
+    image, text = features(B)
+    listed, weight = torch.tensor([[12, 21], [14, 99], [13, 23]]), torch.tensor([0.25, 0.9, 0.5])
+    loss = MafaClipLoss(connections=listed, connection_weight=weight)
+    known = {"image_id": ids(10, 11, 12, 13, 14), "text_id": ids(20, 21, 22, 23, 24)}
+    logits = SCALE * image @ text.T
+    i2t, t2i = torch.eye(B), torch.eye(B)  # the third is an own pair, which weighs 1
+    i2t[2], t2i[1] = torch.tensor([0, 0.2, 0.8, 0, 0]), torch.tensor([0, 0.8, 0.2, 0, 0])
+    expected = -(i2t * logits.log_softmax(1) + t2i * logits.T.log_softmax(1)).sum(1).mean() / 2
+    assert torch.allclose(loss(image, text, SCALE, **known), expected, rtol=1e-5)
+
+
+def test_a_connection_of_a_miner_weighs_what_it_carries():
+    image, text = features(B)
+    found = replace(settled((3, 1, 1, 1), (2, 4, 1, 0), (0, 1, 0, 0)), weight_K=torch.tensor([0.6, 0.25, 0.4]))
+    masks = PairMasks.of_settled(found, B)
+    logits = SCALE * image @ text.T
+    i2t, t2i = torch.eye(B), torch.eye(B)
+    i2t[2], t2i[1] = torch.tensor([0, 0, 0.8, 0, 0.2]), torch.tensor([0, 1 / 1.6, 0, 0.6 / 1.6, 0])
+    expected = -(i2t * logits.log_softmax(1) + t2i * logits.T.log_softmax(1)).sum(1).mean() / 2
+    assert torch.allclose(MafaClipLoss()(image, text, SCALE, pairs=masks), expected, rtol=1e-5)
+    ours = MafaSigLipLoss()(image, text, SCALE, torch.tensor(-3.0), pairs=masks)
+    targets = {**{(row, row): 1.0 for row in range(B)}, (3, 1): 0.6, (2, 4): 0.25}
+    assert ours.item() == pytest.approx(siglip_by_hand(SCALE * image @ text.T - 3, targets, set()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "listed", "message"),
+    [
+        ([0.5], [[1, 2], [3, 4]], "one weight for each"),
+        ([0.5, 1.5], [[1, 2], [3, 4]], r"numbers in \[0, 1\]"),
+        ([0.5, float("nan")], [[1, 2], [3, 4]], r"numbers in \[0, 1\]"),
+        ([0.5, 0.6], [[1, 2], [1, 2]], "lists a pair twice"),
+        ([0.5], None, "needs connections"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused(weight, listed, message):
+    with pytest.raises(ValueError, match=message):
+        MafaClipLoss(connections=listed and torch.tensor(listed), connection_weight=torch.tensor(weight))
 
 
 def judge_features():

@@ -130,13 +130,14 @@ def test_an_accumulated_batch_is_learned_from_as_one(monkeypatch, data, tmp_path
 def test_a_bi_encoder_and_connections_reach_the_loss(monkeypatch, data, tmp_path):
     judge = ["--mafa-bi-encoder", "tiny-train", "--mafa-bi-encoder-pretrained", data / "judge.pt"]
     listed = pd.read_csv(data / "train.csv", sep="\t").head(3)
-    listed.to_csv(tmp_path / "matches.csv", sep="\t", index=False)
+    listed.assign(weight=[0.5, 0.75, 1]).to_csv(tmp_path / "matches.csv", sep="\t", index=False)
     calls = run(monkeypatch, data, tmp_path, *judge, "--mafa-connections", tmp_path / "matches.csv")
     (file,) = (tmp_path / "run" / "mafa").glob("bi_encoder_image_*.npy")
     table = np.load(file)
     rows = plans(tmp_path)[1].batches(0)[0]
     assert np.allclose(calls[6]["judge_image_features"].numpy(), table[rows], atol=1e-3)
     assert calls[0]["loss"].connections.equal(pair_ids(listed.filepath.tolist(), listed.title.tolist()))
+    assert calls[0]["loss"].connection_weight.tolist() == [0.5, 0.75, 1]
 
 
 def test_a_resumed_run_goes_on_from_the_stored_features(monkeypatch, data, tmp_path):
