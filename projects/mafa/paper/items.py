@@ -79,8 +79,8 @@ def table5() -> Item:
     rows = [base]
     for batches, sampling in (("random", RANDOM), ("GRIT", ())):
         for targets, alpha in (("one-hot", NO_S_ITC), ("S-ITC", ())):
-            for said, action in (("kept", NO_CON_D), ("drop", ("model.mafa.action=drop",)), ("connect", ())):
-                labels: dict[str, str | int] = {"batches": batches, "targets": targets, "connections": said}
+            for name, action in (("kept", NO_CON_D), ("drop", ("model.mafa.action=drop",)), ("connect", ())):
+                labels: dict[str, str | int] = {"batches": batches, "targets": targets, "connections": name}
                 if labels != base.labels:
                     rows.append(Row(labels, started((*sampling, *alpha, *action)), base.name))
     says = "S-ITC hurts under random batches and helps under GRIT; connecting does better than dropping."
@@ -124,15 +124,15 @@ def table8() -> Item:
     methods = (("random (BLIP-2)", PLAIN), ("GRIT", GRIT), ("GRIT + MAFA", ()))
     tasks = {"gqa": "compositional questions", "okvqa": "ten answers a question", "caption": "captions"}
     rows = []
-    for task, said in tasks.items():
+    for task, label in tasks.items():
         for name, options in methods:
             short = (f"datasets.scenes.splits.train.n={RECORDS}", "run.max_epoch=12")
             cell = Cell(ZERO_SHOT[task], (), Cell(STAGE_2, short, started(options)))
             base = "" if name == methods[0][0] else rows[-1].against or rows[-1].name
-            rows.append(Row({"task": said, "stage 1": name}, cell, base))
+            rows.append(Row({"task": label, "stage 1": name}, cell, base))
     says = "with GRIT and MAFA in stage 1, OK-VQA is 29.0 and the CIDEr of COCO captions 125.4."
     title = "Table 8: stage 2 (a tiny OPT that never saw an image) from each stage 1, zero-shot"
-    against = tuple((f"{said}, GRIT + MAFA", f"{said}, GRIT") for said in tasks.values())
+    against = tuple((f"{label}, GRIT + MAFA", f"{label}, GRIT") for label in tasks.values())
     measures = (ZERO_SHOT_ANSWERS, BLIND, ONE_ANSWER)
     return Item("table8", title, says, tuple(rows), measures, contrasts=against)
 
@@ -179,7 +179,7 @@ def rivals() -> Item:
 
 
 def replication() -> Item:
-    """On seeds of its own: what mAP@R told was found in the runs of Table 5, so these cannot confirm it."""
+    """On seeds of its own: what mAP@R shows was found in the runs of Table 5, so these cannot confirm it."""
     grit = Row({"setting": "GRIT alone"}, started(GRIT))
     recipe = Row({"setting": "MAFA"}, started(()), grit.name)
     connections = Row({"setting": "connections alone"}, started(NO_S_ITC), grit.name)

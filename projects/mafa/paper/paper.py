@@ -150,11 +150,12 @@ def run_all(missing: list[Job], rows: Rows, at_once: int) -> int:
                 running[pool.submit(rows.run, job[1])] = waiting.pop(job[1].key)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, _ = running.pop(future)
-                failed += not _said(f"[{len(missing) - len(waiting) - len(running)}/{len(missing)}] {name}", future)
+                done = len(missing) - len(waiting) - len(running)
+                failed += not _ended_well(f"[{done}/{len(missing)}] {name}", future)
     return failed
 
 
-def _said(name: str, future: Future[dict[str, Any]]) -> bool:
+def _ended_well(name: str, future: Future[dict[str, Any]]) -> bool:
     """Whether the run ended well."""
     try:
         print(f"{name}: {future.result()['seconds']:.0f} s", flush=True)
@@ -179,9 +180,9 @@ def write_report(runs: pd.DataFrame, items: list[Item], seeds: int | None, folde
         table, notes = "\n\n".join(filter(None, tables)), folder / "notes" / f"{item.name}.md"
         _write(folder / f"{item.name}.md", f"{table}\n")
         draw(found, item, folder / f"{item.name}.png")
-        said = notes.read_text().strip() if notes.exists() else ""
+        text = notes.read_text().strip() if notes.exists() else ""
         about = {"title": item.title, "name": item.name, "paper": item.paper}
-        shown.append({**about, "table": table, "notes": said, "older": int((own["results"] < RESULTS).sum())})
+        shown.append({**about, "table": table, "notes": text, "older": int((own["results"] < RESULTS).sum())})
     with atomic_write(folder / "runs.parquet") as file:
         runs.to_parquet(file, index=False)
     _write(folder / "README.md", _readme(runs, shown, missing, seconds))

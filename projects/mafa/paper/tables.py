@@ -110,8 +110,8 @@ def contrasts_markdown(found: pd.DataFrame) -> str:
     measures = found["measure"].drop_duplicates().tolist()
     lines = [["difference of rows", *measures], ["---", *["---:"] * len(measures)]]
     for name, own in found.groupby("contrast", sort=False):
-        said = {str(line["measure"]): _difference(line["difference"], line["half"]) for _, line in own.iterrows()}
-        lines.append([str(name), *(said.get(measure, "-") for measure in measures)])
+        cells = {str(line["measure"]): _difference(line["difference"], line["half"]) for _, line in own.iterrows()}
+        lines.append([str(name), *(cells.get(measure, "-") for measure in measures)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
