@@ -1,5 +1,16 @@
 """MAFA for LAVIS: vision-language pre-training that manages its false negatives. Importing registers nothing."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from lavis_mafa.models.saved import Loaded
+
 __version__ = "0.2.0"
 
 
@@ -8,3 +19,26 @@ def register() -> None:
     from lavis_mafa.registration import register_all
 
     register_all()
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """The model that a training left in its output folder, with its processors.
+
+    Args:
+        folder: run.output_dir of the training: model.safetensors and config.yaml.
+        device: where the model goes, in float32 and evaluation mode.
+
+    Returns:
+        (model, vis_processors, text_processors), as LAVIS' load_model_and_preprocess gives them.
+
+    Raises:
+        ValueError: a file is missing, damaged or of another version.
+
+    Example:
+        model, vis, text = lavis_mafa.load("output/mafa/blip2_scenes")
+        pixels = vis["eval"](PIL.Image.open("a.jpg"))[None]
+    """
+    register()
+    from lavis_mafa.models.saved import load_saved
+
+    return load_saved(folder, device)

@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partialmethod
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -101,8 +103,7 @@ def _has(owner: Any, name: str) -> bool:
 
 
 def _import_lavis() -> None:
-    if find_spec("lavis") is None:
-        raise ModuleNotFoundError(f"LAVIS is missing: {INSTALL}    (its pins are of 2023: its dependencies are ours)")
+    _refuse_absent_or_shadowed()
     for owner, name, stand_in, _ in GIVEN_BACK:
         if not _has(owner, name):
             setattr(owner, name, stand_in)
@@ -111,6 +112,25 @@ def _import_lavis() -> None:
         warnings.simplefilter("ignore", FutureWarning)  # timm's: LAVIS knows its modules by older names
         warnings.simplefilter("ignore", SyntaxWarning)  # Python 3.12's: LAVIS' regular expressions are no raw strings
         importlib.import_module("lavis")
+
+
+def _refuse_absent_or_shadowed() -> None:
+    """ModuleNotFoundError: no LAVIS, or another `lavis` before the installed one, as in a checkout of LAVIS' own."""
+    found = find_spec("lavis")
+    if found is None:
+        remedy = f"{INSTALL}    (without its dependencies, whose pins are of 2023; the extra lavis has them)"
+        raise ModuleNotFoundError(f"LAVIS is missing in {sys.prefix}: {remedy}", name="lavis")
+    try:
+        installed = Path(str(distribution("salesforce-lavis").locate_file("lavis/__init__.py")))
+    except PackageNotFoundError:
+        installed = Path()
+    origin = Path(found.origin or next(iter(found.submodule_search_locations or ()), ""))
+    if installed.is_file() and not (origin.exists() and origin.samefile(installed)):
+        raise ModuleNotFoundError(
+            f"{origin} stands before LAVIS 1.0.2 in {installed.parent}: start from another folder, use the command "
+            "lavis-mafa, which does not look for modules in the current folder, or take it out of PYTHONPATH",
+            name="lavis",
+        )
 
 
 def _set_output_embeddings(self: Any, decoder: nn.Linear) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from lavis_mafa.train import main
+from lavis_mafa import train
+
+
+def main() -> None:
+    train.main("Evaluate a checkpoint", evaluate=True)
+
 
 if __name__ == "__main__":
-    main("Evaluate with LAVIS' registry", evaluate=True)
+    main()

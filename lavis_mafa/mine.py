@@ -1,6 +1,16 @@
 """`python -m lavis_mafa.mine --cfg-path X.yaml --options a.b=c`: the missing connections of any data set."""
 
-from lavis_mafa.mining_job.job import main
+from __future__ import annotations
+
+from lavis_mafa.common.errors import one_line_errors
+
+
+def main() -> None:
+    with one_line_errors():
+        from lavis_mafa.mining_job.job import main as mine
+
+        mine()
+
 
 if __name__ == "__main__":
     main()

@@ -10,6 +10,7 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lavis_mafa import register
+from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.stdout import print_anything
 
 
@@ -66,15 +67,11 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def main(description: str = "Train with LAVIS' registry", evaluate: bool = False) -> None:
+def main(description: str = "Train a model, then evaluate it", evaluate: bool = False) -> None:
     print_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
+    with one_line_errors():
         run(description, evaluate)
-    except ValueError as error:
-        logging.getLogger().debug("", exc_info=True)
-        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-        sys.exit(f"error: {rank}{error}")
 
 
 if __name__ == "__main__":

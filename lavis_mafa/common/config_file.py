@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lavis_mafa.common.run_configs import run_config
 from lavis_mafa.common.run_schema import MineRun, TrainRun
 from lavis_mafa.common.schema import text_keys
 
@@ -23,10 +24,9 @@ def read_config_file(path: Path, options: Sequence[str]) -> DictConfig:
     """What the user wrote: the YAML with the options (key=value) merged into it, nothing resolved yet.
 
     Raises:
-        ValueError: no such file, no YAML, no section of a run in it, an option that is not key=value.
+        ValueError: no such file (run_configs.py), no YAML, no section of a run in it, an option that is not key=value.
     """
-    if not path.is_file():
-        raise ValueError(f"--cfg-path: no file at {path}; see projects/mafa for the configs of runs")
+    path = run_config(path)
     for option in options:
         if "=" not in option:
             raise ValueError(f"--options takes key=value, e.g. run.max_epoch=2; got {option!r}")

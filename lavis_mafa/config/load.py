@@ -25,16 +25,22 @@ from lavis_mafa.config.run_values import check_texts, normalise_prompt
 from lavis_mafa.config.smoke import shorten
 from lavis_mafa.config.values import check_mining, check_values
 
+TRAINING = "projects/mafa/blip2/pretrain_stage1_scenes.yaml", "run.max_epoch=2"
 
-def parse_arguments(description: str, dry_run: bool = False, engines: tuple[str, ...] = ()) -> argparse.Namespace:
+
+def parse_arguments(
+    description: str,
+    dry_run: bool = False,
+    engines: tuple[str, ...] = (),
+    example: tuple[str, str] = TRAINING,
+) -> argparse.Namespace:
     """--cfg-path, --options, --smoke; with `dry_run` also --dry-run, with `engines` also --engine, the first its
-    default."""
+    default. example: a config and an option that --help shows."""
+    config, option = example
     parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cfg-path", required=True, help=f"YAML of the run, e.g. {config}")
     parser.add_argument(
-        "--cfg-path", required=True, help="YAML of the run, e.g. projects/mafa/blip2/pretrain_stage1_scenes.yaml"
-    )
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings, e.g. run.max_epoch=2"
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help=f"override settings, e.g. {option}"
     )
     parser.add_argument(
         "--smoke", type=Path, metavar="FOLDER", help="shorten the run to a handful of records, and write below FOLDER"

@@ -1,7 +1,6 @@
 """`python -m lavis_mafa.data check --cfg-path X.yaml`: read a whole data set, report its faults, leave them out."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from lavis_mafa.common.config_file import (
     plain_config,
     read_config_file,
 )
+from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
 from lavis_mafa.common.stdout import print_anything
@@ -29,7 +29,7 @@ SHOWN = 20  # problems of a split in the readable report; report.json has all
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: all is well; 1: there are problems, or the command itself is wrong."""
+    """0: all is well; 1: there are problems."""
     print_anything()
     parser = argparse.ArgumentParser(prog="python -m lavis_mafa.data")
     check = parser.add_subparsers(dest="command", required=True).add_parser(
@@ -42,14 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     check.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of threads that open images")
     given = parser.parse_args(arguments)
-    try:
-        return _check(given)
-    except ValueError as error:
-        logging.getLogger().debug("", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return _check(given)
 
 
+@one_line_errors()
 def _check(given: argparse.Namespace) -> int:
     if given.workers < 1:
         raise ValueError(f"--workers is {given.workers}; it must be at least 1")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from lavis_mafa.common.artifacts import atomic_write, reading
+from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.stdout import print_anything
 
 ROWS = tuple[str, dict[str, float | None]]
@@ -70,10 +70,8 @@ def main() -> None:
     parser.add_argument("--untrained", nargs="*", type=Path, default=[])
     parser.add_argument("--out", type=Path, help="also write the table, as CSV")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         table = compared(arguments.folders, arguments.untrained)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     print("\n" + table.to_string(float_format=lambda value: f"{value:.1f}", na_rep="-"))
     if arguments.out:
         with atomic_write(arguments.out) as file:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +45,7 @@ if TYPE_CHECKING:  # they know LAVIS' models, which register() loads
 
 TEXT_BATCH = 256
 ENGINES = ("local", "ray")
+EXAMPLE = "projects/mafa/mine/mine_scenes.yaml", "run.range_max=10"
 # Raise it when our code makes other embeddings or scores of the same network and data: stored ones are then made anew.
 RESULTS = 1
 
@@ -200,13 +200,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every instruction set that it tries
-    try:
-        arguments = parse_arguments("Mine the missing connections of an image-text data set", engines=ENGINES)
-        run(arguments, arguments.engine)
-    except ValueError as error:
-        logging.getLogger().debug("", exc_info=True)
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    arguments = parse_arguments(
+        "Find the missing connections of an image-text data set", engines=ENGINES, example=EXAMPLE
+    )
+    run(arguments, arguments.engine)

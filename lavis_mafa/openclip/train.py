@@ -2,7 +2,15 @@
 
 import sys
 
-from lavis_mafa.openclip_train.launcher import main
+from lavis_mafa.common.errors import one_line_errors
+
+
+def main() -> None:
+    with one_line_errors():
+        from lavis_mafa.openclip_train.launcher import main as launch
+
+        sys.exit(launch(sys.argv[1:]))
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +33,10 @@ from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAns
 from lavis_mafa.openclip_train.arguments import check, con_d_rule, parser, refuse_old_names
 from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
 from lavis_mafa.openclip_train.csv_table import read_pairs, read_weights
+from lavis_mafa.openclip_train.data_check import check_data
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
-from lavis_mafa.openclip_train.shard_check import check_shards
 from lavis_mafa.openclip_train.shard_feed import ShardFeed, Shards, encoder, identified, without_eof
 from lavis_mafa.openclip_train.tower_tokens import tower_tokens
 
@@ -72,8 +71,6 @@ class Training:
         plain = open_clip_data.get_wds_dataset
 
         def get_wds_dataset(args: argparse.Namespace, preprocess: Any, is_train: bool, **more: Any) -> Any:
-            urls, _ = open_clip_data.expand_urls(args.train_data if is_train else args.val_data)
-            check_shards(urls, open_clip_data.base_plus_ext, open_clip_data.filter_no_caption_or_no_image)
             if not is_train:
                 return plain(args, preprocess, is_train, **more)
             self.answers = self._answers(args)
@@ -88,10 +85,8 @@ class Training:
         dataset = getattr(loader, "dataset", None)
         if hasattr(dataset, "images") and hasattr(dataset, "captions"):
             self.feed = self._rows(args, dataset)
-        elif isinstance(loader, open_clip_data.wds.DataPipeline):
+        else:  # check_data lets no other kind pass
             self.feed = self._shards(args, data["train"])
-        else:
-            raise ValueError(f"--dataset-type {args.dataset_type}: MAFA only supports csv or webdataset")
         data["train"] = open_clip_data.DataInfo(dataloader=self.feed, shared_epoch=self.feed)
         return data
 
@@ -223,11 +218,22 @@ def main(argv: Sequence[str]) -> int | None:
     options, theirs = parser().parse_known_args(argv)
     refuse_old_names(theirs)
     training = Training(options)
+    check_data(theirs)
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
     readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset), **without_eof(open_clip_data)}
     with replaced(open_clip_main, **ours), replaced(open_clip_data, **readers):
-        status: int | None = open_clip_main.main(theirs)
+        try:
+            status: int | None = open_clip_main.main(theirs)
+        finally:
+            _quiet_torch()
         return status
+
+
+def _quiet_torch() -> None:
+    """open_clip sets every logger to INFO, at which torch prints statistics of its compiler as a process ends."""
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] == "torch":
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _con_d(options: argparse.Namespace, device: torch.device) -> PairScorer:
@@ -248,7 +254,3 @@ def _con_d(options: argparse.Namespace, device: torch.device) -> PairScorer:
 
 def _dim(model: str) -> int:
     return int(model_config(model, "--model")["embed_dim"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ import safetensors.torch
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.common.ranks import is_main_process
+from lavis_mafa.models.saved import WEIGHTS, write_config
 from lavis_mafa.models.trained import load_trained, trained_state
 from lavis_mafa.models.weights import read_state_dict
 from lavis_mafa.runners import checkpoint
@@ -42,12 +43,14 @@ class Evaluation:
             checkpoint.write(self.run.folder / "checkpoint_best.pth", content)
 
     def keep_final(self) -> None:
-        """Take the best weights, the last without a best, and keep them as model.safetensors."""
+        """Take the best weights, the last without a best, and keep them as model.safetensors, with config.yaml."""
         network = self.run.network
         if self.best.epoch >= 0:
             load_trained(network, read_state_dict(self.run.folder / "checkpoint_best.pth"))
         if not is_main_process():
             return
         state = {key: value.detach().cpu().contiguous().clone() for key, value in trained_state(network).items()}
-        with atomic_write(self.run.folder / "model.safetensors") as file:
+        with atomic_write(self.run.folder / WEIGHTS) as file:
             file.write(safetensors.torch.save(state))
+        config = self.run.config
+        write_config(self.run.folder, config.model_cfg, config.datasets_cfg[self.run.name])

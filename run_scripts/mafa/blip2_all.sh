@@ -10,13 +10,13 @@ if [[ "$llm" != opt && "$llm" != t5 ]]; then
     exit 2
 fi
 if [[ -z "$stage1" ]]; then
-    bash run_scripts/mafa/pretrain_blip2.sh --options "run.output_dir=$out/stage1" "${smoke[@]}"
+    bash "$LAVIS_MAFA_ROOT"/run_scripts/mafa/pretrain_blip2.sh --options "run.output_dir=$out/stage1" "${smoke[@]}"
     stage1="$out/stage1/model.safetensors"
 else
     out="$out/from_$(cksum <"$stage1" | cut -d' ' -f1)" # another checkpoint is another run, which must not go on with this one's
 fi
 there="$(written "$out")"
-bash run_scripts/mafa/pretrain_blip2_stage2.sh --cfg-path "projects/mafa/blip2/pretrain_stage2_${llm}_scenes.yaml" \
+bash "$LAVIS_MAFA_ROOT"/run_scripts/mafa/pretrain_blip2_stage2.sh --cfg-path "projects/mafa/blip2/pretrain_stage2_${llm}_scenes.yaml" \
     --options "run.output_dir=$out/stage2_$llm" "model.pretrained=$stage1" "${smoke[@]}"
 names=(gqa_scenes okvqa_scenes caption_scenes)
 for name in "${names[@]}"; do

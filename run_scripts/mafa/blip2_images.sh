@@ -10,14 +10,14 @@ if (($# < 1 || $# > 2)); then
 fi
 out="$1" stage1="${2:-}"
 if [[ -z "$stage1" ]]; then
-    bash run_scripts/mafa/pretrain_blip2_images.sh "$out" "${smoke[@]}"
+    bash "$LAVIS_MAFA_ROOT"/run_scripts/mafa/pretrain_blip2_images.sh "$out" "${smoke[@]}"
     stage1="$out/stage1/model.safetensors"
 fi
 there="$(written "$out")"
 if [[ ! -e "$there/opt/model.safetensors" ]]; then
-    "$PYTHON_BIN" projects/language_models/flickr8k.py --out "$there/opt" ${smoke:+--steps 20}
+    "$PYTHON_BIN" "$LAVIS_MAFA_ROOT"/projects/language_models/flickr8k.py --out "$there/opt" ${smoke:+--steps 20}
 fi
-bash run_scripts/mafa/pretrain_blip2_stage2.sh --cfg-path projects/mafa/blip2/pretrain_stage2_flickr8k.yaml \
+bash "$LAVIS_MAFA_ROOT"/run_scripts/mafa/pretrain_blip2_stage2.sh --cfg-path projects/mafa/blip2/pretrain_stage2_flickr8k.yaml \
     --options "run.output_dir=$out/stage2" "run.token_folder=$out/tokens" "model.opt_model=$out/opt" "model.pretrained=$stage1" "${smoke[@]}"
 names=(caption_flickr8k daquar)
 for name in "${names[@]}"; do

@@ -4,7 +4,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/smoke.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-cd "$LAVIS_MAFA_ROOT"
 
 # `written FOLDER`: where a run with this output_dir writes; --smoke moves what lies below output/.
 written() {
@@ -15,7 +14,7 @@ written() {
 }
 
 evaluate() {
-    local config="$1" checkpoint="$2" key launch
+    local config="$LAVIS_MAFA_ROOT/$1" checkpoint="$2" key launch
     shift 2
     if [[ "$checkpoint" != published ]]; then
         key="$(grep -q 'load_finetuned: true\|model_type: coco' "$config" && echo finetuned || echo pretrained)"

@@ -8,6 +8,5 @@
 # else on two workers of this machine; the results are the local engine's. All nodes need the same files at the same paths.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
-cd "$LAVIS_MAFA_ROOT"
 case " $* " in *" --cfg-path"*) ;; *) set -- --cfg-path projects/mafa/mine/mine_scenes.yaml "$@" ;; esac
 exec "$PYTHON_BIN" -m lavis_mafa.mine "$@"

@@ -7,5 +7,4 @@
 # A finished run keeps its row, projects/mafa/paper/rows.jsonl, until RESULTS in projects/mafa/paper/keys.py is raised.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
-cd "$LAVIS_MAFA_ROOT"
-exec env PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}" "$PYTHON_BIN" projects/mafa/paper/paper.py "$@"
+exec env PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}" "$PYTHON_BIN" "$LAVIS_MAFA_ROOT"/projects/mafa/paper/paper.py "$@"

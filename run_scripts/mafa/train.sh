@@ -2,7 +2,6 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-cd "$LAVIS_MAFA_ROOT"
 
 train() {
     local config="$1" launch

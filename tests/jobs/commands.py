@@ -22,9 +22,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**inherited, **quiet, "PATH": path, "LAVIS_MAFA_DATA": data, **more}
 
 
-def run(*command: str, **more: str) -> str:
+def run(*command: str, cwd: Path = ROOT, **more: str) -> str:
     """The output of a command that must succeed."""
-    done = subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
     return done.stdout
 

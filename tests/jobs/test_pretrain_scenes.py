@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.jobs.commands import rows, run, train
+import lavis_mafa
+from tests.jobs.commands import ROOT, rows, run, train
 
 SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 SMALL = [
@@ -32,8 +34,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_script_ends_with_a_table_and_pictures(tmp_path: Path) -> None:
-    printed = run("bash", "run_scripts/mafa/pretrain_blip2.sh", "--smoke", str(tmp_path))
-    folder = tmp_path / "output" / "mafa" / "blip2_scenes"
+    """Started in a folder of the user's, whose config and --smoke are relative to it."""
+    (tmp_path / "mine.yaml").write_text((ROOT / SCENES).read_text())
+    script = str(ROOT / "run_scripts" / "mafa" / "pretrain_blip2.sh")
+    printed = run("bash", script, "--cfg-path", "mine.yaml", "--smoke", "here", cwd=tmp_path)
+    folder = tmp_path / "here" / "output" / "mafa" / "blip2_scenes"
     results = json.loads((folder / "results.json").read_text())
     for relevance in ("annotation", "truth"):
         for ranking in ("itc", "itm"):
@@ -45,7 +50,8 @@ def test_the_script_ends_with_a_table_and_pictures(tmp_path: Path) -> None:
     assert "torch" in results["versions"]
     assert "R@10" in printed and "false negatives per batch" in printed
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    assert (folder / "model.safetensors").exists()
+    model, vis, _ = lavis_mafa.load(folder)
+    assert model.Qformer.config.hidden_size == 128 and vis["eval"](Image.new("RGB", (48, 48))).shape == (3, 48, 48)
     assert (folder / "gallery" / "index.html").exists()
 
 

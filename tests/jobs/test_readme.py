@@ -1,4 +1,4 @@
-"""Every ```bash block of README and docs runs, shortened by the smoke preset."""
+"""Every ```bash block of README and docs runs, shortened by the smoke preset; then ```py, in the folder it wrote."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ BLOCKS: dict[str, str] = {}  # block → where it stands first: what stands on t
 for page in PAGES:
     for number, block in enumerate(re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M)):
         BLOCKS.setdefault(block, f"{page.relative_to(ROOT)}-{number}")
+AFTER = {
+    block: re.findall(r"^```py\n(.*?)^```", (ROOT / place.rpartition("-")[0]).read_text("utf-8"), re.DOTALL | re.M)
+    for block, place in BLOCKS.items()
+}
 
 
 def test_the_pages_have_commands() -> None:
     assert len(BLOCKS) >= 4
 
 
+CONSOLE = 'lavis-mafa() { python -m lavis_mafa.cli "$@"; }\n'  # also where the package is not installed
+
+
 def shortened(block: str, folder: Path) -> str:
     """Every command of a block with --smoke."""
     lines = block.replace("\\\n", " ").splitlines()
-    return "\n".join(
-        f"{line} --smoke '{folder}'" if line.startswith(("bash run_scripts/", "python -m lavis_mafa.")) else line
+    return CONSOLE + "\n".join(
+        f"{line} --smoke '{folder}'"
+        if line.startswith(("bash run_scripts/", "python -m lavis_mafa.", "lavis-mafa "))
+        else line
         for line in lines
     )
 
@@ -34,6 +43,8 @@ def shortened(block: str, folder: Path) -> str:
 def test_a_command_runs(block: str, tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> None:
     folder = tmp_path_factory.getbasetemp() / "readme"
     run("bash", "-euo", "pipefail", "-c", shortened(block, folder), LAVIS_MAFA_DATA=str(shared_data))
+    for python in AFTER.get(block, ()):
+        run(sys.executable, "-c", python, cwd=folder)
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -79,7 +80,20 @@ importlib.util.find_spec = lambda name, *more: None if name == "lavis" else find
 import lavis_mafa
 lavis_mafa.register()
 """)
-    assert "LAVIS is missing: pip install --no-deps salesforce-lavis==1.0.2" in result.stderr.splitlines()[-1]
+    assert "LAVIS is missing in " in result.stderr.splitlines()[-1]
+    assert ": pip install --no-deps salesforce-lavis==1.0.2" in result.stderr.splitlines()[-1]
+
+
+def test_another_lavis_in_the_current_folder_is_named(tmp_path: Path) -> None:
+    """LAVIS' own repository, where `python -m` finds its folder before the installed package."""
+    (tmp_path / "lavis").mkdir()
+    (tmp_path / "lavis" / "__init__.py").write_text("import torchaudio_that_nobody_has\n")
+    command = [sys.executable, "-m", "lavis_mafa.train", "--cfg-path", "projects/mafa/albef/albef_scenes.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith(f"error: {tmp_path / 'lavis' / '__init__.py'} stands before LAVIS")
+    assert "lavis-mafa" in line
 
 
 @pytest.mark.skipif(find_spec("decord") is not None, reason="decord is installed")

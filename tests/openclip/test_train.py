@@ -1,6 +1,9 @@
 """open_clip's own training through our launcher, on generated images and a tiny model."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -19,6 +22,7 @@ from . import launch
 from .launch import BATCH, EPOCHS
 from .tiny import register_tiny
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 13  # two captions an image: 26 rows, six batches of 4, two rows left over
 
 
@@ -181,6 +185,17 @@ def test_what_is_not_there_is_reported(data, tmp_path):
         pass
     with pytest.raises(ValueError, match="give one of them"):
         train.main(arguments(data, tmp_path / "c", *judge, "--mafa-con-d", "arch=mafa_blip2"))
+
+
+@pytest.mark.parametrize("file", ["gone.csv", "train.csv"])
+def test_a_wrong_table_ends_in_one_line_before_a_model_is_built(data, tmp_path, file):
+    words = launch.arguments(data / file, tmp_path, "--csv-caption-key", "text")
+    command = [sys.executable, "-W", "ignore", "-m", "lavis_mafa.openclip.train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 1 and done.stdout == "" and not (tmp_path / "run").exists()
+    (line,) = done.stderr.splitlines()
+    expected = "gone.csv cannot be read as CSV" if file == "gone.csv" else "train.csv has no column 'text', only"
+    assert line.startswith("error: ") and expected in line
 
 
 def test_bf16_trains_too(monkeypatch, data, tmp_path):

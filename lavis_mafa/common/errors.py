@@ -1,0 +1,35 @@
+"""A command that cannot do what it was asked says why in one line. Tested in tests/core/test_errors.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """The block of a command, imports included: `error: …` and exit code 1 for what a user can put right.
+
+    That is a ValueError, or a package that is not installed. The traceback goes to the log, at level DEBUG.
+    """
+    try:
+        yield
+    except (ValueError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("lavis_mafa"):
+            raise  # a fault of ours
+        logging.getLogger().debug("", exc_info=True)
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        sys.exit(f"error: {rank}{message(error)}")
+
+
+def message(error: Exception) -> str:
+    """What the error says; of one that a loader's worker raised, without the worker's traceback in front."""
+    text = str(error)
+    if text.startswith("Caught ") and "\nTraceback (" in text:  # torch/_utils.py, ExceptionWrapper
+        text = text.rpartition(f"\n{type(error).__name__}: ")[2].strip()
+    if isinstance(error, ModuleNotFoundError) and text.startswith("No module named"):
+        text = f"{text}; `python -m lavis_mafa.doctor` says what is missing in {sys.prefix}"
+    return text

@@ -1,0 +1,35 @@
+"""Reads the tables and looks into the shards of a run before open_clip builds and prints its model.
+
+Tested in tests/openclip/test_train.py and test_shards.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lavis_mafa.openclip_train.csv_table import read_pairs
+from lavis_mafa.openclip_train.shard_check import check_shards
+
+
+def check_data(argv: Sequence[str]) -> None:
+    """--train-data and --val-data of open_clip's arguments.
+
+    Raises:
+        ValueError: what csv_table.py and shard_check.py refuse, or a kind of data that MAFA does not support.
+    """
+    from open_clip_train import data as open_clip_data
+    from open_clip_train.params import parse_args
+
+    args = parse_args(list(argv))
+    for name in ("train_data", "val_data"):
+        path = getattr(args, name)
+        if not path and args.dataset_type != "synthetic":
+            continue
+        reader = open_clip_data.get_dataset_fn(path or "", args.dataset_type)
+        if reader is open_clip_data.get_csv_dataset:
+            read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator)
+        elif reader is open_clip_data.get_wds_dataset:
+            urls, _ = open_clip_data.expand_urls(path)
+            check_shards(urls, open_clip_data.base_plus_ext, open_clip_data.filter_no_caption_or_no_image)
+        else:
+            raise ValueError(f"--dataset-type {args.dataset_type}: MAFA only supports csv or webdataset")

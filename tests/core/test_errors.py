@@ -1,0 +1,52 @@
+"""A command ends in one line for what a user can put right, and with its traceback for a fault of ours."""
+
+from __future__ import annotations
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from lavis_mafa.common.errors import message, one_line_errors
+
+
+class Broken(Dataset[int]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> int:
+        try:
+            raise OSError("half a file")
+        except OSError as error:
+            raise ValueError("a.jpg is truncated\nValue: none") from error
+
+
+def ended(error: Exception) -> str:
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise error
+    assert isinstance(stop.value.code, str)
+    return stop.value.code
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_raised_is_what_it_would_have_been_without(workers: int) -> None:
+    with pytest.raises(ValueError) as found:
+        next(iter(DataLoader(Broken(), num_workers=workers)))
+    assert message(found.value) == "a.jpg is truncated\nValue: none"
+
+
+def test_one_line_names_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert ended(ValueError("run.seed is wrong")) == "error: run.seed is wrong"
+    monkeypatch.setenv("RANK", "1")
+    assert ended(ValueError("run.seed is wrong")) == "error: rank 1: run.seed is wrong"
+
+
+def test_a_missing_package_is_named_with_who_knows_more() -> None:
+    with pytest.raises(ModuleNotFoundError) as found:
+        import no_such_package  # noqa: F401
+    assert "No module named 'no_such_package'; `python -m lavis_mafa.doctor`" in ended(found.value)
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), ModuleNotFoundError("No module", name="lavis_mafa.gone")])
+def test_a_fault_of_ours_keeps_its_traceback(fault: Exception) -> None:
+    with pytest.raises(type(fault)), one_line_errors():
+        raise fault
