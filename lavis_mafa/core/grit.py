@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from lavis_mafa.core.chain import DENSE_LIMIT, Chainer
 from lavis_mafa.core.embeddings import EmbeddingRows, Embeddings
 from lavis_mafa.core.neighbors import BACKENDS, IndexOptions, IntArray
-from lavis_mafa.core.plan import Plan, refuse_few
-from lavis_mafa.core.siblings import distinct_images, keep_apart
+from lavis_mafa.core.plan import Plan, planned, refuse_few
+from lavis_mafa.core.siblings import keep_apart
 
 SAMPLINGS = ("grit", "random")
 SIBLINGS = ("apart", "free")
@@ -93,6 +93,7 @@ class GritPlanner:
         n_records: int,
         lead: IntArray | None = None,
         distinct_by: IntArray | None = None,
+        left_out: IntArray | None = None,
     ) -> Plan:
         """The plan of `epoch`.
 
@@ -100,8 +101,10 @@ class GritPlanner:
             embeddings: of the epoch before, from a store (`EmbeddingStore.gather`) or as two float arrays (N, D), of
                 the images and of the texts; None, as in the first epoch, makes the plan random.
             n_records: N.
-            lead: the records that the plan before left out (`Plan.untrained`); they come first.
+            lead: the records that the plan before did not train on (`Plan.untrained`); they come first.
             distinct_by: image_id (N,) of the records, or rows, that are planned; None: each has an image of its own.
+            left_out: records that are not planned: without a readable image they never have an embedding, and would
+                lead every plan.
 
         Raises:
             ValueError: fewer records than a step takes; arrays of another shape, or with NaN or infinity.
@@ -113,8 +116,9 @@ class GritPlanner:
             [[0, 2], [1, 3]]
         """
         step = self.batch_size * self.world
-        refuse_few(n_records, self.batch_size, self.world)
-        size = n_records if self.search_space == "all" else min(n_records, int(self.search_space))
+        everything, lead = planned(n_records, lead, left_out)
+        refuse_few(len(everything), self.batch_size, self.world)
+        size = len(everything) if self.search_space == "all" else min(len(everything), int(self.search_space))
         if size > DENSE_LIMIT and (self.skip_nearest or self.quantile < 1):
             raise ValueError(
                 f"search_space is {self.search_space}; with skip_nearest or quantile it can be at most "
@@ -123,25 +127,27 @@ class GritPlanner:
         rng = np.random.default_rng((self.seed, epoch))
         image_id_N = np.arange(n_records) if distinct_by is None else distinct_by
         source = None if self.sampling == "random" else _source(embeddings, n_records)
-        leading, rest = self._divide(source, n_records, lead, rng)
+        leading, rest = self._divide(source, everything, lead, rng)
         order = np.concatenate([leading, rest])
-        # The records left out are drawn before chaining; otherwise they would always be the outliers that end a chain.
-        n_trained = n_records - n_records % step
+        # What is not trained on is drawn before chaining; otherwise it would always be the outliers that end a chain.
+        n_trained = len(order) - len(order) % step
         chained = order[len(leading) : n_trained]
         if source is not None and len(chained):
             order[len(leading) : n_trained] = self._chain(source, chained, rng)
         if self.siblings == "apart":
             order[:n_trained] = keep_apart(order[:n_trained], image_id_N, self.batch_size)
         order[:n_trained] = self._shuffle_batches(order[:n_trained], len(leading), rng)
-        return self._finish(order, epoch, source is None, image_id_N)
+        sampling = "random" if source is None else "grit"
+        plan = Plan(order, epoch, self.batch_size, self.world, sampling, self.search_space, self.fingerprint)
+        plan.describe(n_records, image_id_N)
+        return plan
 
     def _divide(
-        self, embeddings: Embeddings | _Arrays | None, n_records: int, lead: IntArray | None, rng: np.random.Generator
+        self, embeddings: Embeddings | _Arrays | None, everything: IntArray, lead: IntArray, rng: np.random.Generator
     ) -> tuple[IntArray, IntArray]:
         """The records that lead (`lead`, then those that cannot be chained: no embedding), and the rest; shuffled."""
-        everything = np.arange(n_records)
-        lead_n = rng.permutation(np.empty(0, np.int64) if lead is None else lead)
-        unchained = everything if embeddings is None else embeddings.missing
+        lead_n = rng.permutation(lead)
+        unchained = everything if embeddings is None else np.intersect1d(embeddings.missing, everything)
         leading = np.concatenate([lead_n, rng.permutation(np.setdiff1d(unchained, lead_n))])
         return leading, rng.permutation(np.setdiff1d(everything, leading))
 
@@ -165,12 +171,6 @@ class GritPlanner:
         first = -(-n_leading // self.batch_size)
         batches_KB[first:] = rng.permutation(batches_KB[first:])
         return batches_KB.ravel()
-
-    def _finish(self, order: IntArray, epoch: int, random: bool, image_id_N: IntArray) -> Plan:
-        sampling = "random" if random else "grit"
-        plan = Plan(order, epoch, self.batch_size, self.world, sampling, self.search_space, self.fingerprint)
-        plan.stats["distinct_images"] = distinct_images(image_id_N[plan.batches_of_all])
-        return plan
 
 
 def _source(embeddings: Embeddings | tuple[FloatRows, FloatRows] | None, n_records: int) -> Embeddings | _Arrays | None:

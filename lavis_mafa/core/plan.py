@@ -21,6 +21,7 @@ OLD = "go on with the version that wrote it, or start in an empty folder"
 @dataclass(frozen=True)
 class Plan:
     """The batches of one epoch: a permutation of N records of which the first `steps` · world · B are trained on.
+    Records whose image cannot be read are not among the N.
 
     Step s of rank r takes rows [(s · world + r) · B, + B) of `order_N`; the records left over (N modulo B · world) lead
     the next plan.
@@ -29,7 +30,8 @@ class Plan:
         sampling: how this plan was made, `grit` or `random` (the first epoch of a GRIT run is random).
         search_space: M or `all`.
         fingerprint: names data, weights and config of the run.
-        stats: `distinct_images`: mean number of different images in a batch.
+        stats: `distinct_images`: mean number of different images in a batch; `left_out`: records that are not planned,
+            where there are such.
     """
 
     order_N: IntArray
@@ -62,6 +64,12 @@ class Plan:
         assert 0 <= rank < self.world
         return self.batches_of_all[rank :: self.world]
 
+    def describe(self, n_records: int, image_id_N: IntArray) -> None:
+        """Fills `stats`; image_id_N: image of every record of the data set."""
+        self.stats["distinct_images"] = distinct_images(image_id_N[self.batches_of_all])
+        if missing := n_records - len(self.order_N):
+            self.stats["left_out"] = missing
+
     def save(self, path: str | Path) -> None:
         """Writes the plan atomically."""
         about = json.dumps({**header("plan"), "n_records": len(self.order_N), "stats": self.stats, **self._about()})
@@ -91,30 +99,42 @@ class Plan:
 
 @dataclass(frozen=True)
 class RandomPlanner:
-    """Plans epochs of random batches: every record is in each plan once, and trained on in one of any two in a row."""
+    """Plans epochs of random batches: every record is in each plan once, and trained on in one of any two in a row;
+    those left out are in none."""
 
     batch_size: int
     world: int = 1
     seed: int = 0
     fingerprint: str = ""
 
-    def plan(self, epoch: int, n_records: int, lead: IntArray | None, image_id_N: IntArray) -> Plan:
+    def plan(
+        self, epoch: int, n_records: int, lead: IntArray | None, image_id_N: IntArray, left_out: IntArray | None = None
+    ) -> Plan:
         """The plan of `epoch`.
 
         Args:
-            lead: the records that the plan before left out (`Plan.untrained`); they come first.
+            lead: the records that the plan before did not train on (`Plan.untrained`); they come first.
             image_id_N: image of every record, for the count of distinct images in a batch.
+            left_out: records that are not planned, as their image cannot be read.
 
         Raises:
             ValueError: fewer records than a step takes.
         """
-        refuse_few(n_records, self.batch_size, self.world)
+        everything, first = planned(n_records, lead, left_out)
+        refuse_few(len(everything), self.batch_size, self.world)
         rng = np.random.default_rng((self.seed, epoch))
-        first = rng.permutation(np.empty(0, np.int64) if lead is None else lead)
-        order_N = np.concatenate([first, rng.permutation(np.setdiff1d(np.arange(n_records), first))])
+        first = rng.permutation(first)
+        order_N = np.concatenate([first, rng.permutation(np.setdiff1d(everything, first))])
         plan = Plan(order_N, epoch, self.batch_size, self.world, "random", "all", self.fingerprint)
-        plan.stats["distinct_images"] = distinct_images(image_id_N[plan.batches_of_all])
+        plan.describe(n_records, image_id_N)
         return plan
+
+
+def planned(n_records: int, lead: IntArray | None, left_out: IntArray | None) -> tuple[IntArray, IntArray]:
+    """The records that a plan has, rising, and those of `lead` among them, in their order."""
+    none = np.empty(0, np.int64)
+    lead, left_out = (none if given is None else given for given in (lead, left_out))
+    return np.setdiff1d(np.arange(n_records), left_out), lead[~np.isin(lead, left_out)]
 
 
 def refuse_few(n_records: int, batch_size: int, world: int) -> None:

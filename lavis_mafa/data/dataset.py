@@ -162,7 +162,13 @@ class PairDataset(RecordImages):
     @property
     def bad_records(self) -> list[int]:
         """The records that were replaced so far, in whatever worker; `table.image(record)` names the file."""
-        return [] if self._bad is None else [int(record) for record in self._bad.nonzero()]
+        return [] if self._bad is None else self._bad.nonzero()[:, 0].tolist()
+
+    @bad_records.setter
+    def bad_records(self, records: list[int]) -> None:
+        assert self._bad is not None or not records, "none is replaced here"
+        if self._bad is not None:
+            self._bad[torch.tensor(records, dtype=torch.int64)] = True
 
     def text_row(self, index: int) -> int:
         """The caption row drawn for a record this epoch: each of c captions once in every c epochs, in random order."""

@@ -43,8 +43,11 @@ class TrainSplit(OpensImages, Protocol):
 
     @property
     def bad_records(self) -> Sequence[int]:
-        """The records whose image could not be read so far."""
+        """The records whose image could not be read so far; a resumed run sets those that it knew."""
         ...
+
+    @bad_records.setter
+    def bad_records(self, records: list[int], /) -> None: ...
 
     def set_epoch(self, epoch: int) -> None: ...
 

@@ -6,6 +6,7 @@ from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_p
 from lavis_mafa.core.connections import Committed, ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
+from lavis_mafa.core.neighbors import IntArray
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.models.teacher import Teacher
@@ -97,11 +98,11 @@ class GritState(RunState):
             self._merge_connections(self.connections)
         super().finish_epoch(epoch, plan)
 
-    def plan(self, epoch: int, before: Plan | None) -> Plan:
+    def plan(self, epoch: int, before: Plan | None, left_out: IntArray) -> Plan:
         grit = self.grit and before is not None and epoch >= int(self.settings.get("random_epochs", 1))
         embeddings = self.embeddings.gather(epoch - 1) if grit else None
         lead = None if before is None else before.untrained
-        return self.grit_planner.plan(epoch, embeddings, len(self.image_id_N), lead, self.image_id_N)
+        return self.grit_planner.plan(epoch, embeddings, len(self.image_id_N), lead, self.image_id_N, left_out)
 
     def _merge_connections(self, connections: ConnectionStore) -> None:
         connections.flush()

@@ -186,7 +186,7 @@ class ResumableRunner(RunnerBase, Generic[Output]):
             "data_share": waited / seconds,
         }
         if is_main_process():
-            self.state.journal.step(row, epoch * plan.steps + step)
+            self.state.journal.step(row, self.state.place(epoch, step))
         every = int(self.run_cfg.get("save_every_steps", 0))
         if every and (step + 1) % every == 0 and step + 1 < plan.steps and (step + 1) % self.accum_grad_iters == 0:
             self._name_bad_images()
@@ -198,7 +198,8 @@ class ResumableRunner(RunnerBase, Generic[Output]):
 
     def _finish_epoch(self, epoch: int, plan: Plan) -> None:
         """Validate, plan the next epoch, checkpoint."""
-        bad, figures = self._name_bad_images(), self.evaluation.validate()
+        self._name_bad_images()
+        bad, figures = len(self.state.bad_records()), self.evaluation.validate()
         if is_main_process():
             journal = self.state.journal
             row = epoch_row(journal.steps(epoch), {"sampling": plan.sampling, **plan.stats})
@@ -206,6 +207,6 @@ class ResumableRunner(RunnerBase, Generic[Output]):
         self.evaluation.keep_best(epoch, figures)
         self.state.finish_epoch(epoch, plan)
 
-    def _name_bad_images(self) -> int:
+    def _name_bad_images(self) -> None:
         """At every commit: a resumed run does not read again what came before it."""
-        return name_bad_images(self.splits["train"], self.output_dir, get_rank())
+        name_bad_images(self.splits["train"], self.output_dir, get_rank())

@@ -9,10 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from lavis_mafa.common.ranks import barrier, gathered, get_world_size, is_main_process
+from lavis_mafa.common.ranks import barrier, gathered, get_rank, get_world_size, is_main_process
 from lavis_mafa.core.connections import Committed
+from lavis_mafa.core.neighbors import IntArray
 from lavis_mafa.core.plan import Plan, RandomPlanner
 from lavis_mafa.models.text import vocabulary
 from lavis_mafa.models.trained import load_trained, size, trained_state
@@ -27,6 +29,7 @@ class Stored(TypedDict, total=False):
 
     embeddings: dict[str, int] | None
     connections: Committed | None
+    bad_records: list[int]  # whose image the rank could not read
 
 
 class RunState:
@@ -64,10 +67,16 @@ class RunState:
         """Flush, and say what this rank has stored. step: 0 at the end of an epoch."""
         return {}
 
-    def plan(self, epoch: int, before: Plan | None) -> Plan:
-        """The plan of an epoch; `before`: that of the epoch before. On rank 0 alone."""
+    def plan(self, epoch: int, before: Plan | None, left_out: IntArray) -> Plan:
+        """The plan of an epoch; `before`: that of the epoch before; left_out: records that cannot be read. On rank 0
+        alone."""
         lead = None if before is None else before.untrained
-        return self.planner.plan(epoch, len(self.image_id_N), lead, self.image_id_N)
+        return self.planner.plan(epoch, len(self.image_id_N), lead, self.image_id_N, left_out)
+
+    def bad_records(self) -> IntArray:
+        """The records whose image a rank could not read so far, rising. Called by every rank."""
+        of_ranks = gathered([int(record) for record in self.run.train_set.bad_records])
+        return np.unique(np.array([record for records in of_ranks for record in records], np.int64))
 
     # ---- where a run begins
 
@@ -88,7 +97,7 @@ class RunState:
         else:
             self.start_stores()
             if is_main_process():
-                self.plan(0, None).save(self._plan_path(0))
+                self.plan(0, None, np.empty(0, np.int64)).save(self._plan_path(0))
         barrier()
         return epoch, step
 
@@ -98,13 +107,18 @@ class RunState:
         self.open_stores(content["stores"])
 
     def _open_journal(self, epoch: int, step: int) -> Journal:
-        steps = len(self.image_id_N) // (self.planner.batch_size * self.planner.world)
-        purge = {"purge_step": epoch * steps + step}  # TensorBoard hides what a killed run drew beyond the checkpoint
+        purge = {
+            "purge_step": self.place(epoch, step)
+        }  # TensorBoard hides what a killed run drew beyond the checkpoint
         journal = Journal(
             self.folder, SummaryWriter(self.folder / "tensorboard", **purge) if is_main_process() else None
         )
         journal.truncate(epoch, step)
         return journal
+
+    def place(self, epoch: int, step: int) -> int:
+        """Steps from the start of the run, for TensorBoard; an epoch that leaves records out may have fewer."""
+        return epoch * (len(self.image_id_N) // (self.planner.batch_size * self.planner.world)) + step
 
     # ---- epochs
 
@@ -114,8 +128,9 @@ class RunState:
 
     def finish_epoch(self, epoch: int, plan: Plan) -> None:
         """Plan the next epoch, checkpoint."""
+        left_out = self.bad_records()
         if is_main_process():
-            self.plan(epoch + 1, plan).save(self._plan_path(epoch + 1))
+            self.plan(epoch + 1, plan, left_out).save(self._plan_path(epoch + 1))
         self.save(epoch + 1, 0)
 
     def _read_plan(self, epoch: int) -> Plan:
@@ -135,7 +150,8 @@ class RunState:
 
     def save(self, epoch: int, step: int) -> None:
         """Stores first, checkpoint last."""
-        of_ranks = gathered(self.commit_stores(step))
+        own: Stored = {**self.commit_stores(step), "bad_records": [*self.run.train_set.bad_records]}
+        of_ranks = gathered(own)
         if is_main_process():
             self.journal.flush()
             content = {**self.expected, "epoch": epoch, "step": step, "stores": of_ranks, **self.learned()}
@@ -164,4 +180,5 @@ class RunState:
 
     def _load(self, content: Checkpoint) -> None:
         self.take_back(content)
+        self.run.train_set.bad_records = content["stores"][get_rank()].get("bad_records", [])
         self.roll_back(content["stores"])

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler, RandomPlanner
 from lavis_mafa.core.siblings import distinct_images, keep_apart
@@ -118,3 +119,37 @@ def test_a_random_planner_draws_what_grit_draws_without_embeddings(records: int,
         np.testing.assert_array_equal(plan.order_N, expected.order_N)
         assert (plan.stats, plan.sampling, plan.steps) == (expected.stats, expected.sampling, expected.steps)
         lead, grit_lead = plan.untrained, expected.untrained
+
+
+@pytest.mark.parametrize("kind", [RandomPlanner, GritPlanner])
+def test_records_that_are_left_out_are_in_no_plan(kind):
+    """Their share of an epoch goes: no other takes their place, and those that lead do not bring them back."""
+    n, bad = 40, np.array([3, 17, 38])
+    good, image = np.setdiff1d(np.arange(n), bad), np.eye(n)
+    before = kind(4, 2).plan(0, n_records=n, lead=None, **same(kind, n))
+    lead = np.array([38, 5, 3])
+    given = {"embeddings": (image, image)} if kind is GritPlanner else {}
+    plan = kind(4, 2).plan(1, n_records=n, lead=lead, left_out=bad, **{**same(kind, n), **given})
+    assert sorted(before.order_N) == list(range(n)) and "left_out" not in before.stats
+    assert sorted(plan.order_N) == good.tolist() and plan.stats["left_out"] == 3 and plan.steps == 4
+    assert plan.order_N[:8].tolist().count(5) == 1, "what leads comes first"
+    with pytest.raises(ValueError, match="7 records do not fill one step of 2 x 4"):
+        kind(4, 2).plan(1, n_records=n, lead=None, left_out=np.arange(33), **same(kind, n))
+
+
+def same(kind, n):
+    return {"embeddings": None} if kind is GritPlanner else {"image_id_N": np.arange(n)}
+
+
+def test_records_that_cannot_be_read_do_not_lead_the_plan_of_their_epoch(tmp_path):
+    """Without an embedding they took the first places of every plan, where nothing is chained."""
+    n, bad = 200, np.arange(0, 200, 5)
+    store = EmbeddingStore(tmp_path, n, 8, "f")
+    store.begin_epoch(0, n)
+    good = np.setdiff1d(np.arange(n), bad)
+    rows = np.random.default_rng(0).standard_normal((len(good), 8))
+    store.write(good, rows, rows)
+    planner = GritPlanner(8)
+    assert np.isin(planner.plan(1, store.gather(0), n).order_N[:40], bad).all()
+    plan = planner.plan(1, store.gather(0), n, left_out=bad)
+    assert sorted(plan.order_N) == good.tolist() and plan.sampling == "grit"

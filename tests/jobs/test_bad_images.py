@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lavis_mafa.core.plan import Plan
 from lavis_mafa.data.scenes.dataset import scenes_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,11 +48,16 @@ def start(folder: Path, module: str, *options: str) -> subprocess.CompletedProce
 def test_a_torn_image_stops_the_run_or_is_replaced(folder: Path) -> None:
     done = start(folder, "train", f"run.output_dir={folder}/raised", "run.max_epoch=2")  # in one of two epochs it comes
     assert done.returncode == 1 and "7.png cannot be read" in done.stderr
-    done = start(folder, "train", "datasets.image_text.on_bad_image=replace", "run.max_epoch=2")
+    done = start(folder, "train", "datasets.image_text.on_bad_image=replace", "run.max_epoch=3")
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "bad_images_rank0.txt").read_text() == "7.png\n"
     epochs = [json.loads(line) for line in (folder / "out" / "epochs.jsonl").read_text().splitlines()]
-    assert epochs[-1]["bad_images"] == 1 and [epoch["steps"] for epoch in epochs] == [2, 2]  # no batch has shrunk
+    assert epochs[-1]["bad_images"] == 1 and [epoch["steps"] for epoch in epochs] == [2, 2, 2]  # no batch has shrunk
+    plans = [Plan.load(folder / "out" / f"plan_{epoch}.npz").order_N for epoch in range(3)]
+    met = next(epoch for epoch in range(3) if 7 in plans[epoch][:16])  # those after it leave it out
+    assert [7 in plan for plan in plans] == [epoch <= met for epoch in range(3)]
+    assert [epoch.get("left_out") for epoch in epochs] == [None if 7 in plan else 1 for plan in plans]
+    assert met < 2 and sorted(plans[2]) == [record for record in range(20) if record != 7]
 
 
 def test_the_check_leaves_it_out(folder: Path) -> None:
