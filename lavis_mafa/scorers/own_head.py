@@ -37,13 +37,21 @@ class OwnHead:
             for name in VIEWS:
                 if name in batch:
                     views[name] = batch[name][images]
-            seen = model.vision_tokens(views)
-            tokens = model.tokenize([batch["text_input"][row] for row in texts.tolist()])
-            state = model.pair_state(seen.float(), tokens)  # a frozen tower may be one in half precision
-            p_K: Tensor = model.match_logits(state, image_of, text_of).softmax(dim=1)[:, 1]
+            with _without_cache(image_K.device.type):
+                seen = model.vision_tokens(views)
+                tokens = model.tokenize([batch["text_input"][row] for row in texts.tolist()])
+                state = model.pair_state(seen.float(), tokens)  # a frozen tower may be one in half precision
+                p_K: Tensor = model.match_logits(state, image_of, text_of).softmax(dim=1)[:, 1]
         finally:
             model.train(training)
         return p_K
+
+
+def _without_cache(device: str) -> torch.autocast:
+    """The autocast that is on, less its cache: torch below 2.11 keeps a weight's cast of a pass without gradient, and
+    gives it to the training pass, which then has no gradient for that weight."""
+    on, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return torch.autocast(device, dtype, on, cache_enabled=False)
 
 
 def _build(request: ScorerRequest) -> OwnHead:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -74,6 +75,23 @@ def test_the_mode_of_every_part_is_restored(training: bool, batch: dict[str, Any
     with pytest.raises(IndexError):
         OwnHead(model).score({**batch, "text_input": batch["text_input"][:3]}, IMAGE_K, TEXT_K)
     assert modes(model) == before
+
+
+def test_under_autocast_no_cast_of_a_weight_stays_for_the_training_pass(model: Any, batch: dict[str, Any]) -> None:
+    """Below torch 2.11 a cast made without gradient served the pass that needs one."""
+    kept, match = [], model.match_logits
+
+    def watched(*given: Any) -> Tensor:
+        kept.append((torch.is_autocast_cache_enabled(), torch.is_autocast_enabled("cpu")))
+        logits: Tensor = match(*given)
+        return logits
+
+    with torch.autocast("cpu", torch.bfloat16):
+        with mock.patch.object(model, "match_logits", watched):
+            OwnHead(model).score(batch, IMAGE_K, TEXT_K)
+        assert kept == [(False, True)] and torch.is_autocast_cache_enabled()
+        model.match_logits(model.encode({**batch}).state, IMAGE_K, TEXT_K).sum().backward()
+    assert model.itm_head.weight.grad.abs().sum() > 0
 
 
 class GivenVerdicts:
