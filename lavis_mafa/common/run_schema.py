@@ -81,6 +81,12 @@ class TrainRun(CommonRun):
         1.0, "GRIT goes to the record at this quantile of similarity, a fixed q of FALCON; 1: the nearest", Range(0, 1)
     )
 
+    store_scores: bool | None = key(
+        None,
+        "keep what the judge says of a pair on disk, for the page of connections and for when the pair comes "
+        "back; null: where a share of the pairs does (M/N from 0.5 % on)",
+    )
+
     # evaluation
     train_splits: list[str] = key(["train"], "LAVIS' name; training reads `train`")
     valid_splits: list[str] = key([], "splits evaluated after every epoch; the first chooses the best checkpoint")

@@ -20,6 +20,7 @@ from lavis_mafa.models.meta import build_on_meta
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.models.trained import trained_state
+from lavis_mafa.runners.grit_state import keeps_scores
 from lavis_mafa.scorers.registry import judge_of
 
 PAIR_BYTES = 16  # at most, of a scored pair (core/connections.py)
@@ -154,7 +155,7 @@ def disk_bytes(model: BaseModel, records: int, cfg: Config) -> dict[str, int]:
     run = cfg.run_cfg
     epochs, steps = int(run.max_epoch), records // int(run.batch_size_train)
     trained, state = memory_bytes(model)["gradients"], _bytes(trained_state(model).values())
-    keeps = run.get("con_d") and judge_of(run.con_d).is_stored
+    keeps = run.get("con_d") and judge_of(run.con_d).is_stored and keeps_scores(run, records)
     kept = int(run.get("keep_checkpoints", 2)) + 1  # the old one goes when the new one stands
     found = {
         # with moments and teacher; the best and the last without

@@ -18,6 +18,7 @@ from lavis_mafa.common.files import mistaken
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.common.tree import keys_at
 from lavis_mafa.core.scorer import View
+from lavis_mafa.models.albef.parts import QUEUES
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
@@ -78,7 +79,18 @@ def build_network(cfg: Section, device: torch.device, section: str, archs: tuple
     refuse_nan(model.state_dict().items(), f"{section}: {checkpoint_path(config)}")
     preprocess = merged(defaults.get("preprocess", {}), keys_at(given, "preprocess"))
     vis, text = load_preprocess(preprocess)
-    return Network(model.float().to(device), fingerprint(model), vis["eval"], text["eval"])
+    print_of_all = fingerprint(model.float())
+    drop_unread(model)
+    return Network(model.to(device), print_of_all, vis["eval"], text["eval"])
+
+
+def drop_unread(model: nn.Module) -> None:
+    """Take away momentum copies and queues, which a frozen network reads as little as they change: of an ALBEF half its
+    bytes."""
+    for name in [*vars(model)["_modules"], *vars(model)["_buffers"]]:
+        if (name.endswith("_m") and hasattr(model, name.removesuffix("_m"))) or name in QUEUES:
+            delattr(model, name)
+    vars(model).pop("model_pairs", None)  # LAVIS' list of both, of which no module knows
 
 
 def _require_weights(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> None:

@@ -111,6 +111,7 @@ def test_the_default_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert parameters(meta) == parameters(built)  # the same network without its weights
     disk = disk_bytes(meta, 40, cfg)
     assert disk["embeddings"] == 2 * (2 * 40 * 64 * 2) and disk["connections"] == 16 * 2 * 16 * 2 * 10
+    assert disk_bytes(meta, 10**6, cfg)["connections"] == 0, "hardly a pair comes back at M = 960 of a million"
     tokens = built.visual_encoder(torch.zeros(1, 3, 48, 48)).shape
     assert disk["tokens of train"] == 40 * tokens[1] * tokens[2] * 2
 
