@@ -157,6 +157,11 @@ class MineRun(CommonRun):
     hide_siblings: bool = key(False, "show only an image's first caption; how many of the others are found is reported")
 
     # candidates (mining/candidates.py; words of sentence-transformers' mine_hard_negatives)
+    retrievers: list[str] = key(
+        ["model"],
+        "who proposes candidates: model (the ITC of `model`), judge (where it has embeddings: captions near an image's "
+        "own captions), or both",
+    )
     range_min: int = key(0, "of the nearest, skip so many", FROM_0)
     range_max: int = key(20, "the k of the k nearest, known positives not counted", FROM_1)
     min_score: float | None = key(None, "leave out pairs of a smaller ITC similarity", Range())

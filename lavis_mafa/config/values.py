@@ -49,6 +49,9 @@ def check_mining(cfg: DictConfig) -> None:
     Raises ValueError: naming the key, its value and the allowed ones.
     """
     check_ranges(cfg.run, MineRun)
+    names = list(cfg.run.retrievers)
+    if not names or len({*names}) < len(names) or not {*names} <= {"model", "judge"}:
+        refuse("run.retrievers", names, "[model], [judge], or both")
     check_device(cfg.run.device)
     check_folders(cfg.run, "output_dir", "cache_folder")
 

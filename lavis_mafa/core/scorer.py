@@ -14,7 +14,7 @@ pairs), images and captions are two lists, and their positions say nothing of ea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from PIL.Image import Image
@@ -25,6 +25,7 @@ from lavis_mafa.core.batch import Batch
 View = Callable[[Image], Tensor]  # RGB → tensor
 
 
+@runtime_checkable
 class PairScorer(Protocol):
     """Gives P(match) of pairs of a batch: a frozen Con-D, a bi-encoder, the model's own head, a file of verdicts."""
 
@@ -62,6 +63,28 @@ class WeighingScorer(PairScorer, Protocol):
     def weight(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) in [0, 1], of pairs as `score` takes them."""
         ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """What also embeds images and captions, so that near ones become candidates of mining: a judge whose score is a
+    similarity. `fingerprint`: as a scorer's."""
+
+    @property
+    def fingerprint(self) -> str | None: ...
+
+    def embed_images(self, batch: Batch) -> Tensor:
+        """(B, Q, D) of unit length: an image counts by the best of its Q vectors."""
+        ...
+
+    def embed_texts(self, captions: Sequence[str]) -> Tensor:
+        """(B, D) of unit length, of raw captions."""
+        ...
+
+
+def retriever_of(scorer: PairScorer) -> Retriever | None:
+    """What embeds with the scorer's own network; None where it has no embeddings."""
+    return scorer if isinstance(scorer, Retriever) else None
 
 
 def view_of(scorer: PairScorer) -> View | None:

@@ -4,7 +4,7 @@ Symbols: N records, C captions, R annotation rows.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -99,6 +99,12 @@ class RecordTable:
     def caption_rows(self, record: int) -> range:
         """The caption rows of a record."""
         return range(int(self.offsets[record]), int(self.offsets[record + 1]))
+
+    def first_captions(self) -> "RecordTable":
+        """The same records, each with its first caption alone."""
+        first_N = self.offsets[:-1]
+        captions, offsets = self.captions.take(pa.array(first_N)), np.arange(self.n_records + 1)
+        return replace(self, offsets=offsets, captions=captions, text_id=self.text_id[first_N])
 
     @cached_property
     def record_of_caption(self) -> Ints:

@@ -172,7 +172,8 @@ def con_d_scores(
     own = gallery.own
     for start in range(0, len(own), IMAGE_BLOCK):
         block = own[start : start + IMAGE_BLOCK]
-        batch: Batch = {"caption": judged.captions}
+        image_id = torch.from_numpy(dataset.table.image_id[judged.record_I[block]])
+        batch: Batch = {"caption": judged.captions, "image_id": image_id}
         if shared:
             batch["image_tokens"] = gallery.tokens[np.arange(start, start + len(block))].float().to(device)
         elif view is not None:

@@ -5,6 +5,7 @@ Words as in sentence-transformers' mine_hard_negatives. Tested in tests/mining/t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavis_mafa.core.neighbors import BACKENDS, load_faiss
-from lavis_mafa.mining.corpus import Corpus, packed
+from lavis_mafa.mining.corpus import Corpus, packed, unpacked
 from lavis_mafa.mining.search import (
     Known,
     Nearest,
@@ -31,7 +32,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Which pairs Con-D scores.
+    """Which pairs Con-D scores; of several retrievers each by its own similarity.
 
     range_max: the k of the k nearest, known positives not counted; range_min: skip that many of the nearest.
     min_score, max_score: leave out pairs of a smaller, of a larger ITC similarity. absolute_margin, relative_margin:
@@ -165,6 +166,28 @@ def _kept(near: Nearest, best_own_A: Floats, settings: SearchSettings, anchors_a
     anchor_L, item_L = np.repeat(np.arange(len(kept)), kept.sum(axis=1)), near.item_Ak[kept]
     key_L = packed(anchor_L, item_L) if anchors_are_records else packed(item_L, anchor_L)
     return _Side(key_L, near.similarity_Ak[kept], rank_Ak[kept])
+
+
+def united(found: Mapping[str, Found], images_NQD: Vectors, texts_TD: Vectors) -> Found:
+    """The candidates of all retrievers, by name; similarities are the first one's, whose vectors are given.
+
+    A rank is the best that any of them gave.
+    """
+    if len(found) == 1:
+        return next(iter(found.values()))
+    each = [one.candidates for one in found.values()]
+    key_K = np.unique(np.concatenate([packed(one.record_K, one.text_K) for one in each]))
+    ranks_2K = np.zeros((2, len(key_K)), np.int32)
+    for one in each:
+        at = np.searchsorted(key_K, packed(one.record_K, one.text_K))
+        for rank_K, rank in zip(ranks_2K, (one.rank_of_text_K, one.rank_of_image_K), strict=True):
+            rank_K[at] = np.where((rank > 0) & ((rank_K[at] == 0) | (rank < rank_K[at])), rank, rank_K[at])
+    record_K, text_K = unpacked(key_K)
+    similarity_K = similarity_of_pairs(images_NQD, texts_TD[:, None, :], record_K, text_K)
+    recall = {f"{name} {side}": value for name, one in found.items() for side, value in one.recall.items()}
+    own_similarity_P = next(iter(found.values())).own_similarity_P
+    pairs = CandidatePairs(record_K.astype(np.int32), text_K.astype(np.int32), similarity_K, *ranks_2K)
+    return Found(pairs, own_similarity_P, recall)
 
 
 def _united(by_image: _Side, by_text: _Side) -> CandidatePairs:

@@ -19,7 +19,7 @@ from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.pairs import judge
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.mining.candidates import CandidatePairs, SearchSettings, find_candidates
+from lavis_mafa.mining.candidates import CandidatePairs, Found, SearchSettings, find_candidates, united
 from lavis_mafa.mining.corpus import Corpus, packed, unpacked
 from lavis_mafa.mining.resumable import filled
 from lavis_mafa.mining.scoring import scored
@@ -29,23 +29,44 @@ CODE = 1  # raised when the same input gives other embeddings, neighbours or sco
 PART = 2048  # images or captions embedded between two marks of progress
 
 Ints = NDArray[np.int64]
+NOTHING: Ints = np.empty(0, np.int64)
 Floats = NDArray[np.float32]
-Network = Literal["embed_images", "embed_texts", "score"]  # a field of Networks
+Network = Literal["score"] | tuple[Literal["embed_images", "embed_texts"], int]  # int: of which retriever
 
 
 @dataclass(frozen=True)
-class Networks:
-    """The two models as plain callables, and what names them: hashes of weights and preprocessing.
+class Retriever:
+    """Embeds images and captions: those near to each other become candidates.
 
-    embed_images: records (B,) → (B, Q, D) of unit length, Q = 1 but for BLIP-2; embed_texts: raw captions → (B, D).
-    score: records (K,), caption rows (K,) → P(match) (K,).
+    embed_images: records (B,) → (B, Q, D) of unit length, Q = 1 but for BLIP-2 and for several own captions;
+    embed_texts: raw captions → (B, D). fingerprint: of weights and preprocessing. name: for reports.
     """
 
     embed_images: Callable[[Ints], Vectors]
     embed_texts: Callable[[Sequence[str]], Vectors]
+    fingerprint: str
+    name: str = "model"
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The models as plain callables, and what names them: hashes of weights and preprocessing.
+
+    retrievers: whoever proposes candidates; the similarity that is reported is the first one's.
+    score: records (K,), caption rows (K,) → P(match) (K,).
+    """
+
+    retrievers: tuple[Retriever, ...]
     score: Callable[[Ints, Ints], Floats]
-    embedder_fingerprint: str
     scorer_fingerprint: str
+
+    def function(self, network: Network) -> Callable[..., Vectors]:
+        """The callable that an engine runs under this name."""
+        if network == "score":
+            return self.score
+        kind, number = network
+        called: Callable[..., Vectors] = getattr(self.retrievers[number], kind)
+        return called
 
 
 class Engine(Protocol):
@@ -63,7 +84,7 @@ class Local:
     networks: Networks
 
     def run(self, network: Network, inputs: Iterable[tuple[object, ...]]) -> Iterator[Vectors]:
-        return starmap(getattr(self.networks, network), inputs)
+        return starmap(self.networks.function(network), inputs)
 
     def search_shards(self, search: ShardSearch, shards: Shards) -> Iterator[Nearest]:
         return starmap(search, shards)
@@ -71,7 +92,10 @@ class Local:
 
 @dataclass(frozen=True)
 class Mined:
-    """Candidates with P(match) and verdict (core/pairs.py), own pairs with P(match); `recall`: see candidates.Found."""
+    """Candidates with P(match) and verdict (core/pairs.py), own pairs with P(match); `recall`: see candidates.Found.
+
+    asked_p_A: P(match) of the further pairs that `mine` was given.
+    """
 
     candidates: CandidatePairs
     p_K: Floats
@@ -80,6 +104,7 @@ class Mined:
     own_p_P: Floats
     recall: dict[str, float]
     store: ConnectionStore
+    asked_p_A: Floats
 
 
 def mine(
@@ -90,30 +115,44 @@ def mine(
     cache: Path,
     data_fingerprint: str,
     engine: Engine | None = None,
+    asked_A: Ints = NOTHING,
 ) -> Mined:
-    """Mine the whole corpus. Files in `cache` are named by a hash of everything they depend on; engines share them."""
+    """Mine the whole corpus. Files in `cache` are named by a hash of everything they depend on; engines share them.
+
+    asked_A: packed pairs to score beside the candidates, such as those that people judged.
+    """
     engine = engine or Local(networks)
     data = f"{corpus.table.fingerprint}:{data_fingerprint}"
-    embeddings = _hash(networks.embedder_fingerprint, data)
-    key = _hash(embeddings, sorted(asdict(search).items()), len(corpus.hidden_H))
-    vectors = embedded(corpus, engine, cache, embeddings)
-    found = find_candidates(corpus, *vectors, search, cache, key, engine.search_shards)
-    del vectors  # their pages
+    found = _found(corpus, networks, search, cache, data, engine)
     scores = _hash(networks.scorer_fingerprint, data)
     store = ConnectionStore(cache / f"scores_{scores}", scores)
     pairs = found.candidates
-    p_K, own_p_P = _scores(corpus, pairs, store, engine)
+    p_K, own_p_P, asked_p_A = _scores(corpus, pairs, asked_A, store, engine)
     verdict_K = judge(p_K, rule.low, rule.high).astype(np.int8)
-    return Mined(pairs, p_K, verdict_K, found.own_similarity_P, own_p_P, found.recall, store)
+    return Mined(pairs, p_K, verdict_K, found.own_similarity_P, own_p_P, found.recall, store, asked_p_A)
 
 
-def _scores(corpus: Corpus, pairs: CandidatePairs, store: ConnectionStore, engine: Engine) -> tuple[Floats, Floats]:
-    """P(match) of candidates and of own pairs, in one pass over the images."""
-    key_P = packed(corpus.own_record_P, corpus.own_text_P)
-    key_S = np.union1d(packed(pairs.record_K, pairs.text_K), key_P)
+def _found(corpus: Corpus, networks: Networks, search: SearchSettings, cache: Path, data: str, engine: Engine) -> Found:
+    """The candidates of every retriever."""
+    found: dict[str, Found] = {}
+    for number, retriever in enumerate(networks.retrievers):
+        embeddings = _hash(retriever.fingerprint, data)
+        key = _hash(embeddings, sorted(asdict(search).items()), len(corpus.hidden_H))
+        vectors = embedded(corpus, engine, cache, embeddings, number)
+        found[retriever.name] = find_candidates(corpus, *vectors, search, cache, key, engine.search_shards)
+        if not number:
+            first = vectors
+    return united(found, *first)
+
+
+def _scores(
+    corpus: Corpus, pairs: CandidatePairs, asked_A: Ints, store: ConnectionStore, engine: Engine
+) -> tuple[Floats, ...]:
+    """P(match) of candidates, of own pairs and of the pairs asked for, in one pass over the images."""
+    keys = packed(pairs.record_K, pairs.text_K), packed(corpus.own_record_P, corpus.own_text_P), asked_A
+    key_S = np.unique(np.concatenate(keys))
     p_S = scored(store, partial(engine.run, "score"), *_rows(corpus, key_S), "pairs")
-    at_K = np.searchsorted(key_S, packed(pairs.record_K, pairs.text_K))
-    return p_S[at_K], p_S[np.searchsorted(key_S, key_P)]
+    return tuple(p_S[np.searchsorted(key_S, key)] for key in keys)
 
 
 def _rows(corpus: Corpus, key_S: Ints) -> tuple[Ints, Ints]:
@@ -122,14 +161,15 @@ def _rows(corpus: Corpus, key_S: Ints) -> tuple[Ints, Ints]:
     return record_S, corpus.text_row_T[text_S]
 
 
-def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str) -> tuple[Vectors, Vectors]:
-    """Embeddings (N, Q, D) and (T, D), float16, memory-mapped."""
+def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str, retriever: int = 0) -> tuple[Vectors, Vectors]:
+    """A retriever's embeddings (N, Q, D) and (T, D), float16, memory-mapped."""
 
     def images(parts: list[range]) -> Iterator[Vectors]:
-        return map(_float16, engine.run("embed_images", ((np.array(part),) for part in parts)))
+        return map(_float16, engine.run(("embed_images", retriever), ((np.array(part),) for part in parts)))
 
     def texts(parts: list[range]) -> Iterator[Vectors]:
-        return map(_float16, engine.run("embed_texts", ((corpus.texts(part.start, part.stop),) for part in parts)))
+        captions = ((corpus.texts(part.start, part.stop),) for part in parts)
+        return map(_float16, engine.run(("embed_texts", retriever), captions))
 
     images_NQD = filled(cache / f"images_{key}.npy", corpus.n_images, PART, images, "images")
     texts_TD = filled(cache / f"captions_{key}.npy", corpus.n_texts, PART, texts, "captions")

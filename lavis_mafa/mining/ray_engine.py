@@ -28,7 +28,7 @@ LOCAL_WORKERS = 2  # of the cluster that is started where none is given
 class Worker:
     """One of Ray Data's actors; builds the networks at its first part and keeps them."""
 
-    def __init__(self, build: Callable[[], Networks], network: Network, fingerprints: tuple[str, str]) -> None:
+    def __init__(self, build: Callable[[], Networks], network: Network, fingerprints: tuple[str, ...]) -> None:
         self.build, self.network, self.fingerprints = build, network, fingerprints
 
     @cached_property
@@ -36,8 +36,7 @@ class Worker:
         networks = self.build()
         if fingerprints(networks) != self.fingerprints:
             raise ValueError("a Ray worker has different weights from this machine: give all nodes the same files")
-        called: Callable[..., NDArray[np.floating]] = getattr(networks, self.network)
-        return called
+        return networks.function(self.network)
 
     def __call__(self, batch: Mapping[str, Iterable[bytes]]) -> dict[str, list[bytes]]:
         """Parts travel as bytes, whatever their shapes; user errors are sent back and raised in the calling process."""
@@ -98,8 +97,8 @@ class RayEngine:
             yield self.ray.get(waiting.popleft())
 
 
-def fingerprints(networks: Networks) -> tuple[str, str]:
-    return networks.embedder_fingerprint, networks.scorer_fingerprint
+def fingerprints(networks: Networks) -> tuple[str, ...]:
+    return *(retriever.fingerprint for retriever in networks.retrievers), networks.scorer_fingerprint
 
 
 def _started() -> ModuleType:

@@ -16,12 +16,11 @@ from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import TruthFunction
-from lavis_mafa.evaluation.judgments import JudgedPairs, read_judged_pairs
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Mined
-from lavis_mafa.mining_job.judgments import against_judgments
+from lavis_mafa.mining_job.judgments import Judged, against_judgments
 from lavis_mafa.mining_job.source import Source
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
@@ -41,6 +40,7 @@ class Job:
     corpus: Corpus
     mined: Mined
     rule: MafaSettings
+    judged: Judged | None = None
 
 
 def report(job: Job) -> dict[str, object]:
@@ -77,11 +77,12 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
     corpus, mined, truth = job.corpus, job.mined, job.source.data.truth
     given = job.cfg.run_cfg.get("review")
     path = Path(given).expanduser() if given else job.folder / "review.csv"
-    judged = _judged(job)
     by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
     if given and by_people is None:
         logging.warning("run.review: %s has no labels yet: fill its column label with 1 or 0", path)
-    figures: dict[str, Any] = {"against_judgments": against_judgments(judged, corpus, mined)} if judged else {}
+    figures: dict[str, Any] = {}
+    if job.judged:
+        figures["against_judgments"] = against_judgments(job.judged, mined)
     if len(corpus.hidden_H):
         figures["against_siblings"] = results.against_siblings(corpus, mined)
     if by_people:
@@ -99,11 +100,6 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
         "own_pairs_that_are_false": int((~truth(corpus.own_record_P, corpus.text_row_T[corpus.own_text_P])).sum()),
     }
     return by_truth, figures
-
-
-def _judged(job: Job) -> JudgedPairs | None:
-    file = job.cfg.run_cfg.judged_pairs
-    return read_judged_pairs(file, job.corpus.table) if file else None
 
 
 def _annotations(job: Job) -> dict[str, int]:
@@ -179,7 +175,7 @@ def _text(summary: dict[str, Any]) -> str:
     for name, words in (("against_truth", "truth function"), ("against_review", "labels")):
         if name in summary:
             lines.append(_quality(words, summary[name]))
-    lines += [_quality(f"judgments, {name}", figures) for name, figures in summary.get("against_judgments", {}).items()]
+    lines += [_judged(name, figures) for name, figures in summary.get("against_judgments", {}).items()]
     if "against_siblings" in summary:
         lines.append(_quality("hidden siblings", summary["against_siblings"]))
     return "\n".join([*lines, ""])
@@ -190,6 +186,18 @@ def _quality(words: str, figures: Mapping[str, float | None]) -> str:
     shown = [f"{key.replace('_', ' ')} {_percent(figures[key])}" for key in keys if key in figures]
     labelled = figures["labelled"] if "labelled" in figures else figures["candidates"]
     return f"against the {words} ({labelled:,} candidates): " + ", ".join(shown)
+
+
+def _judged(name: str, figures: Mapping[str, Any]) -> str:
+    shown = []
+    for key in ("auc", "average_precision", "precision", "recall"):
+        interval = figures["intervals_95"].get(key)
+        within = f" ({_percent(interval[0])} to {_percent(interval[1])})" if interval else ""
+        shown.append(f"{key.replace('_', ' ')} {_percent(figures[key])}{within}")
+    return (
+        f"against the judgments, {name} ({figures['pairs']:,} pairs, {_percent(figures['base_rate'])} match): "
+        f"{', '.join(shown)}; {_percent(figures['candidates']['coverage'])} of the matches are candidates"
+    )
 
 
 def _percent(share: float | None) -> str:

@@ -6,14 +6,12 @@ Tested in tests/models/test_checkpoint_files.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 COMPILED = "_orig_mod."  # torch.compile
 PARALLEL, LIGHTNING = "module.", "model."  # DistributedDataParallel; the attribute that Lightning's users choose
-CHECKED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def unwrapped(state: Mapping[str, Tensor], source: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -30,24 +28,3 @@ def unwrapped(state: Mapping[str, Tensor], source: str, prefixes: tuple[str, ...
     if removed:
         logging.info("%s: %s of a wrapper removed from its keys", source, " and ".join(removed))
     return plain
-
-
-def refuse_nan(state: Iterable[tuple[str, Tensor]], source: str) -> None:
-    """Refuses weights that are no numbers: a network with one of them gives NaN for everything.
-
-    Raises:
-        ValueError: naming the source and its tensors with NaN or infinity (-inf may stand in a mask).
-    """
-    broken = [key for key, value in state if _is_broken(value)]
-    if broken:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise ValueError(
-            f"{source} has NaN or infinity in {', '.join(broken[:5])}{more}: the training that wrote it diverged; take "
-            "an earlier checkpoint"
-        )
-
-
-def _is_broken(value: Tensor) -> bool:
-    if value.dtype not in CHECKED or value.is_meta or not value.numel():
-        return False
-    return not bool((value < torch.inf).all())  # which is false of NaN

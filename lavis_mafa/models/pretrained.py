@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lavis_mafa.common.files import local_file
-from lavis_mafa.models.checkpoint_files import refuse_nan
+from lavis_mafa.common.tensors import refuse_nan
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
 CHECKPOINT_KEYS = ("load_finetuned", "load_pretrained", "finetuned", "pretrained")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.common.tensors import tensor_parts
 
 
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -21,13 +22,6 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
 def weights_hash(network: nn.Module) -> str:
     """Of what a checkpoint of the model holds: the frozen parts that have files of their own are left out."""
     return digest_of(tensor_parts(trained_state(network)))
-
-
-def tensor_parts(state: Mapping[str, torch.Tensor]) -> Iterator[object]:
-    """What names the tensors of a state_dict, for common.hashing: key, dtype, shape and numbers of each."""
-    for key, value in sorted(state.items()):
-        yield from (key, str(value.dtype), tuple(value.shape))
-        yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def size(model: nn.Module) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.files import mistaken
-from lavis_mafa.models.checkpoint_files import LIGHTNING, PARALLEL, refuse_nan, unwrapped
+from lavis_mafa.common.tensors import refuse_nan
+from lavis_mafa.models.checkpoint_files import LIGHTNING, PARALLEL, unwrapped
 
 VOCABULARY_KEYS = (
     "Qformer.bert.embeddings.word_embeddings.weight",

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
+from lavis_mafa.common.tensors import tensor_parts
 from lavis_mafa.data.dataset import RecordImages
 from lavis_mafa.models.protocols import Student
-from lavis_mafa.models.trained import tensor_parts
 
 
 def attach_tokens(

@@ -1,3 +1,4 @@
-"""Judges: whatever scores how well an image and a caption match, and the registry that names them."""
+"""Judges: whatever scores how well an image and a caption match, and the registry that names them.
 
-import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+The modules that stand on LAVIS' networks import lavis_mafa.compat themselves; the others run without LAVIS.
+"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 from lavis.processors import load_processor
 from omegaconf import OmegaConf
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 import torch
 from lavis.common.registry import registry
 from lavis.models.albef_models import AlbefBase

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeGuard
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 import torch
 import torch.nn.functional as F
 from lavis.models.base_model import BaseModel

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 import torch
 from lavis.common.registry import registry
 from lavis.models import load_preprocess
@@ -16,17 +18,16 @@ from torch import nn
 from lavis_mafa.common.config_file import loaded, merged, plain_config
 from lavis_mafa.common.files import mistaken
 from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.common.tensors import refuse_nan, tensor_parts
 from lavis_mafa.common.tree import keys_at
 from lavis_mafa.core.scorer import View
 from lavis_mafa.models.albef.parts import QUEUES
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
-from lavis_mafa.models.checkpoint_files import refuse_nan
 from lavis_mafa.models.openclip import MafaOpenClip
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.towers.openclip import TowerName
-from lavis_mafa.models.trained import tensor_parts
 from lavis_mafa.scorers.registry import Section
 from lavis_mafa.scorers.strict import build_strictly
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,7 +26,10 @@ from lavis_mafa.common.registry import Registry
 from lavis_mafa.core.scorer import PairScorer, View, reads_tokens, same_view, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
-from lavis_mafa.models.protocols import Student
+from lavis_mafa.data.own_captions import OwnCaptions
+
+if TYPE_CHECKING:  # it stands on LAVIS, which a judge of captions does without
+    from lavis_mafa.models.protocols import Student
 
 Section = Mapping[str, Any]
 
@@ -38,6 +41,7 @@ class ScorerRequest:
     section: its keys as the config has them, `arch` among them. where: that section's key, for errors.
     rule: the bounds that its scores are read by.
     data: the records that it will be asked about; None where they stream by.
+    captions: those known of each image; None where they stream by, too: then a batch has each image's own.
     student: the model that learns from its verdicts, or stands beside it in an evaluation, on `data`; None in mining.
     """
 
@@ -47,6 +51,12 @@ class ScorerRequest:
     rule: MafaSettings
     data: RecordImages | None = None
     student: Student | None = None
+    captions: OwnCaptions | None = None
+
+    @property
+    def own_captions(self) -> OwnCaptions | None:
+        """`captions`, else those of `data`."""
+        return OwnCaptions.of_table(self.data.table) if self.captions is None and self.data else self.captions
 
 
 def _no_files(section: Section) -> Iterable[tuple[str, str]]:

@@ -9,6 +9,8 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 from lavis.models.base_model import BaseModel
 from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 from lavis.models.blip_models.blip import BlipBase

@@ -31,7 +31,7 @@ from lavis_mafa.data.records import RecordTable
 from lavis_mafa.mining import results
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
-from lavis_mafa.mining.engine import Networks, mine
+from lavis_mafa.mining.engine import Networks, Retriever, mine
 from lavis_mafa.reports.table import write_json
 
 CENTRES = 1000
@@ -142,7 +142,8 @@ def _networks(dim: int) -> Networks:
     def score(record_K: np.ndarray, row_K: np.ndarray) -> np.ndarray:
         return ((record_K * 7919 + row_K * 104_729) % 1000 / 1000).astype(np.float32)
 
-    return Networks(lambda records: points(records, 0.0, 0)[:, None], texts, score, "synthetic", "synthetic")
+    retriever = Retriever(lambda records: points(records, 0.0, 0)[:, None], texts, "synthetic")
+    return Networks((retriever,), score, "synthetic")
 
 
 if __name__ == "__main__":

@@ -95,18 +95,31 @@ def test_only_the_first_caption_is_known_and_the_others_are_looked_for(mined: An
     assert added == len(connected - hidden), "what the annotation has is not added to it"
 
 
-def test_judged_pairs_are_counted_by_their_verdicts(mined: Any, judged: list[dict[str, Any]]) -> None:
+def test_judged_pairs_are_counted_by_their_verdicts(
+    mined: Any, rows: list[dict[str, Any]], judged: list[dict[str, Any]]
+) -> None:
+    """But a caption of no mined photograph, or the one that is known, cannot be found, and so is no miss."""
     summary, frame, _ = mined
+    captions = {text_id(caption) for row in rows for caption in row["caption"]}
+    to_find = {row["image"]: captions - {text_id(row["caption"][0])} for row in rows}
     verdict = {(row.image, row.text_id): row.verdict for row in frame.itertuples()}
     for name, kinds in (("all", ("false_negative", "hard_true_negative")), ("any_kind", None)):
-        pairs = [pair for pair in judged if kinds is None or pair["kind"] in kinds]
+        chosen = [pair for pair in judged if kinds is None or pair["kind"] in kinds]
+        pairs = [pair for pair in chosen if text_id(pair["caption"]) in to_find[pair["image"]]]
         found = [(verdict.get((pair["image"], text_id(pair["caption"]))), pair["label"]) for pair in pairs]
         inside = [(word == "connection", label) for word, label in found if word]
         hits, matches = sum(label for taken, label in inside if taken), sum(label for _, label in found)
         figures = summary["against_judgments"][name]
-        assert figures["labelled"] == len(inside) > 0
-        assert figures["labelled_outside_the_candidates"] == len(found) - len(inside)
-        assert figures["matches"] == matches
-        assert figures["coverage"] == share(sum(label for _, label in inside), matches)
-        assert figures["recall"] == share(hits, sum(label for _, label in inside))
+        assert (figures["pairs"], figures["matches"]) == (len(found), matches)
+        assert figures["left_out"] == len(chosen) - len(pairs) > 0
+        assert figures["base_rate"] == share(matches, len(found))
+        assert figures["recall"] == share(hits, matches), "also those that are no candidates"
         assert figures["precision"] == share(hits, sum(taken for taken, _ in inside))
+        for figure in ("auc", "average_precision", "precision", "recall"):
+            low, high = figures["intervals_95"][figure]
+            assert low <= figures[figure] <= high
+        among = figures["candidates"]
+        assert among["labelled"] == len(inside) > 0
+        assert among["labelled_outside_the_candidates"] == len(found) - len(inside)
+        assert among["coverage"] == share(sum(label for _, label in inside), matches)
+        assert among["recall"] == share(hits, sum(label for _, label in inside))

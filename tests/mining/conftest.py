@@ -13,7 +13,7 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
-from lavis_mafa.mining.engine import Mined, Networks, mine
+from lavis_mafa.mining.engine import Mined, Networks, Retriever, mine
 
 ROWS = [
     ("a.jpg", ["a dog runs", "an animal"]),
@@ -35,7 +35,7 @@ class World:
         self.calls, self.dies_at, self.queries = 0, dies_at, queries
 
     def networks(self, embedder: str = "e", scorer: str = "s") -> Networks:
-        return Networks(self.images, self.texts, self.score, embedder, scorer)
+        return Networks((Retriever(self.images, self.texts, embedder),), self.score, scorer)
 
     def _call(self) -> None:
         self.calls += 1

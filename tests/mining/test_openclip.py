@@ -15,7 +15,7 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
-from lavis_mafa.mining.engine import Networks, mine
+from lavis_mafa.mining.engine import Networks, Retriever, mine
 
 N = 9
 
@@ -39,7 +39,7 @@ def networks(table: RecordTable, folder: Path) -> Networks:
         cosine_K = (images(record_K)[:, 0] * texts([table.caption(int(row)) for row in row_K])).sum(axis=1)
         return (cosine_K + 1) / 2
 
-    return Networks(images, texts, score, "mafa-scenes", "mafa-scenes")
+    return Networks((Retriever(images, texts, "mafa-scenes"),), score, "mafa-scenes")
 
 
 def test_an_open_clip_model_mines(tmp_path: Path) -> None:
@@ -51,7 +51,8 @@ def test_an_open_clip_model_mines(tmp_path: Path) -> None:
     found = networks(table, tmp_path)
     search = SearchSettings(range_max=4, index="flat")
     mined = mine(Corpus.of(table), found, search, MafaSettings(), tmp_path / "cache", "files")
-    cosine_NC = found.embed_images(np.arange(N))[:, 0] @ found.embed_texts(columns_of(table)).T
+    (retriever,) = found.retrievers
+    cosine_NC = retriever.embed_images(np.arange(N))[:, 0] @ retriever.embed_texts(columns_of(table)).T
     pairs = mined.candidates
     expected_K = (cosine_NC[pairs.record_K, pairs.text_K] + 1) / 2
     assert len(pairs.record_K) > N
