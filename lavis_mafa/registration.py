@@ -30,10 +30,9 @@ def register_all() -> None:
     import lavis_mafa.runners.retrieval
     import lavis_mafa.runners.stage2
     import lavis_mafa.scorers.bi_encoder
-    import lavis_mafa.scorers.captions
     import lavis_mafa.scorers.con_d
     import lavis_mafa.scorers.own_head
-    import lavis_mafa.scorers.verdict_file
+    import lavis_mafa.scorers.without_lavis
     import lavis_mafa.tasks.albef
     import lavis_mafa.tasks.captions
     import lavis_mafa.tasks.pretrain

@@ -17,3 +17,12 @@ def shared_data() -> Path:
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path) -> Path:
+    """A tiny sentence encoder of random weights."""
+    from tests.tiny_text import save_encoder
+
+    save_encoder(tmp_path / "encoder")
+    return tmp_path / "encoder"

@@ -87,6 +87,11 @@ def retriever_of(scorer: PairScorer) -> Retriever | None:
     return scorer if isinstance(scorer, Retriever) else None
 
 
+def looks_at_images(scorer: PairScorer) -> bool:
+    """Whether the scorer needs images; one that says `reads_captions_alone` does not."""
+    return not getattr(scorer, "reads_captions_alone", False)
+
+
 def view_of(scorer: PairScorer) -> View | None:
     """The scorer's own view of an image; None where it has none."""
     return scorer.view if isinstance(scorer, SeeingScorer) else None

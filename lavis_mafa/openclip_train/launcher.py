@@ -24,8 +24,9 @@ from lavis_mafa.common.hashing import digest
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.grit import GritPlanner
-from lavis_mafa.core.scorer import PairScorer, View, view_of
+from lavis_mafa.core.scorer import PairScorer, View, looks_at_images, view_of
 from lavis_mafa.data.images import whole_files_only
+from lavis_mafa.data.own_captions import OwnCaptions
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip.names import model_config
@@ -110,13 +111,13 @@ class Training:
         """The judge that the arguments name; of rows that come back a bi-encoder's features are kept."""
         options = self.options
         if options.mafa_con_d:
-            scorer = _con_d(options, torch.device(args.device))
+            scorer = _con_d(options, torch.device(args.device), _captions(dataset))
             kept = options.mafa_con_d_cache_tokens
             if kept and dataset is None:
                 raise ValueError(
                     "--mafa-con-d-cache-tokens keeps tokens of image files, which shards have none of; drop it"
                 )
-            if dataset is None and view_of(scorer) is None:
+            if dataset is None and looks_at_images(scorer) and view_of(scorer) is None:
                 raise ValueError(
                     f"--mafa-con-d: {type(scorer).__name__} has no view by which it could see the images of shards"
                 )
@@ -236,20 +237,30 @@ def _quiet_torch() -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _con_d(options: argparse.Namespace, device: torch.device) -> PairScorer:
-    """The judge of a config's run.con_d, given as KEY=VALUE."""
+def _con_d(options: argparse.Namespace, device: torch.device, captions: OwnCaptions | None = None) -> PairScorer:
+    """The judge of a config's run.con_d, given as KEY=VALUE. captions: those of each image, where rows come back."""
     import lavis_mafa
 
+    section = OmegaConf.from_dotlist(options.mafa_con_d)
     with whole_files_only():  # webdataset decodes shards by Pillow's setting, which LAVIS changes on import
-        try:
-            lavis_mafa.register()
-        except ImportError as error:
-            raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
-        from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
+        import lavis_mafa.scorers.without_lavis
+        from lavis_mafa.scorers.registry import JUDGES, ScorerRequest, build_scorer
 
+        if section.get("arch") not in JUDGES:
+            try:
+                lavis_mafa.register()
+            except ImportError as error:
+                raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
         load_plugins(options.mafa_plugins, "--mafa-plugins")
-        section = OmegaConf.from_dotlist(options.mafa_con_d)
-        return build_scorer(ScorerRequest(section, "--mafa-con-d", device, con_d_rule(options)))
+        return build_scorer(ScorerRequest(section, "--mafa-con-d", device, con_d_rule(options), captions=captions))
+
+
+def _captions(dataset: CsvRows | None) -> OwnCaptions | None:
+    """Which captions each image of CSV data has; None for shards, which stream by."""
+    if dataset is None:
+        return None
+    image_id_N = pair_ids(dataset.images, dataset.captions)[:, 0].numpy()
+    return OwnCaptions.of(image_id_N, [str(caption) for caption in dataset.captions])
 
 
 def _dim(model: str) -> int:

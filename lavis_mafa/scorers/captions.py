@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class CaptionScorer:
 
     encode: TextEncoder
     own: OwnCaptions | None
+    reads_captions_alone: ClassVar[bool] = True
 
     @cached_property
     def fingerprint(self) -> str:

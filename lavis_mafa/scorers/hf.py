@@ -31,9 +31,8 @@ def load_frozen(kind: Any, name: str, where: str, device: torch.device, needs_po
     try:
         model, info = kind.from_pretrained(folder_or_name(name), dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{where}: {name} cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}"
-        ) from error
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{where}: {name} cannot be loaded as {kind.__name__}: {why}") from error
     skipped = () if needs_pooler else SERVES_NO_SCORE
     gaps = sorted(key for key in info["missing_keys"] if not any(part in key for part in skipped))
     if gaps or info["mismatched_keys"]:

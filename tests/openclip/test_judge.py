@@ -76,7 +76,7 @@ def test_rows_are_judged_by_their_files(data):
 
 def test_a_batch_is_judged_as_a_whole(monkeypatch, data, tmp_path):
     """The 28 other pairs of a batch of 8 greys are judged from both ends, and those near each other are connected."""
-    monkeypatch.setattr(train, "_con_d", lambda options, device: ByGrey())
+    monkeypatch.setattr(train, "_con_d", lambda *_: ByGrey())
     con_d = ["--mafa-con-d", "arch=any", "--mafa-con-d-candidates", "batch"]
     weighed = ["--mafa-con-d-positive-weight", "probability"]
     argv = launch.arguments(data / "train.csv", tmp_path, *con_d, *weighed, "--epochs", 1, "--batch-size", 8)
@@ -98,7 +98,7 @@ def test_what_is_said_of_a_judge_that_is_not_given_is_refused(option):
 @pytest.mark.parametrize(("action", "more"), [("connect", []), ("drop", ["--accum-freq", 2])])
 def test_the_launcher_hands_its_verdicts_to_the_loss(monkeypatch, data, tmp_path, action, more):
     scorer, given = ByGrey(), []
-    monkeypatch.setattr(train, "_con_d", lambda options, device: given.append(options.mafa_con_d) or scorer)
+    monkeypatch.setattr(train, "_con_d", lambda options, *_: given.append(options.mafa_con_d) or scorer)
     con_d = ["--mafa-con-d", "arch=mafa_blip2", "model_type=coco", "--mafa-con-d-action", action]
     argv = launch.arguments(data / "train.csv", tmp_path, *con_d, *more, "--epochs", 2)
     calls = launch.run(monkeypatch, argv)
@@ -148,13 +148,27 @@ def test_a_packaged_con_d_judges_images_or_their_tokens(data, tmp_path, monkeypa
         torch.testing.assert_close(read, looked, atol=2e-3, rtol=0)  # kept in float16
 
 
+@pytest.mark.parametrize("shards", [False, True])
+def test_captions_judge_rows_and_what_streams_by(encoder_folder, shards):
+    """Without LAVIS. Rows: every caption of an image is known; shards: the one beside it in the batch."""
+    words = ["--mafa-con-d", "arch=captions", f"encoder={encoder_folder}", "--mafa-con-d-action", "connect"]
+    training = train.Training(train.parser().parse_args(words))
+    rows = SimpleNamespace(images=["a", "b", "a"], captions=["a dog runs", "the red car", "the red car"])
+    answers = training._answers(SimpleNamespace(device="cpu"), None if shards else rows)
+    ids_N2 = train.pair_ids(rows.images, rows.captions)
+    samples = {"caption": rows.captions[:2], "image_id": ids_N2[:2, 0], "text_id": torch.tensor([1, 2])}
+    assert answers(samples, torch.eye(2), torch.eye(2))["pairs"].connected_2BB.shape == (2, 2, 2)
+    own = answers.judge.miner.scorer.own
+    assert answers.view is None and (own is None if shards else own[int(ids_N2[0, 0])] == rows.captions[::2])
+
+
 def test_tokens_without_a_con_d_are_reported():
     with pytest.raises(ValueError, match="give that, too"):
         train.Training(train.parser().parse_args(["--mafa-con-d-cache-tokens"]))
 
 
 def test_tokens_of_shards_are_reported(monkeypatch):
-    monkeypatch.setattr(train, "_con_d", lambda words, device: ByGrey())
+    monkeypatch.setattr(train, "_con_d", lambda *_: ByGrey())
     options = train.parser().parse_args(["--mafa-con-d", "arch=any", "--mafa-con-d-cache-tokens"])
     with pytest.raises(ValueError, match="shards have none"):
         train.Training(options)._answers(SimpleNamespace(device="cpu"))

@@ -218,7 +218,7 @@ def numbers_of(ids):
 @pytest.mark.parametrize("more", [[], ["--accum-freq", 2]])
 def test_con_d_judges_pairs_of_shards_by_what_is_stored(monkeypatch, shards, tmp_path, more):
     scorer = BySight(images(shards))
-    monkeypatch.setattr(train, "_con_d", lambda words, device: scorer)
+    monkeypatch.setattr(train, "_con_d", lambda *_: scorer)
     con_d = ["--mafa-con-d", "arch=any", "--mafa-search-space", PAIRS]
     calls = launch.run(monkeypatch, arguments(shards, tmp_path, *con_d, *more))
     found = 0

@@ -1,14 +1,14 @@
-"""A tiny sentence encoder as a folder of transformers has it."""
+"""A tiny BERT and its tokenizer, as folders of transformers have them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a the dog cat car red blue runs sits sleeps on grass".split()]
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*MARKS, *sorted({*"a the dog cat car red blue runs sits sleeps on grass".split(" ")})]  # noqa: SIM905
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -22,10 +22,7 @@ def tiny_bert(**more: int) -> BertConfig:
     return BertConfig(**sizes, intermediate_size=32, max_position_embeddings=16, initializer_range=0.5, **more)
 
 
-@pytest.fixture
-def encoder_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "encoder"
+def save_encoder(folder: Path) -> None:
     save_tokenizer(folder)
     torch.manual_seed(0)
     BertModel(tiny_bert()).save_pretrained(folder)
-    return folder

@@ -1,0 +1,6 @@
+"""Importing this registers every judge that needs no LAVIS."""
+
+from __future__ import annotations
+
+import lavis_mafa.scorers.captions
+import lavis_mafa.scorers.verdict_file  # noqa: F401
