@@ -15,6 +15,7 @@ def register_all() -> None:
     import lavis.runners  # … and the runners
     from lavis.common.registry import registry
 
+    import lavis_mafa.datasets.lavis_images
     import lavis_mafa.datasets.pairs
     import lavis_mafa.datasets.questions
     import lavis_mafa.datasets.statements
@@ -39,5 +40,6 @@ def register_all() -> None:
     import lavis_mafa.tasks.stage2
     import lavis_mafa.tasks.vqa
 
+    lavis_mafa.datasets.lavis_images.open_lavis_images()
     cache = os.environ.get("LAVIS_MAFA_CACHE", str(Path.home() / ".cache" / "lavis"))
     registry.mapping["paths"]["cache_root"] = cache  # LAVIS' own points to a folder of its authors' cluster

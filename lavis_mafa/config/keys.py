@@ -27,7 +27,7 @@ from lavis_mafa.models.pretrained import CHECKPOINT_KEYS
 from lavis_mafa.scorers.registry import judge_of
 
 SPLIT_KEYS = ("train", "eval")
-DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image")
+DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image", "allow_symlinks", "max_pixels")
 ZERO_SHOT_KEYS = ("images", "templates", "names")
 
 

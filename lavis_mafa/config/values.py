@@ -15,6 +15,7 @@ from lavis_mafa.config.devices import check_device
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.run_values import check_folders, check_ranges, check_run, refuse
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.data.images import ImageRules
 from lavis_mafa.models.pretrained import local_files
 from lavis_mafa.scorers.registry import judge_of
 
@@ -35,6 +36,7 @@ def check_values(cfg: DictConfig) -> None:
         with _named("model.mafa"):
             MafaSettings.from_dict(cfg.model.get("mafa") or {})
         _check_evaluation(run, cfg.model.arch, getattr(model_cls, "has_itm", True))
+    _check_image_rules(cfg)
     for name, dataset in cfg.datasets.items():
         choice = dataset.get("on_bad_image", "raise")
         if choice not in ON_BAD_IMAGE:
@@ -54,6 +56,13 @@ def check_mining(cfg: DictConfig) -> None:
         refuse("run.retrievers", names, "[model], [judge], or both")
     check_device(cfg.run.device)
     check_folders(cfg.run, "output_dir", "cache_folder")
+    _check_image_rules(cfg)
+
+
+def _check_image_rules(cfg: DictConfig) -> None:
+    for name, dataset in cfg.datasets.items():
+        with _named(f"datasets.{name}"):
+            ImageRules.of(dataset)
 
 
 def _check_evaluation(run: DictConfig, arch: str, has_itm: bool) -> None:

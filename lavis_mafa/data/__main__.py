@@ -23,6 +23,7 @@ from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.data.check import Annotation, SplitReport, check_split
+from lavis_mafa.data.images import ImageRules
 
 CHECKED, RENDERED = "image_text", "scenes"
 SHOWN = 20  # problems of a split in the readable report; report.json has all
@@ -56,13 +57,14 @@ def _check(given: argparse.Namespace) -> int:
             raise ValueError(f"datasets.{CHECKED}.images: no folder at {root!r}")
     if not any((dataset.get("annotations") or {}).values()):
         raise ValueError(f"datasets.{CHECKED}.annotations is empty; set it, e.g. annotations: {{train: my.json}}")
+    columns, rules = dataset.get("columns") or {}, ImageRules.of(dataset)
     reports = {}
     splits = {split: files for split, files in dataset["annotations"].items() if files}  # null: without that split
     for split, files in splits.items():
         paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
         cleaned = given.output / f"{split}_clean.jsonl"
         least = batch_size if split == "train" else 1
-        annotation = Annotation(split, paths, roots, dataset.get("columns") or {})
+        annotation = Annotation(split, paths, roots, columns, rules)
         reports[split] = check_split(annotation, cleaned, given.workers, least)
     text = "\n".join(_readable(split, report) for split, report in reports.items())
     _write(given.output, reports, text)

@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.data.annotations import Columns
 from lavis_mafa.data.identity import clean_path, normalised
-from lavis_mafa.data.images import Roots, image_file, is_turned, open_image, relative_path
+from lavis_mafa.data.images import DEFAULTS, ImageRules, Roots, image_file, opened, relative_path
+from lavis_mafa.data.pixels import in_rgb, is_turned
 from lavis_mafa.data.readers import rows_of
 
 LONG_CAPTION = 1000  # characters; a tokenizer cuts far below
@@ -86,6 +85,7 @@ class Annotation:
     files: Sequence[Path]
     root: Roots
     columns: Mapping[str, str]
+    rules: ImageRules = DEFAULTS
 
 
 def check_split(annotation: Annotation, cleaned: Path, workers: int, batch_size: int = 1) -> SplitReport:
@@ -93,7 +93,7 @@ def check_split(annotation: Annotation, cleaned: Path, workers: int, batch_size:
 
     workers: threads that open images. batch_size: fewer records than that are a problem.
     """
-    looks = _look_at_all(annotation.root, [row.image for row in _rows(annotation, [])], workers)
+    looks = _look_at_all(annotation, [row.image for row in _rows(annotation, [])], workers)
     report = SplitReport(cleaned=str(cleaned))
     with atomic_write(cleaned) as file:
         for row in _good_rows(annotation, looks, report):
@@ -187,21 +187,23 @@ def _spelled(root: Roots, path: str) -> str:
         return clean_path(path)
 
 
-def _look_at_all(root: Roots, images: Sequence[str], workers: int) -> dict[str, Look]:
+def _look_at_all(annotation: Annotation, images: Sequence[str], workers: int) -> dict[str, Look]:
     paths = list(dict.fromkeys(images))
     looks: list[Look] = []
     with ThreadPoolExecutor(workers) as pool, progress_bar(total=len(paths), desc="images", unit="image") as bar:
         for start in range(0, len(paths), CHUNK):
-            for look in pool.map(partial(_look, root), paths[start : start + CHUNK]):
+            for look in pool.map(partial(_look, annotation), paths[start : start + CHUNK]):
                 looks.append(look)
                 bar.update()
     return dict(zip(paths, looks, strict=True))
 
 
-def _look(root: Roots, path: str) -> Look:
+def _look(annotation: Annotation, path: str) -> Look:
     try:
-        open_image(root, path)
+        file = image_file(annotation.root, path, annotation.rules)
+        with opened(file, str(file), annotation.rules) as image:
+            look = Look("", image.mode, bool(getattr(image, "is_animated", False)), is_turned(image))
+            in_rgb(image)
     except ValueError as error:
         return Look(str(error))
-    with Image.open(image_file(root, path)) as image:
-        return Look("", image.mode, bool(getattr(image, "is_animated", False)), is_turned(image))
+    return look

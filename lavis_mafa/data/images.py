@@ -1,27 +1,63 @@
 """Opens images of a data set: always in RGB, never outside the root, and with an error that names a broken file."""
 
+from __future__ import annotations
+
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lavis_mafa.common.files import mistaken
+from lavis_mafa.common.stdout import printable
 from lavis_mafa.data.identity import clean_path
+from lavis_mafa.data.pixels import in_rgb
 
 FilePath = str | os.PathLike[str]
 Roots = FilePath | Sequence[FilePath]  # the folder, or folders, that image paths start from
 
+# Pillow goes by content, not by suffix, and reads some formats by a program of its own (EPS starts Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
 
 class BadImageError(ValueError):
     """An image file that is missing, unreadable, truncated, empty or too large; the message names it."""
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """What a data set's config says of its image files.
+
+    allow_symlinks: a link below the root may lead out of it. max_pixels: width times height of the largest image that
+    is read; decoding takes up to 16 bytes a pixel.
+    """
+
+    allow_symlinks: bool = False
+    max_pixels: int = 64_000_000
+
+    @classmethod
+    def of(cls, dataset: Mapping[str, Any]) -> ImageRules:
+        """Of a section datasets.NAME.
+
+        Raises:
+            ValueError: a value of another type.
+        """
+        given = {one.name: dataset[one.name] for one in fields(cls) if dataset.get(one.name) is not None}
+        if not isinstance(given.get("allow_symlinks", False), bool):
+            raise ValueError(f"allow_symlinks is {given['allow_symlinks']!r}: allowed is true or false")
+        pixels = given.get("max_pixels", 1)
+        if not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1:
+            raise ValueError(f"max_pixels is {pixels!r}: allowed is a whole number from 1 on")
+        return cls(**given)
+
+
+DEFAULTS = ImageRules()
 
 
 @dataclass(frozen=True)
@@ -34,22 +70,23 @@ class ImageFiles:
     root: Roots
     images: pa.Array  # (N,) relative paths
     source: str = ""
+    rules: ImageRules = DEFAULTS
 
     def __call__(self, record: int) -> Image.Image:
         try:
-            return open_image(self.root, self.images[record].as_py())
+            return open_image(self.root, self.images[record].as_py(), self.rules)
         except ValueError as error:
             if not self.source:
                 raise
             raise type(error)(f"{self.source}: {error}") from error
 
 
-def open_image(root: Roots, path: str) -> Image.Image:
+def open_image(root: Roots, path: str, rules: ImageRules = DEFAULTS) -> Image.Image:
     """The image root/path in RGB, as `open_file` gives it.
 
     ValueError if `path` leads out of root; BadImageError, naming the file, if it cannot be read.
     """
-    return open_file(image_file(root, path))
+    return open_file(image_file(root, path, rules), rules)
 
 
 def folders(root: Roots) -> list[FilePath]:
@@ -81,16 +118,18 @@ def _ending_in_slash(folder: FilePath) -> str:
     return posixpath.join(os.path.abspath(folder), "")
 
 
-def image_file(root: Roots, path: str) -> Path:
+def image_file(root: Roots, path: str, rules: ImageRules = DEFAULTS) -> Path:
     """The file of an image path; of several folders the one that has it, and the first where none has.
 
     Raises:
-        ValueError: the path leads out of every image folder.
+        ValueError: the path, or a symbolic link on it, leads out of every image folder.
         BadImageError: two folders have it.
     """
+    if "\0" in path:
+        raise BadImageError(f"no image file {path!r}: check the annotation")
     relative = relative_path(root, path)
     files = [Path(folder, relative) for folder in folders(root)]
-    found = [file for file in files if file.is_file()] if len(files) > 1 else files
+    found = [file for file in files if _is_there(file)] if len(files) > 1 else files
     if len(found) > 1:
         raise BadImageError(
             f"image {relative} is both {found[0]} and {found[1]}: name the folder above both as the image folder"
@@ -99,30 +138,84 @@ def image_file(root: Roots, path: str) -> Path:
         raise BadImageError(
             f"no image file {relative} below {', '.join(map(str, folders(root)))}: check the annotation"
         )
+    if not rules.allow_symlinks:
+        _refuse_link(root, found[0], path)
     return found[0]
 
 
-def open_file(path: str | os.PathLike[str]) -> Image.Image:
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name too long, a folder that may not be entered: opening it says so
+        return True
+
+
+def _refuse_link(root: Roots, file: Path, path: str) -> None:
+    real = os.path.realpath(file)
+    if not any(real.startswith(_ending_in_slash(os.path.realpath(folder))) for folder in folders(root)):
+        raise ValueError(
+            f"image path {path!r} is a symbolic link that leads outside the image folder "
+            f"{', '.join(map(str, folders(root)))}: if you trust the folder, set allow_symlinks: true for this data set"
+        )
+
+
+def open_file(path: str | os.PathLike[str], rules: ImageRules = DEFAULTS) -> Image.Image:
     """The image in RGB, upright: 16-bit and float levels scaled to 8 bits, alpha laid on white, of an animation the
     first frame, turned as its EXIF orientation says.
 
-    BadImageError, naming the file, if it cannot be read, is truncated, or is too large.
+    BadImageError, naming the file, if it cannot be read, is truncated, is too large, or is of none of FORMATS.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise BadImageError(f"no image file {file}: check the image folder and the annotation")
-    if not file.stat().st_size:
-        raise BadImageError(f"image file {file} is empty (zero bytes): copy it again or remove its rows")
+    with opened(Path(path), str(path), rules) as image:
+        return in_rgb(image)
+
+
+@contextmanager
+def opened(file: Path | IO[bytes], name: str, rules: ImageRules = DEFAULTS) -> Iterator[Image.Image]:
+    """The image as stored, not yet decoded; what goes wrong with it in the block is a BadImageError that names it."""
+    shown = f"image file {printable(name)}"
     try:
-        with whole_files_only(), Image.open(file) as image:
-            _refuse_bomb(image)
-            return _rgb(upright(image))
+        if isinstance(file, Path):
+            _refuse_empty(file, shown)
+        with _pillow_set(rules), Image.open(file, formats=FORMATS) as image:
+            _refuse_bomb(image, rules)
+            yield image
+    except BadImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadImageError(f"no {shown}: check the image folder and the annotation") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImageError(f"image file {file} is refused as a decompression bomb ({error}): shrink it") from error
-    except Exception as error:  # Pillow's decoders raise all kinds of errors for damaged files
-        if what := mistaken(file):
-            raise BadImageError(f"image file {file} {what}") from error
-        raise BadImageError(f"image file {file} cannot be read ({error}): replace it or remove its rows") from error
+        raise BadImageError(
+            f"{shown} is refused as a decompression bomb ({error}): shrink it, or raise the data set's max_pixels"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise all kinds of errors for damaged files, a disk some of its own
+        raise BadImageError(f"{shown} {_what_is_wrong(file, error)}") from error
+
+
+def _refuse_empty(file: Path, shown: str) -> None:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # a folder; a pipe, which would be waited for
+        raise BadImageError(f"no {shown}: check the image folder and the annotation")
+    if not status.st_size:
+        raise BadImageError(f"{shown} is empty (zero bytes): copy it again or remove its rows")
+
+
+def _what_is_wrong(file: Path | IO[bytes], error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        if isinstance(file, Path) and (what := mistaken(file)):
+            return what
+        return f"cannot be read (it is none of {', '.join(FORMATS)}): replace it or remove its rows"
+    return f"cannot be read ({printable(str(error) or type(error).__name__)}): replace it or remove its rows"
+
+
+@contextmanager
+def _pillow_set(rules: ImageRules) -> Iterator[None]:
+    """Whole files only, and the limit of the rules instead of Pillow's, which afterwards is what it was before."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, rules.max_pixels
+    try:
+        with whole_files_only():
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 @contextmanager
@@ -138,47 +231,8 @@ def whole_files_only() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
-def _refuse_bomb(image: Image.Image) -> None:
+def _refuse_bomb(image: Image.Image, rules: ImageRules) -> None:
     # Pillow only warns between its limit and twice its limit.
-    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
-    if limit is not None and pixels > limit:
-        raise Image.DecompressionBombError(f"{pixels} pixels, at most {limit} are read")
-
-
-def is_turned(image: Image.Image) -> bool:
-    """True where the image is stored turned or mirrored, and its EXIF orientation says how to undo that."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-    except Exception:  # a damaged EXIF block says nothing; viewers pass over it, too
-        return False
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The image as every viewer shows it: turned and mirrored by its EXIF orientation."""
-    image.load()  # Pillow turns TIFF files itself while it loads them
-    return ImageOps.exif_transpose(image) if is_turned(image) else image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip both at 0 and 255
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if ("A" in image.mode.upper() and image.mode != "LAB") or "transparency" in image.info:
-        layers = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(layers)
-        return white.convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey levels scaled to 0 .. 255: floats from 0 .. 1, integers from 0 .. 65535 (older Pillow widens 16 bits to 32).
-
-    Levels that fit in 0 .. 255 stay as they are, except where the file has 16 bits a pixel.
-    """
-    low, high, floats = grey.min(), grey.max(), grey.dtype.kind == "f"
-    if not (low >= 0 and high <= (255 if floats else 65535)):  # NaN, too
-        scales = "0 .. 1 or 0 .. 255" if floats else "0 .. 65535"
-        raise ValueError(f"its grey levels lie in {low} .. {high}, not in {scales}; save it with 8 or 16 bits a pixel")
-    if floats:
-        return (grey * (255 if high <= 1 else 1)).round().astype(np.uint8)
-    return (grey // (257 if grey.dtype.itemsize == 2 or high > 255 else 1)).astype(np.uint8)
+    pixels = image.width * image.height
+    if pixels > rules.max_pixels:
+        raise Image.DecompressionBombError(f"{pixels:,} pixels, at most {rules.max_pixels:,} are read")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from lavis_mafa.data.annotations import ROWS, encodable
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.identity import key_string
-from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.images import DEFAULTS, ImageFiles, ImageRules
 from lavis_mafa.data.mixed import MixedImages, mixed_table
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.datasets.pairs import AUGMENTING
@@ -26,7 +26,9 @@ from lavis_mafa.datasets.pairs import AUGMENTING
 Splits = dict[str, Any]  # {split: data set}, as LAVIS' builders give them
 
 
-def as_records(name: str, dataset: object, one_caption_a_record: bool = False) -> tuple[RecordTable, ImageFiles]:
+def as_records(
+    name: str, dataset: object, one_caption_a_record: bool = False, rules: ImageRules = DEFAULTS
+) -> tuple[RecordTable, ImageFiles]:
     """The records of a LAVIS data set with `annotation` (dicts of image, caption, perhaps image_id) and `vis_root`."""
     if not isinstance(dataset, BaseDataset):
         raise ValueError(
@@ -46,7 +48,7 @@ def as_records(name: str, dataset: object, one_caption_a_record: bool = False) -
         key = row.get("image_id")
         columns["image_id"].append(None if key is None else key_string(key))
     table = RecordTable.from_rows(pa.table(columns, schema=ROWS), name, one_caption_a_record)
-    return table, ImageFiles(dataset.vis_root, table.images)
+    return table, ImageFiles(dataset.vis_root, table.images, rules=rules)
 
 
 def gathered(
@@ -60,7 +62,8 @@ def gathered(
         return datasets
     choices = {settings.get("on_bad_image", "raise") for settings in datasets_cfg.values()}
     augmented = next(iter(datasets_cfg.values())).vis_processor.train.name in AUGMENTING
-    return mix(datasets, seed, augmented, "replace" if "replace" in choices else "raise", one_caption_a_record)
+    rules = {name: ImageRules.of(settings) for name, settings in datasets_cfg.items()}
+    return mix(datasets, seed, augmented, "replace" if "replace" in choices else "raise", one_caption_a_record, rules)
 
 
 def mix(
@@ -69,16 +72,19 @@ def mix(
     augmented: bool,
     on_bad_image: str,
     one_caption_a_record: bool = False,
+    rules: Mapping[str, ImageRules] | None = None,
 ) -> dict[str, Splits]:
     """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split.
 
     Of several only `train`; of a lone one (coco_retrieval, flickr30k) also its retrieval splits.
-    one_caption_a_record: an epoch has every caption, as LAVIS counts, and not every image.
+    one_caption_a_record: an epoch has every caption, as LAVIS counts, and not every image. rules: of each data set.
 
     ValueError: data sets whose processors differ (one batch, one view), or that hold no image files.
     """
     trained = {name: splits.get("train") for name, splits in datasets.items()}
-    tables, openers = zip(*(as_records(*item, one_caption_a_record) for item in trained.items()), strict=True)
+    of = dict.fromkeys(trained, DEFAULTS) | dict(rules or {})
+    read = [as_records(name, dataset, one_caption_a_record, of[name]) for name, dataset in trained.items()]
+    tables, openers = zip(*read, strict=True)
     first = next(iter(trained.values()))
     others = list(trained.items())[1:]
     for name, dataset in others:
@@ -91,13 +97,14 @@ def mix(
     opener = MixedImages(tuple(openers), tuple(starts.tolist()))
     table = mixed_table(tables)
     mixed = PairDataset(table, opener, first.vis_processor, first.text_processor, seed, augmented, on_bad_image)
-    return {"+".join(trained): {"train": mixed, **(_evaluated(*next(iter(datasets.items()))) if not others else {})}}
+    held_out = {} if others else _evaluated(*next(iter(datasets.items())), of[next(iter(trained))])
+    return {"+".join(trained): {"train": mixed, **held_out}}
 
 
-def _evaluated(name: str, splits: Splits) -> dict[str, RetrievalDataset]:
+def _evaluated(name: str, splits: Splits, rules: ImageRules) -> dict[str, RetrievalDataset]:
     held_out = {split: dataset for split, dataset in splits.items() if isinstance(dataset, RetrievalEvalDataset)}
     return {
-        split: RetrievalDataset(*as_records(name, dataset), dataset.vis_processor, dataset.text_processor)
+        split: RetrievalDataset(*as_records(name, dataset, rules=rules), dataset.vis_processor, dataset.text_processor)
         for split, dataset in held_out.items()
     }
 

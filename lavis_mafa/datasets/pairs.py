@@ -11,7 +11,7 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.dataset import OpenImage, PairDataset, RetrievalDataset, TextProcessor, TruthFunction, VisProcessor
-from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.images import ImageFiles, ImageRules
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.datasets.local import LocalBuilder, image_folder
@@ -65,7 +65,7 @@ class ImageTextBuilder(RecordBuilder):
             table = RecordTable.from_rows(rows, options.get("name", "image_text"), root=root)
         except ValueError as error:
             raise ValueError(f"datasets.image_text, {source}: {error}") from None
-        return table, ImageFiles(root, table.images, source), None
+        return table, ImageFiles(root, table.images, source, ImageRules.of(options)), None
 
 
 @registry.register_builder("scenes")

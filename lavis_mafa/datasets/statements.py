@@ -11,7 +11,7 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.dataset import TextProcessor, VisProcessor
 from lavis_mafa.data.downstream import StatementRow, Statements
-from lavis_mafa.data.images import open_image
+from lavis_mafa.data.images import DEFAULTS, ImageRules, open_image
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.scene import scene_number, scene_rng
 from lavis_mafa.data.scenes.statements import statement_about
@@ -51,7 +51,7 @@ def _rows(n: int, seed: int) -> Iterator[StatementRow]:
         yield StatementRow(number, keys, sentence, holds)
 
 
-def from_lavis(dataset: NLVRDataset, seed: int) -> Statements:
+def from_lavis(dataset: NLVRDataset, seed: int, rules: ImageRules = DEFAULTS) -> Statements:
     """LAVIS' NLVR2 split; its images are opened as ours are, and its sides flipped by seed."""
     rows = [
         StatementRow(number, tuple(one["images"]), str(one["sentence"]), one["label"] == "True")
@@ -60,5 +60,5 @@ def from_lavis(dataset: NLVRDataset, seed: int) -> Statements:
     flip = None if isinstance(dataset, NLVREvalDataset) else NLVRDataset._flip
     processors = dataset.vis_processor, dataset.text_processor
     return Statements(
-        rows, lambda row, side: open_image(dataset.vis_root, rows[row].images[side]), *processors, seed, flip
+        rows, lambda row, side: open_image(dataset.vis_root, rows[row].images[side], rules), *processors, seed, flip
     )

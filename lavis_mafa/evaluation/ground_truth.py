@@ -19,7 +19,7 @@ from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.data.dataset import OpenImage, RetrievalDataset
-from lavis_mafa.data.images import open_image
+from lavis_mafa.data.images import ImageRules, open_image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
 from lavis_mafa.data.splits import OpensImages
 
@@ -38,7 +38,8 @@ def image_opener(dataset: OpensImages | BaseDataset) -> OpenImage:
     """What opens the image of sample i."""
     if isinstance(dataset, OpensImages):
         return dataset.open_image
-    return lambda number: open_image(dataset.vis_root, dataset.annotation[number]["image"])
+    rules = ImageRules(allow_symlinks=True)  # LAVIS' data set has followed them already
+    return lambda number: open_image(dataset.vis_root, dataset.annotation[number]["image"], rules)
 
 
 def _official(path: str | None) -> dict[int, Any]:

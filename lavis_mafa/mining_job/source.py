@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.data.dataset import OpenImage, TruthFunction
-from lavis_mafa.data.images import Roots, image_file
+from lavis_mafa.data.images import ImageRules, Roots, image_file
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.datasets.lavis_captions import as_records
 
@@ -61,14 +61,11 @@ class Source:
 
 
 def _size_and_time(root: Roots, path: str) -> tuple[int, int] | None:
-    """None for what is missing: opening it says so."""
+    """None for what is missing or cannot be reached: opening it says so."""
     try:
-        file = image_file(root, path)
-    except ValueError:
+        stat = image_file(root, path, ImageRules(allow_symlinks=True)).stat()
+    except (OSError, ValueError):
         return None
-    if not file.is_file():
-        return None
-    stat = file.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
@@ -87,7 +84,7 @@ def load_source(cfg: JobConfig) -> Source:
         raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
     data = built[split]
     if isinstance(data, BaseDataset):
-        records = Records(*as_records(str(name), data))
+        records = Records(*as_records(str(name), data, rules=ImageRules.of(options)))
     elif hasattr(data, "table"):
         records = Records(data.table, data.open_image, data.truth)
     else:

@@ -11,21 +11,23 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import open_clip
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torchvision.datasets import ImageFolder
 
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import PairScorer, View, looks_at_images, view_of
-from lavis_mafa.data.images import whole_files_only
+from lavis_mafa.data.images import open_file, whole_files_only
 from lavis_mafa.data.own_captions import OwnCaptions
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
@@ -38,7 +40,9 @@ from lavis_mafa.openclip_train.data_check import check_data
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
+from lavis_mafa.openclip_train.shard_decode import safe_decode
 from lavis_mafa.openclip_train.shard_feed import ShardFeed, Shards, encoder, identified, without_eof
+from lavis_mafa.openclip_train.shard_names import shard_names
 from lavis_mafa.openclip_train.tower_tokens import tower_tokens
 
 BUFFER = 16  # batches of a shard buffer where --mafa-search-space does not say
@@ -72,10 +76,12 @@ class Training:
         plain = open_clip_data.get_wds_dataset
 
         def get_wds_dataset(args: argparse.Namespace, preprocess: Any, is_train: bool, **more: Any) -> Any:
-            if not is_train:
-                return plain(args, preprocess, is_train, **more)
-            self.answers = self._answers(args)
-            with replaced(open_clip_data.wds, **identified(open_clip_data.wds, self._view)):
+            stages = safe_decode(open_clip_data.wds)
+            if is_train:
+                self.answers = self._answers(args)
+                names = shard_names(args.train_data, lambda pattern: open_clip_data.expand_urls(pattern)[0])
+                stages |= identified(open_clip_data.wds, names, self._view)
+            with replaced(open_clip_data.wds, **stages):
                 return plain(args, preprocess, is_train, **more)
 
         with replaced(open_clip_data, get_wds_dataset=get_wds_dataset):
@@ -222,6 +228,7 @@ def main(argv: Sequence[str]) -> int | None:
     check_data(theirs)
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
     readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset), **without_eof(open_clip_data)}
+    readers["datasets"] = SimpleNamespace(ImageFolder=partial(ImageFolder, loader=open_file))  # of --imagenet-val
     with replaced(open_clip_main, **ours), replaced(open_clip_data, **readers):
         try:
             status: int | None = open_clip_main.main(theirs)
@@ -242,7 +249,7 @@ def _con_d(options: argparse.Namespace, device: torch.device, captions: OwnCapti
     import lavis_mafa
 
     section = OmegaConf.from_dotlist(options.mafa_con_d)
-    with whole_files_only():  # webdataset decodes shards by Pillow's setting, which LAVIS changes on import
+    with whole_files_only():  # LAVIS changes Pillow's setting on import
         import lavis_mafa.scorers.without_lavis
         from lavis_mafa.scorers.registry import JUDGES, ScorerRequest, build_scorer
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
+from lavis_mafa.openclip_train.shard_names import local_path
+
 Keys = Callable[[str], tuple[str | None, str | None]]  # a file's name → key of its sample, suffix
 
 SHARDS, FILES = 16, 1000  # that are looked at, and of each
@@ -24,7 +26,7 @@ def check_shards(urls: Sequence[str], keys: Keys, is_pair: Callable[[set[str]], 
     Raises:
         ValueError: a shard that is not there or no tar file; shards without a pair, with what they hold.
     """
-    local = [Path(url.removeprefix("file:")) for url in urls if "://" not in url and not url.startswith("pipe:")]
+    local = [path for path in map(local_path, urls) if path is not None]
     if missing := [path for path in local if not path.is_file()]:
         raise ValueError(f"no shard {missing[0]} ({len(missing)} of {len(urls)} are missing): check the pattern")
     found: list[str] = []

@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -25,7 +24,6 @@ from lavis_mafa.core.chain import Chainer
 from lavis_mafa.core.scorer import View
 from lavis_mafa.core.siblings import keep_apart
 from lavis_mafa.data.identity import image_id, text_id
-from lavis_mafa.data.images import upright
 from lavis_mafa.openclip_train.images import RowBatch
 
 IDS, VIEW, CAPTION = "mafa_ids", "mafa_view", "mafa_caption"
@@ -35,30 +33,30 @@ Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Identified:
     """A stage of webdataset's pipeline that adds (image_id, text_id): of shard and key, and of the caption.
 
-    Images are turned upright on the way, as those of files are.
-
-    view: PIL image → tensor, how a judge sees an image; then its view and the caption as it stands are added too.
+    names: of every shard, by its URL (shard_names.py). view: PIL image → tensor, how a judge sees an image; then its
+    view and the caption as it stands are added too.
     """
 
-    def __init__(self, stage: Callable[[Iterable[Any]], Iterable[Any]], view: View | None) -> None:
-        self.stage, self.view = stage, view
+    def __init__(
+        self, stage: Callable[[Iterable[Any]], Iterable[Any]], names: Mapping[str, str], view: View | None
+    ) -> None:
+        self.stage, self.names, self.view = stage, names, view
 
     def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
         for sample in self.stage(samples):
-            sample = {**sample, "image": upright(sample["image"])}
-            name = f"{Path(sample['__url__']).name}/{sample['__key__']}"
+            name = f"{self.names[sample['__url__']]}:{sample['__key__']}"
             more: dict[str, Any] = {IDS: torch.tensor([image_id("webdataset", name), text_id(sample["text"])])}
             if self.view is not None:
                 more |= {VIEW: self.view(sample["image"]), CAPTION: sample["text"]}
             yield {**sample, **more}
 
 
-def identified(wds: ModuleType, view: View | None) -> dict[str, Callable[..., object]]:
+def identified(wds: ModuleType, names: Mapping[str, str], view: View | None) -> dict[str, Callable[..., object]]:
     """webdataset's `rename` and `to_tuple`, as open_clip calls them, with what Identified adds going along."""
     rename, to_tuple = wds.rename, wds.to_tuple
     more = [IDS] if view is None else [IDS, VIEW, CAPTION]
     return {
-        "rename": lambda *args, **names: Identified(rename(*args, **names), view),
+        "rename": lambda *args, **given: Identified(rename(*args, **given), names, view),
         "to_tuple": lambda *names: to_tuple(*names, *more),
     }
 

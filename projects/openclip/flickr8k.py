@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import lavis_mafa.openclip  # noqa: F401  open_clip knows mafa-small from now on
 from lavis_mafa.core.metrics import query_figures, summary
+from lavis_mafa.data.images import FORMATS, open_file
 from lavis_mafa.reports.table import write_json
 
 MODEL, SIZE = "mafa-small", 64
@@ -63,7 +64,7 @@ def pairs(data: Path, split: str, out: Path, images: int | None) -> pd.DataFrame
     for name in tqdm(table.image.unique(), desc=f"{split} images", leave=False):
         small = out / "images" / Path(name).name
         if not small.exists():
-            with Image.open(data / name) as image:
+            with Image.open(data / name, formats=FORMATS) as image:
                 image.draft("RGB", (2 * SIZE, 2 * SIZE))
                 image.convert("RGB").resize([round(SIZE * 1.15 * n / min(image.size)) for n in image.size]).save(small)
     return pd.DataFrame(
@@ -90,7 +91,7 @@ def recall(checkpoint: Path, test: pd.DataFrame) -> dict[str, float]:
     model, _, preprocess = open_clip.create_model_and_transforms(MODEL, str(checkpoint))
     model.eval()
     files = test.filepath.unique().tolist()
-    images = torch.stack([preprocess(Image.open(file)) for file in files])
+    images = torch.stack([preprocess(open_file(file)) for file in files])
     image_ND = torch.cat([model.encode_image(part, normalize=True) for part in images.split(256)])
     tokens = open_clip.get_tokenizer(MODEL)(test.title.tolist())
     text_CD = torch.cat([model.encode_text(part, normalize=True) for part in tokens.split(256)])

@@ -1,9 +1,16 @@
+import ast
+import errno
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile
 
-from lavis_mafa.data.images import BadImageError, ImageFiles, open_image
+from lavis_mafa.data.images import BadImageError, ImageFiles, ImageRules, open_image
 
 RED = (200, 30, 40)
 
@@ -132,9 +139,128 @@ def test_broken_files_are_named(tmp_path, monkeypatch, lavis_is_loaded):
 @pytest.mark.parametrize("limit", [90, 40])  # Pillow only warns below twice its limit, and raises above
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, limit):
     Image.new("RGB", (10, 10)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(BadImageError, match=r"bomb\.png is refused as a decompression bomb"):
+    with pytest.raises(BadImageError, match=r"bomb\.png is refused as a decompression bomb.*max_pixels"):
+        open_image(tmp_path, "bomb.png", ImageRules(max_pixels=limit))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # the data set's setting goes before Pillow's
+    assert open_image(tmp_path, "bomb.png").size == (10, 10)
+    assert Image.MAX_IMAGE_PIXELS == 1
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 30_000
+    with pytest.raises(BadImageError, match="81,000,000 pixels, at most 64,000,000 are read"):
         open_image(tmp_path, "bomb.png")
+
+
+@pytest.mark.parametrize("written", [{"allow_symlinks": "yes"}, {"max_pixels": 0}, {"max_pixels": True}])
+def test_a_rule_of_another_type_is_refused(written):
+    with pytest.raises(ValueError, match=f"{next(iter(written))} is .*allowed is"):
+        ImageRules.of(written)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize("content", [EPS, b"ICO", b"TGA", b"PCX", b"JPEG2000"])
+def test_only_listed_formats_are_opened_whatever_the_name(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **rest: pytest.fail("Ghostscript was started"))
+    if content != EPS:
+        Image.new("RGB", (16, 16)).save(tmp_path / "cat.jpg", content.decode())
+    else:
+        (tmp_path / "cat.jpg").write_bytes(content)
+    with pytest.raises(BadImageError, match=r"cat\.jpg cannot be read \(it is none of JPEG, PNG, WEBP"):
+        open_image(tmp_path, "cat.jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO"])
+def test_listed_formats_are_opened_whatever_the_name(tmp_path, kind):
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "cat", kind)  # a phone's MPO is a JPEG with a second picture
+    assert open_image(tmp_path, "cat").getpixel((0, 0)) == (255, 255, 255)
+
+
+def opens_any_format(node):
+    call = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open")
+    return call and not any(one.arg == "formats" for one in node.keywords)
+
+
+def test_no_other_module_opens_an_image_of_any_format():
+    root = Path(__file__).parents[2]
+    modules = [path for folder in ("lavis_mafa", "projects") for path in (root / folder).rglob("*.py")]
+    assert len(modules) > 100
+    trees = {str(path): ast.parse(path.read_text(encoding="utf-8")) for path in modules}
+    assert [path for path, tree in trees.items() if any(map(opens_any_format, ast.walk(tree)))] == []
+
+
+@pytest.mark.skipif(find_spec("lavis") is None, reason="LAVIS is not installed")
+def test_lavis_own_data_sets_open_images_as_ours_do(tmp_path, monkeypatch):
+    import lavis_mafa
+
+    lavis_mafa.register()
+    modules = [module for name, module in sys.modules.items() if name.startswith("lavis.datasets.datasets.")]
+    opening = [module for module in modules if hasattr(module, "Image")]
+    assert len(opening) > 5
+    (tmp_path / "cat.jpg").write_bytes(EPS)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **rest: pytest.fail("Ghostscript was started"))
+    for module in opening:
+        with pytest.raises(BadImageError, match="it is none of"):
+            module.Image.open(str(tmp_path / "cat.jpg")).convert("RGB")
+
+
+def test_links_stay_below_the_root_unless_allowed(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root / "inner", outside):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (3, 5)).save(folder / "a.png")
+    (root / "link.png").symlink_to(outside / "a.png")
+    (root / "folder").symlink_to(outside)
+    (root / "within.png").symlink_to(root / "inner" / "a.png")
+    (tmp_path / "linked_root").symlink_to(root)
+    for path in ("link.png", "folder/a.png"):
+        with pytest.raises(ValueError, match="symbolic link .* outside .*allow_symlinks: true") as error:
+            open_image(root, path)
+        assert not isinstance(error.value, BadImageError)  # never to be replaced silently
+        assert open_image(root, path, ImageRules(allow_symlinks=True)).size == (3, 5)
+    for folder in (root, tmp_path / "linked_root"):
+        assert open_image(folder, "within.png").size == (3, 5)
+
+
+def test_an_absolute_path_is_read_below_the_root_alone(tmp_path):
+    for folder in ("root", "root2"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (3, 5)).save(tmp_path / folder / "a.png")
+    assert open_image(tmp_path / "root", str(tmp_path / "root" / "a.png")).size == (3, 5)
+    with pytest.raises(ValueError, match="leads outside"):
+        open_image(tmp_path / "root", str(tmp_path / "root2" / "a.png"))
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".jpg", "a.jpg/b.jpg", "nul\0.jpg", "loop.jpg", "pipe.jpg"])
+def test_whatever_keeps_a_file_from_being_read_is_a_bad_image(tmp_path, path):
+    (tmp_path / "a.jpg").write_text("a file, no folder")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for a writer for ever
+    with pytest.raises(BadImageError):
+        open_image(tmp_path, path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize("place", ["stat", "open"])
+def test_errors_of_the_disk_are_bad_images(tmp_path, monkeypatch, number, place):
+    Image.new("RGB", (3, 5)).save(tmp_path / "a.png")
+
+    def fails(*args, **rest):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*((Path, "stat") if place == "stat" else (Image, "open")), fails)
+    with pytest.raises(BadImageError, match=rf"a\.png cannot be read \(.*{os.strerror(number)}"):
+        open_image(tmp_path, "a.png")
+
+
+def test_a_name_with_escape_sequences_is_shown_as_repr_shows_it(tmp_path):
+    with pytest.raises(BadImageError) as error:
+        open_image(tmp_path, "\x1b]0;owned\x07\u202egpj.exe")
+    assert str(error.value).isprintable()
+    assert r"\x1b]0;owned\x07\u202e" in str(error.value)
 
 
 def test_image_files_open_by_record(tmp_path):

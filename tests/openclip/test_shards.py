@@ -1,8 +1,11 @@
 """WebDataset shards: ids travel with the samples, and a buffer is cut into batches of look-alikes."""
 
+import gzip
 import io
 import logging
+import pickle
 import tarfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +17,8 @@ from PIL import Image
 from lavis_mafa.data.identity import image_id, text_id
 from lavis_mafa.openclip import OpenClipEncoder
 from lavis_mafa.openclip_train import launcher as train
-from lavis_mafa.openclip_train.shard_feed import Identified, ShardFeed
+from lavis_mafa.openclip_train.shard_decode import decoded
+from lavis_mafa.openclip_train.shard_feed import ShardFeed
 
 from . import launch
 from .launch import BATCH
@@ -49,6 +53,10 @@ def shards(tmp_path_factory):
     return folder
 
 
+def image_ids(shards):
+    return [image_id("webdataset", f"{shards.name}:{2 * n // PAIRS}.tar:{n:04d}") for n in range(PAIRS)]
+
+
 def arguments(shards, logs, *more):
     kind = ["--train-num-samples", PAIRS, *more]
     return launch.arguments(shards / "{0..1}.tar", logs, *kind, kind="webdataset")
@@ -56,7 +64,7 @@ def arguments(shards, logs, *more):
 
 def test_every_pair_comes_with_its_ids_in_every_epoch(monkeypatch, shards, tmp_path):
     calls = launch.run(monkeypatch, arguments(shards, tmp_path, "--mafa-search-space", PAIRS))
-    of_image = {image_id("webdataset", f"{2 * n // PAIRS}.tar/{n:04d}"): text_id(caption(n)) for n in range(PAIRS)}
+    of_image = {one: text_id(caption(n)) for n, one in enumerate(image_ids(shards))}
     assert len(calls) == 3 * PAIRS // BATCH
     for epoch in range(3):
         met = [call for call in calls if call["epoch"] == epoch]
@@ -71,10 +79,49 @@ def test_images_of_shards_are_upright():
     exif[0x0112] = 6
     file = io.BytesIO()
     Image.new("RGB", (8, 4)).save(file, "jpeg", exif=exif)
-    with Image.open(file) as stored:
-        sample = {"__url__": "a.tar", "__key__": "0", "text": "a red page", "image": stored.convert("RGB")}
-    (turned,) = Identified(iter, None)([sample])
-    assert turned["image"].size == (4, 8)
+    turned = decoded({"__url__": "a.tar", "__key__": "0", "txt": b"a red page", "jpg": file.getvalue()})
+    assert turned["jpg"].size == (4, 8)
+
+
+class Payload:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def __reduce__(self):
+        return Path.touch, (self.left,)
+
+
+@pytest.mark.parametrize("place", ["train", "val"])
+@pytest.mark.parametrize("suffix", ["pyd", "pkl", "pickle", "pth", "npz", "jpg.pkl", "pkl.gz"])
+def test_nothing_of_a_shard_is_run(monkeypatch, shards, tmp_path, place, suffix):
+    left = tmp_path / "left"
+    code = pickle.dumps(Payload(left))
+    pickle.loads(code)
+    left.unlink()  # so the payload works
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "png")
+    with wds.TarWriter(str(tmp_path / "evil.tar")) as writer:
+        for number in range(2 * BATCH):
+            pair = {"png": file.getvalue(), "txt": "a picture"}
+            with monkeypatch.context() as raw:
+                raw.setattr(writer, "encoder", lambda sample: sample)
+                packed = gzip.compress(code) if suffix.endswith("gz") else code
+                writer.write({"__key__": f"{number}", **pair, "txt": b"a picture", suffix: packed})
+    data = [tmp_path / "evil.tar", tmp_path, "--train-num-samples", 2 * BATCH, "--epochs", 1]
+    if place == "val":
+        data = [shards / "{0..1}.tar", tmp_path, "--train-num-samples", PAIRS, "--epochs", 1]
+        data += ["--val-data", tmp_path / "evil.tar", "--val-num-samples", 2 * BATCH]
+    calls = launch.run(monkeypatch, launch.arguments(*data, kind="webdataset"))
+    assert len(calls) == (2 if place == "train" else PAIRS // BATCH)
+    assert not left.exists()
+
+
+def test_a_shard_does_not_choose_what_its_images_are_called(caplog):
+    forged = {"__url__": b"other.tar", "__key__": "0", "txt": b"a page", "jpg": b""}
+    with pytest.raises(ValueError, match=r"file 0\.__url__"):
+        decoded(forged)
 
 
 def tar_of(folder, names):
@@ -209,9 +256,9 @@ def images(shards):
     return found
 
 
-def numbers_of(ids):
+def numbers_of(ids, shards):
     """The number of each image_id of the shards."""
-    every = {image_id("webdataset", f"{2 * n // PAIRS}.tar/{n:04d}"): n for n in range(PAIRS)}
+    every = {one: n for n, one in enumerate(image_ids(shards))}
     return [every[one] for one in ids.tolist()]
 
 
@@ -223,7 +270,7 @@ def test_con_d_judges_pairs_of_shards_by_what_is_stored(monkeypatch, shards, tmp
     calls = launch.run(monkeypatch, arguments(shards, tmp_path, *con_d, *more))
     found = 0
     for call in calls:
-        numbers = numbers_of(call["image_id"])
+        numbers = numbers_of(call["image_id"], shards)
         for _, anchor, partner in call["pairs"].connected_2BB.nonzero().tolist():
             assert abs(numbers[anchor] // 2 - numbers[partner] // 2) <= NEAR
             found += 1
@@ -240,7 +287,7 @@ def test_a_bi_encoder_sees_the_pairs_of_shards_unaugmented(monkeypatch, shards, 
     net, _, preprocess = open_clip.create_model_and_transforms("tiny-train", str(tmp_path / "judge.pt"))
     encode, files = OpenClipEncoder(net), images(shards)
     for call in calls:
-        numbers = numbers_of(call["image_id"])
+        numbers = numbers_of(call["image_id"], shards)
         expected = encode(
             torch.stack([preprocess(files[n]) for n in numbers]),
             open_clip.get_tokenizer("tiny-train")([caption(n) for n in numbers]),

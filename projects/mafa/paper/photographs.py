@@ -42,7 +42,7 @@ class PhotographsBuilder(ImageTextBuilder):
         pairs = caption_records(table, options["name"])
         return (
             pairs,
-            ImageFiles(opener.root, pairs.images),
+            ImageFiles(opener.root, pairs.images, rules=opener.rules),
             partial(are_siblings, table.image_id[table.record_of_caption]),
         )
 
