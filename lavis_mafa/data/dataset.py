@@ -17,13 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lavis_mafa.data.images import BadImageError
-from lavis_mafa.data.records import RecordTable
+from lavis_mafa.data.records import RecordTable, TextProcessor
 
 Ints = NDArray[np.int64]
 AnyInts = NDArray[np.integer]  # int32 or int64
 OpenImage = Callable[[int], Image.Image]  # record -> RGB image
 VisProcessor = Callable[[Image.Image], Tensor]
-TextProcessor = Callable[[str], str]
 TruthFunction = Callable[
     [AnyInts, AnyInts], NDArray[np.bool_]
 ]  # records (K,), caption rows (K,) -> whether they match (K,)
@@ -71,6 +70,8 @@ class Sample(TypedDict, total=False):
 
 class RecordImages(Dataset[Sample]):
     """What training and retrieval share: a record's image, or its cached tokens, as part of a sample.
+
+    Where there is a text processor, the table's text ids are those of what it makes of the captions.
 
     `open_image` gives a record's image. Attributes to attach: `tokens`, `judge_view` (a clean view for a scorer:
     sample["judge_image"]), `truth` (which pairs really match; None where unknown).
@@ -139,7 +140,7 @@ class PairDataset(RecordImages):
         augmented: bool,
         on_bad_image: Literal["raise", "replace"] = "raise",
     ) -> None:
-        super().__init__(table, open_image, vis_processor)
+        super().__init__(table.read_through(text_processor), open_image, vis_processor)
         if on_bad_image not in ("raise", "replace"):
             raise ValueError(f"on_bad_image must be raise or replace, not {on_bad_image!r}")
         if seed < 0:
@@ -225,6 +226,7 @@ class RetrievalDataset(RecordImages):
         vis_processor: VisProcessor,
         text_processor: TextProcessor,
     ) -> None:
+        table = table.read_through(text_processor)
         super().__init__(table, open_image, vis_processor)
         if len(np.unique(table.image_id)) < table.n_records:
             raise ValueError("retrieval needs each image once: gather its rows (one_caption_a_record: false)")

@@ -21,7 +21,7 @@ def normalised(caption: str) -> str:
 
 
 def text_id(caption: str) -> int:
-    """63-bit, non-negative id of a raw caption (before any processor)."""
+    """63-bit, non-negative id of a caption, raw or as a model's text processor leaves it."""
     return _hash63(normalised(caption), b"text_id")
 
 

@@ -19,6 +19,7 @@ from lavis_mafa.data.identity import check_collisions, clean_path, image_id, nor
 from lavis_mafa.data.images import Roots, relative_path
 
 Ints = NDArray[np.int64]
+TextProcessor = Callable[[str], str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class RecordTable:
 
     images: (N,) relative paths; image_id: (N,) int64; annotated_id: (N,) the id the annotation gave, null without one;
     offsets: (N+1,) int64, record i owns the caption rows offsets[i]:offsets[i+1];
-    captions: (C,) raw; text_id: (C,) int64.
+    captions: (C,) raw; text_id: (C,) int64, equal where a model that reads them through text_processor sees one text.
     """
 
     images: pa.Array
@@ -36,6 +37,7 @@ class RecordTable:
     offsets: Ints
     captions: pa.Array
     text_id: Ints
+    text_processor: TextProcessor = str
 
     @classmethod
     def from_rows(
@@ -79,6 +81,19 @@ class RecordTable:
             captions=captions.take(pa.array(caption_code_C)),
             text_id=_hashed(captions, caption_code_C, text_id, normalised),
         )
+
+    def read_through(self, text_processor: TextProcessor) -> "RecordTable":
+        """The same records as a model sees them: captions that its text processor makes equal have one text id."""
+        captions, code_C = _distinct(self.captions)
+        read = dict(zip(captions.to_pylist(), map(text_processor, captions.to_pylist()), strict=True))
+        ids = _hashed(
+            captions, code_C, lambda caption: text_id(read[caption]), lambda caption: normalised(read[caption])
+        )
+        return replace(self, text_id=ids, text_processor=text_processor)
+
+    def text_id_of(self, caption: str) -> int:
+        """The text id of any raw caption."""
+        return text_id(self.text_processor(caption))
 
     @property
     def n_records(self) -> int:

@@ -9,7 +9,8 @@ from typing import Any, cast
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from torch.utils.data import Dataset
 
-from lavis_mafa.data.dataset import TextProcessor, VisProcessor
+from lavis_mafa.data.dataset import VisProcessor
+from lavis_mafa.data.records import TextProcessor
 
 
 class LocalBuilder(BaseDatasetBuilder):

@@ -10,9 +10,9 @@ from lavis.common.registry import registry
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.annotations import read_annotations
-from lavis_mafa.data.dataset import OpenImage, PairDataset, RetrievalDataset, TextProcessor, TruthFunction, VisProcessor
+from lavis_mafa.data.dataset import OpenImage, PairDataset, RetrievalDataset, TruthFunction, VisProcessor
 from lavis_mafa.data.images import ImageFiles, ImageRules
-from lavis_mafa.data.records import RecordTable
+from lavis_mafa.data.records import RecordTable, TextProcessor
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.datasets.local import LocalBuilder, image_folder
 

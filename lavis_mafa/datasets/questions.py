@@ -11,10 +11,11 @@ from lavis.common.registry import registry
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
-from lavis_mafa.data.dataset import OpenImage, TextProcessor, VisProcessor
+from lavis_mafa.data.dataset import OpenImage, VisProcessor
 from lavis_mafa.data.downstream import AnsweredQuestions
 from lavis_mafa.data.images import ImageFiles, ImageRules
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, read_questions
+from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.questions import Question, compositional, knowledge
 from lavis_mafa.data.scenes.scene import Scene, scene_number, scene_rng

@@ -9,9 +9,10 @@ from lavis.datasets.datasets.nlvr_datasets import NLVRDataset, NLVREvalDataset
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
-from lavis_mafa.data.dataset import TextProcessor, VisProcessor
+from lavis_mafa.data.dataset import VisProcessor
 from lavis_mafa.data.downstream import StatementRow, Statements
 from lavis_mafa.data.images import DEFAULTS, ImageRules, open_image
+from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.scene import scene_number, scene_rng
 from lavis_mafa.data.scenes.statements import statement_about

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lavis_mafa.data.identity import text_id
 from lavis_mafa.data.records import RecordTable
 
 Ints = NDArray[np.int64]
@@ -66,7 +65,7 @@ class Corpus:
         """The text number of each caption, by text_id; -1 if unknown."""
         id_T = self.table.text_id[self.text_row_T]
         order = np.argsort(id_T)
-        wanted = np.fromiter((text_id(caption) for caption in captions), np.int64)
+        wanted = np.fromiter((self.table.text_id_of(caption) for caption in captions), np.int64)
         at = order[np.searchsorted(id_T, wanted, sorter=order).clip(max=len(order) - 1)]
         return np.where(id_T[at] == wanted, at, -1)
 

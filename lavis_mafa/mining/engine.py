@@ -136,7 +136,7 @@ def _found(corpus: Corpus, networks: Networks, search: SearchSettings, cache: Pa
     """The candidates of every retriever."""
     found: dict[str, Found] = {}
     for number, retriever in enumerate(networks.retrievers):
-        embeddings = _hash(retriever.fingerprint, data)
+        embeddings = _hash(retriever.fingerprint, data, corpus.text_row_T)
         key = _hash(embeddings, sorted(asdict(search).items()), len(corpus.hidden_H))
         vectors = embedded(corpus, engine, cache, embeddings, number)
         found[retriever.name] = find_candidates(corpus, *vectors, search, cache, key, engine.search_shards)

@@ -84,7 +84,8 @@ def load_source(cfg: JobConfig) -> Source:
         raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
     data = built[split]
     if isinstance(data, BaseDataset):
-        records = Records(*as_records(str(name), data, rules=ImageRules.of(options)))
+        table, opener = as_records(str(name), data, rules=ImageRules.of(options))
+        records = Records(table.read_through(data.text_processor), opener)
     elif hasattr(data, "table"):
         records = Records(data.table, data.open_image, data.truth)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
 COLUMNS = ("image_id", "text_id", "p", "verdict")
 WEIGHT = "weight"  # a column that a file may have
+CAPTION = "caption"  # another one, which mining writes
+TextIds = Callable[[str], int]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -46,8 +49,13 @@ class FileScorer:
     weight_E: Floats
 
     @classmethod
-    def read(cls, path: str | Path, low: float, high: float, weighted: bool = False) -> FileScorer:
+    def read(
+        cls, path: str | Path, low: float, high: float, text_ids: TextIds | None = None, weighted: bool = False
+    ) -> FileScorer:
         """low, high: the bounds that the run judges by (core/pairs.py). weighted: the run reads weights.
+
+        text_ids: caption → text id, as the model of the run reads it; without it the ids are those of the file, of the
+        model that mined.
 
         Raises ValueError: no such file, one that lacks a column, an unknown verdict, bounds that leave one no room, or
         weights that the run does not read.
@@ -57,7 +65,7 @@ class FileScorer:
         path = Path(path)
         with reading(path, "Parquet file", "`python -m lavis_mafa.mine` writes connections.parquet."):
             names = pq.read_schema(path).names
-            rows = pq.read_table(path, columns=[name for name in (*COLUMNS, WEIGHT) if name in names])
+            rows = pq.read_table(path, columns=[name for name in (*COLUMNS, WEIGHT, CAPTION) if name in names])
         if lacking := sorted({*COLUMNS} - {*names}):
             raise ValueError(f"{path} lacks the columns {', '.join(lacking)}: take the file as mining wrote it")
         _check_rows(rows, path)
@@ -66,13 +74,15 @@ class FileScorer:
                 f"{path} has a column {WEIGHT}, which model.mafa.positive_weight: equal does not read: set it to "
                 "probability, or drop the column"
             )
+        if text_ids and CAPTION in names:
+            rows = rows.set_column(rows.column_names.index("text_id"), "text_id", _ids_of(rows[CAPTION], text_ids))
         rows = rows.filter(pc.not_equal(rows["verdict"], VERDICTS[NEGATIVE]))
         image_E, text_E, p_E = (rows[name].to_numpy() for name in COLUMNS[:3])
         weight_E = rows[WEIGHT].to_numpy().astype(np.float32) if WEIGHT in names else None
         p_E = _as_judged(p_E.astype(np.float32), rows["verdict"].to_numpy(), np.float32(low), np.float32(high))
         image_U, text_U = np.unique(image_E), np.unique(text_E)
         key_E = np.searchsorted(image_U, image_E) * len(text_U) + np.searchsorted(text_U, text_E)
-        order_E = np.argsort(key_E)
+        order_E = np.lexsort((-p_E, key_E))  # of a pair that comes twice the surest
         columns = image_U, text_U, key_E[order_E], p_E[order_E]
         name = digest(*columns) if weight_E is None else digest(*columns, weight_E[order_E])
         return cls(f"file:{name}", *columns, (p_E if weight_E is None else weight_E)[order_E])
@@ -100,6 +110,12 @@ class FileScorer:
             found &= image_found & text_found
             value_K[found] = value_E[at[found]]
         return torch.from_numpy(value_K).to(image_K.device)
+
+
+def _ids_of(captions: pa.ChunkedArray, text_ids: TextIds) -> pa.Array:
+    encoded = captions.combine_chunks().dictionary_encode()
+    ids = pa.array([text_ids(caption) for caption in encoded.dictionary.to_pylist()], pa.int64())
+    return ids.take(encoded.indices)
 
 
 def _find(sorted_U: Ints, wanted_K: Ints) -> tuple[Ints, NDArray[np.bool_]]:
@@ -138,8 +154,8 @@ def build_verdicts(request: ScorerRequest) -> FileScorer:
         raise ValueError(
             f"{request.where}: arch file needs path, the connections.parquet that `python -m lavis_mafa.mine` wrote"
         )
-    rule = request.rule
-    scorer = FileScorer.read(path, rule.low, rule.high, weighted=rule.positive_weight == "probability")
+    rule, text_ids = request.rule, None if request.data is None else request.data.table.text_id_of
+    scorer = FileScorer.read(path, rule.low, rule.high, text_ids, weighted=rule.positive_weight == "probability")
     if request.data is not None and not scorer.covers(request.data.table.image_id):
         raise ValueError(
             f"{request.where}.path: {path} holds no image of the training data; mine that data, under its dataset name"

@@ -6,6 +6,7 @@ import torch
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import judge
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.data.identity import text_id
 from lavis_mafa.scorers.verdict_file import FileScorer
 
 WORDS = {1: "connection", 0: "ambiguous", -1: "negative"}
@@ -177,3 +178,16 @@ def test_weights_that_the_run_would_not_read_or_that_are_none_are_refused(tmp_pa
     for bad in ([0.5, 1.5], [0.5, np.nan], ["a", "b"]):
         with pytest.raises(ValueError, match="weight must be a number"):
             FileScorer.read(weighted(path, bad), 0.5, 0.8, weighted=True)
+
+
+def test_a_file_is_looked_up_by_what_the_model_of_the_run_reads(tmp_path):
+    """It was mined by a model that tells "A dog." from "a dog"; for that of the run they are one text."""
+    frame = pd.DataFrame({"image_id": [1, 1, 2], "text_id": [text_id(c) for c in ("A dog.", "a dog", "a cat")]})
+    frame = frame.assign(
+        caption=["A dog.", "a dog", "a cat"], p=[0.6, 0.9, 0.7], verdict=["ambiguous", "connection", "ambiguous"]
+    )
+    frame.to_parquet(tmp_path / "c.parquet")
+    scorer = FileScorer.read(tmp_path / "c.parquet", 0.5, 0.8, lambda caption: text_id(caption.strip(".")))
+    samples = {"image_id": torch.tensor([1, 2]), "text_id": torch.tensor([text_id("a dog"), text_id("a cat")])}
+    image, text = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    assert scorer.score(samples, image, text).tolist() == pytest.approx([0.9, 0, 0, 0.7])

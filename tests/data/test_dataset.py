@@ -1,4 +1,5 @@
 import random
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +8,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from lavis_mafa.core.pairs import known_positives
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset, seeded
+from lavis_mafa.data.identity import text_id
 from lavis_mafa.data.images import BadImageError
 from lavis_mafa.data.records import RecordTable
 
@@ -227,3 +230,23 @@ def test_retrieval_wants_one_record_an_image():
     rows = pa.table({"image": ["a", "a"], "caption": [["1"], ["2"]]})
     with pytest.raises(ValueError, match="gather its rows"):
         RetrievalDataset(RecordTable.from_rows(rows, "toy", one_caption_a_record=True), open_image, to_tensor, str)
+
+
+def without_marks(caption: str) -> str:
+    return re.sub(r"[.!]", " ", caption.lower()).strip()
+
+
+def test_captions_that_the_processor_makes_equal_are_one_text():
+    rows = pa.table({"image": ["a", "b", "c"], "caption": [["A dog.", "a cat"], ["a dog!"], ["a dog?"]]})
+    table = RecordTable.from_rows(rows, "toy")
+    assert len(set(table.text_id.tolist())) == 4
+    pairs = PairDataset(table, open_image, to_tensor, without_marks, seed=0, augmented=False)
+    known = known_positives(*(torch.tensor([pairs[i][name] for i in range(3)]) for name in ("image_id", "text_id")))
+    assert pairs[0]["text_input"] == "a cat" or known[0].tolist() == [True, True, False]
+    ids = pairs.table.text_id.tolist()
+    assert ids[0] == ids[2] != ids[3] and ids[0] == text_id("a dog") == pairs.table.text_id_of("A  DOG!")
+    assert pairs.table.captions.to_pylist() == ["A dog.", "a cat", "a dog!", "a dog?"]  # as they stand in the file
+    assert pairs.table.fingerprint == table.fingerprint
+    held_out = RetrievalDataset(table, open_image, to_tensor, without_marks)
+    offsets, positives = held_out.positives(same_text=True)
+    assert np.split(positives, offsets[1:-1])[1].tolist() == [0, 2]

@@ -251,3 +251,15 @@ def test_doubted_own_pairs_are_listed_the_worst_first(mined, corpus, tmp_path):
     results.write_suspects(tmp_path / "suspects.csv", corpus, mined, at)
     frame = pd.read_csv(tmp_path / "suspects.csv")
     assert frame["p"].is_monotonic_increasing and len(frame) == len(at) > 0
+
+
+def test_captions_that_the_model_reads_alike_are_no_candidates_of_each_other(tmp_path):
+    """Nor are embeddings reused that were made while they were two texts."""
+    two = table([("a.jpg", ["a dog."]), ("b.jpg", ["a dog"]), ("c.jpg", ["a cat"])])
+    one = two.read_through(lambda caption: caption.strip("."))
+    for records, texts, own in ((two, 3, 3), (one, 2, 3)):
+        corpus, world = Corpus.of(records), World()
+        mined = mine(corpus, world.networks(), SearchSettings(range_max=3), MafaSettings(), tmp_path, "data")
+        assert (corpus.n_texts, len(corpus.own_record_P), len(mined.p_K)) == (texts, own, 3 * texts - own)
+        assert world.calls > 0
+        assert corpus.places(["a dog.", "A DOG", "a  cat", "x"]).tolist() == [0, 1 if texts == 3 else 0, texts - 1, -1]
