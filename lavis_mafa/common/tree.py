@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import cast
 
 Keys = Mapping[str, object]
@@ -22,6 +23,6 @@ def keys_at(tree: object, *path: str) -> Keys:
 
 
 def number_at(tree: object, *path: str) -> float | None:
-    """The number at `path`; None where something else stands there."""
+    """The number at `path`, also one of NumPy; None where something else stands there."""
     found = at(tree, *path)
-    return found if isinstance(found, (int, float)) else None
+    return float(found) if isinstance(found, Real) else None

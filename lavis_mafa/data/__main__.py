@@ -5,9 +5,8 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.common.config_file import (
@@ -51,15 +50,15 @@ def _check(given: argparse.Namespace) -> int:
     if given.workers < 1:
         raise ValueError(f"--workers is {given.workers}; it must be at least 1")
     dataset, batch_size = _settings(given.cfg_path, given.options)
-    roots = [dataset["images"]] if isinstance(dataset["images"], str) else dataset["images"] or [""]
+    roots = [dataset.images] if isinstance(dataset.images, str) else list(dataset.images or [""])
     for root in roots:
         if not root or not Path(root).is_dir():
             raise ValueError(f"datasets.{CHECKED}.images: no folder at {root!r}")
-    if not any((dataset.get("annotations") or {}).values()):
+    if not any((dataset.annotations or {}).values()):
         raise ValueError(f"datasets.{CHECKED}.annotations is empty; set it, e.g. annotations: {{train: my.json}}")
     columns, rules = dataset.get("columns") or {}, ImageRules.of(dataset)
     reports = {}
-    splits = {split: files for split, files in dataset["annotations"].items() if files}  # null: without that split
+    splits = {split: files for split, files in dataset.annotations.items() if files}  # null: without that split
     for split, files in splits.items():
         paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
         cleaned = given.output / f"{split}_clean.jsonl"
@@ -72,7 +71,7 @@ def _check(given: argparse.Namespace) -> int:
     return int(any(report.problems for report in reports.values()))
 
 
-def _settings(path: Path, options: list[str]) -> tuple[Mapping[str, Any], int]:
+def _settings(path: Path, options: list[str]) -> tuple[DictConfig, int]:
     """(datasets.image_text over its packaged defaults, run.batch_size_train)."""
     given = read_config_file(path, options)
     with named_config_errors(path):
@@ -82,16 +81,15 @@ def _settings(path: Path, options: list[str]) -> tuple[Mapping[str, Any], int]:
             raise ValueError(f"{path}: datasets are {names}; this command checks {CHECKED}{rendered}")
         run = OmegaConf.create({"run": {"batch_size_train": TrainRun.batch_size_train}})
         config = home_expanded(merged(run, loaded(CONFIGS / "datasets" / f"{CHECKED}.yaml"), given))
-        return plain_config(config.datasets[CHECKED]), int(config.run.batch_size_train)
+        return OmegaConf.create(dict(plain_config(config.datasets[CHECKED]))), int(config.run.batch_size_train)
 
 
 def _readable(split: str, report: SplitReport) -> str:
-    kinds = report.as_dict()["kinds"]
     lines = [
         f"{split}: {report.rows} rows, {report.kept_rows} kept: {report.records} records, {report.captions} captions",
         "  images: " + (", ".join(f"{count} {mode}" for mode, count in report.modes.most_common()) or "none"),
         *(f"  note: {count} {note}" for note, count in report.notes.items()),
-        *(f"  problems with {kind}: {count}" for kind, count in kinds.items()),
+        *(f"  problems with {kind}: {count}" for kind, count in report.kinds.items()),
         *(f"    {' '.join(filter(None, (p.file, p.place)))}: {p.message}" for p in report.problems[:SHOWN]),
     ]
     if len(report.problems) > SHOWN:

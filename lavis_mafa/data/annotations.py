@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -63,9 +63,11 @@ def _read_file(
     for place, row in rows_of(file, split):
         try:
             columns = columns or Columns.find(row, image_key, caption_key, id_key)
-            columns.append(row, rows)
+            found = columns.read(row)
         except ValueError as error:
             raise ValueError(f"{file}, {place}: {error}") from None
+        for name, value in zip(ROWS.names, found, strict=True):
+            rows[name].append(value)
         if len(rows["image"]) == CHUNK:
             chunks.append(pa.table(rows, schema=ROWS))
             rows = _empty()
@@ -76,7 +78,7 @@ def _read_file(
 
 def annotated_rows(
     file: Path, image_key: str | None = None, caption_key: str | None = None, id_key: str | None = None
-) -> Iterator[tuple[Mapping[str, Any], str, str | None, str]]:
+) -> Iterator[tuple[Mapping[str, object], str, str | None, str]]:
     """Every row of a file as read, with image, image id (None without one) and caption column."""
     columns: Columns | None = None
     for _, row in rows_of(file):
@@ -88,6 +90,14 @@ def annotated_rows(
 
 def _empty() -> dict[str, list[object]]:
     return {name: [] for name in ROWS.names}
+
+
+class Fields(NamedTuple):
+    """What a row holds, as in `ROWS`."""
+
+    image: str
+    captions: list[str]
+    image_id: str | None
 
 
 @dataclass(frozen=True)
@@ -114,12 +124,12 @@ class Columns:
             return name if not folder else encodable(str(folder))
         return posixpath.join(encodable(str(folder)), name)
 
-    def append(self, row: object, rows: dict[str, list[object]]) -> None:
+    def read(self, row: object) -> Fields:
+        """Raises ValueError: no object, or an image or a caption that is not text."""
         values = _mapping(row)
-        rows["image"].append(self.path(values))
-        rows["caption"].append(_captions(values, self.caption))
         key = values.get(self.id)
-        rows["image_id"].append(None if key is None or key == "" else encodable(key_string(key)))
+        image_id = None if key is None or key == "" else encodable(key_string(key))
+        return Fields(self.path(values), _captions(values, self.caption), image_id)
 
 
 def _mapping(row: object) -> Mapping[str, object]:

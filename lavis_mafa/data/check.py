@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.common.progress import progress_bar
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
     file: str
     place: str
-    values: Mapping[str, Any]
+    values: object
     image: str
     image_id: str | None
     captions: list[str]
@@ -71,10 +71,14 @@ class SplitReport:
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many problems there are of each kind."""
+        return Counter(problem.kind for problem in self.problems)
+
+    def as_dict(self) -> dict[str, object]:
         """Plain types, for JSON."""
-        kinds = Counter(problem.kind for problem in self.problems)
-        return {**vars(self), "kinds": kinds, "problems": [problem._asdict() for problem in self.problems]}
+        return {**vars(self), "kinds": self.kinds, "problems": [problem._asdict() for problem in self.problems]}
 
 
 @dataclass(frozen=True)
@@ -168,15 +172,12 @@ def _rows_of(file: Path, annotation: Annotation, problems: list[Problem]) -> Ite
 
     for place, values in rows_of(file, annotation.split, broken):
         found = found or Columns.find(values, *keys)
-        read: dict[str, list[Any]] = {"image": [], "caption": [], "image_id": []}
         try:
-            found.append(values, read)
+            path, captions, image_id = found.read(values)
         except ValueError as error:
             broken(place, str(error))
             continue
-        assert isinstance(values, Mapping), "other rows are refused"
-        image = _spelled(annotation.root, read["image"][0])
-        yield Row(str(file), place, values, image, read["image_id"][0], read["caption"][0])
+        yield Row(str(file), place, values, _spelled(annotation.root, path), image_id, captions)
 
 
 def _spelled(root: Roots, path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,31 @@ from lavis_mafa.data.records import RecordTable
 
 VisProcessor = Callable[[Image.Image], Tensor]
 TextProcessor = Callable[[str], str]
-Sample = dict[str, Any]  # what LAVIS' model of the task reads
 RowT = TypeVar("RowT")
+
+
+class Sample(TypedDict, total=False):
+    """What LAVIS' model of the task reads of a row: a question with its answers, or a statement about two images."""
+
+    index: int
+    image: Tensor
+    image0: Tensor
+    image1: Tensor
+    text_input: str
+    answers: list[str]
+    weights: list[float]
+    label: int
+
+
+class Questions(TypedDict):
+    """A batch as LAVIS' albef_vqa reads it: all answers in one list, `n_answers` of them to a question."""
+
+    image: Tensor
+    text_input: list[str]
+    answer: list[str]
+    weight: Tensor
+    n_answers: Tensor
+    index: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,8 +121,7 @@ class AnsweredQuestions(TrainingRows[QuestionRow]):
             "weights": [count / len(row.answers) for count in given.values()],
         }
 
-    def collater(self, samples: Sequence[Sample]) -> Sample:
-        """A batch as LAVIS' albef_vqa reads it: all answers in one list, `n_answers` of them to a question."""
+    def collater(self, samples: Sequence[Sample]) -> Questions:
         return {
             "image": torch.stack([sample["image"] for sample in samples]),
             "text_input": [sample["text_input"] for sample in samples],
@@ -139,8 +161,12 @@ class Statements(TrainingRows[StatementRow]):
 
     def sample(self, index: int) -> Sample:
         row = self.rows[index]
-        views = {f"image{side}": self.vis_processor(self.open_side(index, side)) for side in (0, 1)}
-        sample = {**views, "text_input": self.text_processor(row.sentence), "label": int(bool(row.holds))}
+        sample: Sample = {
+            "image0": self.vis_processor(self.open_side(index, 0)),
+            "image1": self.vis_processor(self.open_side(index, 1)),
+            "text_input": self.text_processor(row.sentence),
+            "label": int(bool(row.holds)),
+        }
         return self.flip(sample) if self.flip is not None else sample
 
 

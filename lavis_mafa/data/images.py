@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -42,19 +42,19 @@ class ImageRules:
     max_pixels: int = 64_000_000
 
     @classmethod
-    def of(cls, dataset: Mapping[str, Any]) -> ImageRules:
+    def of(cls, dataset: Mapping[str, object]) -> ImageRules:
         """Of a section datasets.NAME.
 
         Raises:
             ValueError: a value of another type.
         """
-        given = {one.name: dataset[one.name] for one in fields(cls) if dataset.get(one.name) is not None}
-        if not isinstance(given.get("allow_symlinks", False), bool):
-            raise ValueError(f"allow_symlinks is {given['allow_symlinks']!r}: allowed is true or false")
-        pixels = given.get("max_pixels", 1)
+        given = {one.name: dataset.get(one.name) for one in fields(cls)}
+        links, pixels = (one.default if given[one.name] is None else given[one.name] for one in fields(cls))
+        if not isinstance(links, bool):
+            raise ValueError(f"allow_symlinks is {links!r}: allowed is true or false")
         if not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1:
             raise ValueError(f"max_pixels is {pixels!r}: allowed is a whole number from 1 on")
-        return cls(**given)
+        return cls(links, pixels)
 
 
 DEFAULTS = ImageRules()

@@ -6,11 +6,11 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import cast
 
 from lavis_mafa.data.identity import key_string
 
-Document = Mapping[str, Any]
+Document = Mapping[str, object]
 KNOWN = "a list of rows, JSON lines, COCO's captions (images, annotations) or Karpathy's splits (images with sentences)"
 SPLITS = {"train": ("train", "restval")}  # COCO's usual training split; any other is called as the file calls it
 
@@ -26,51 +26,54 @@ def layout_rows(document: Document, split: str | None) -> Iterator[tuple[str, ob
     Raises:
         ValueError: an annotation without its image or its caption, or a split that the file lacks.
     """
-    return _coco(document) if _is_coco(document) else _karpathy(document["images"], split)
+    return _coco(document) if _is_coco(document) else _karpathy(_objects(document, "images"), split)
 
 
 def layout_hint(row: Document) -> str:
     """For the message about a row without an image: that it is no row but a data set of another layout."""
-    held = [name for name, value in row.items() if _is_objects(value)]
+    held = [name for name in row if _objects(row, name)]
     return f"; {held[0]!r} holds a list of objects, and the layouts that are read are {KNOWN}" if held else ""
 
 
 def add_captions(document: Document, captions_of: Callable[[str, str | None], list[str]]) -> int:
     """Adds captions to a layout, in place; returns how many. captions_of: path, id of an image → its new captions."""
-    added, last = 0, max((int(one.get("id", 0)) for one in document.get("annotations", [])), default=0)
-    numbers = count(last + 1)
-    for image in document["images"]:
+    added, annotations = 0, _objects(document, "annotations")
+    numbers = count(max((int(str(one.get("id", 0))) for one in annotations), default=0) + 1)
+    for image in _objects(document, "images"):
         for caption in captions_of(_path(image), _key(image)):
-            if _is_coco(document):
-                document["annotations"].append({"image_id": image["id"], "id": next(numbers), "caption": caption})
+            if annotations:
+                annotations.append({"image_id": image["id"], "id": next(numbers), "caption": caption})
             else:
-                image["sentences"].append({"raw": caption})
+                cast(list[object], image["sentences"]).append({"raw": caption})
             added += 1
     return added
 
 
-def _is_objects(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
+def _objects(document: Document, name: str) -> list[dict[str, object]]:
+    """The list of objects at a key; empty where anything else stands there."""
+    value = document.get(name)
+    return value if isinstance(value, list) and all(isinstance(one, Mapping) for one in value) else []
 
 
 def _is_coco(document: Document) -> bool:
-    return _is_objects(document.get("images")) and _is_objects(document.get("annotations"))
+    return bool(_objects(document, "images") and _objects(document, "annotations"))
 
 
 def _is_karpathy(document: Document) -> bool:
-    images = document.get("images")
-    return _is_objects(images) and "sentences" in document["images"][0]
+    images = _objects(document, "images")
+    return bool(images) and "sentences" in images[0]
 
 
 def _coco(document: Document) -> Iterator[tuple[str, object]]:
     captions: dict[str, list[object]] = defaultdict(list)
-    for number, one in enumerate(document["annotations"], 1):
+    images = _objects(document, "images")
+    for number, one in enumerate(_objects(document, "annotations"), 1):
         if "image_id" not in one or "caption" not in one:
             raise ValueError(f"annotation {number} has no image_id or no caption; COCO's captions_*.json have both")
         captions[key_string(one["image_id"])].append(one["caption"])
-    if unknown := captions.keys() - {_key(image) for image in document["images"]}:
+    if unknown := captions.keys() - {_key(image) for image in images}:
         raise ValueError(f"annotations name the image_id {min(unknown)}, which its images lack")
-    for number, image in enumerate(document["images"], 1):
+    for number, image in enumerate(images, 1):
         key = _key(image)
         yield (
             f"image {number}",
@@ -85,7 +88,8 @@ def _karpathy(images: Sequence[Document], split: str | None) -> Iterator[tuple[s
         raise ValueError(f"it has no split {split!r}; give the file to a split that it has: {names}")
     for number, image in enumerate(images, 1):
         if split is None or image.get("split") in (None, *wanted):
-            captions = [one.get("raw") if isinstance(one, Mapping) else one for one in image.get("sentences") or []]
+            sentences = cast(list[object], image.get("sentences") or [])
+            captions = [one.get("raw") if isinstance(one, Mapping) else one for one in sentences]
             yield f"image {number}", {"image": _path(image), "image_id": _key(image), "caption": captions}
 
 

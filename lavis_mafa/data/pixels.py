@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
@@ -34,7 +32,7 @@ def in_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
+def _eight_bits(grey: NDArray[np.floating | np.integer]) -> NDArray[np.uint8]:
     """Grey levels scaled to 0 .. 255: floats from 0 .. 1, integers from 0 .. 65535 (older Pillow widens 16 bits to 32).
 
     Levels that fit in 0 .. 255 stay as they are, except where the file has 16 bits a pixel.

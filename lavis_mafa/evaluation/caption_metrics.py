@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pycocoevalcap
 from pycocoevalcap.bleu.bleu import Bleu
@@ -23,7 +22,7 @@ SPICE_JAR = Path(next(iter(pycocoevalcap.__path__))) / "spice" / "lib" / "stanfo
 SPICE_REMEDY = "needs Java and Stanford's models, which pycocoevalcap.spice.get_stanford_models fetches"
 REMEDIES = {"METEOR": "needs a Java that runs it", "SPICE": SPICE_REMEDY}
 Texts = Mapping[int, Sequence[str]]
-CaptionMetrics = dict[str, Any]  # figures, and what they were made with
+CaptionMetrics = dict[str, object]  # figures, and what they were made with
 
 
 def caption_metrics(predicted: Mapping[int, str], references: Texts) -> CaptionMetrics:

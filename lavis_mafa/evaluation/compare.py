@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.tree import at, keys_at, number_at
 
 ROWS = tuple[str, dict[str, float | None]]
 
@@ -30,37 +30,32 @@ def compared(folders: Iterable[Path], untrained: Iterable[Path] = ()) -> pd.Data
     return pd.DataFrame(table).T.dropna(axis=1, how="all")
 
 
-def _read(folder: Path) -> Any:
+def _read(folder: Path) -> object:
     path = folder / "results.json"
     with reading(path, "results of a finished evaluation"):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _rows(results: Mapping[str, Any]) -> Iterable[ROWS]:
-    published = dict(results.get("expected") or {})
-    measure = "CIDEr" if results.get("task") == "mafa_captioning" else "accuracy"
-    for split, found in (results.get("answers") or {}).items():
+def _rows(results: object) -> Iterable[ROWS]:
+    published, run = keys_at(results, "expected"), keys_at(results, "config", "run")
+    measure = "CIDEr" if at(results, "task") == "mafa_captioning" else "accuracy"
+    for split, found in keys_at(results, "answers").items():
         yield (
-            f"{results['dataset']}, {split}: {measure}",
+            f"{at(results, 'dataset')}, {split}: {measure}",
             {
-                "this checkpoint": found.get("all"),
-                "answers lemmatised": _all(found, "lemmatised"),
-                "without the image": _all(found, "without_image"),
-                "one answer to all": _all(found, "majority"),
-                **published,
+                "this checkpoint": number_at(found, "all"),
+                "answers lemmatised": number_at(found, "lemmatised", "all"),
+                "without the image": number_at(found, "without_image", "all"),
+                "one answer to all": number_at(found, "majority", "all"),
+                **{name: number_at(published, name) for name in published},
             },
         )
-    recalls = results.get("retrieval") or {}
+    recalls = keys_at(results, "retrieval")
     for ranking in [name for name in ("itm", "itc") if name in recalls][:1]:
-        for way, values in recalls[ranking]["annotation"].items():
-            run = results["config"]["run"]
-            expected = {name: figures[way] for name, figures in (run.get("expected") or {}).items()}
-            name = f"{Path(run['output_dir']).name}: {way} R@1 ({ranking.upper()})"
-            yield name, {"this checkpoint": values["r1"], **expected}
-
-
-def _all(found: Mapping[str, Any], name: str) -> float | None:
-    return (found.get(name) or {}).get("all")
+        for way in keys_at(recalls, ranking, "annotation"):
+            expected = {name: number_at(figures, way) for name, figures in keys_at(run, "expected").items()}
+            name = f"{Path(str(at(run, 'output_dir'))).name}: {way} R@1 ({ranking.upper()})"
+            yield name, {"this checkpoint": number_at(recalls, ranking, "annotation", way, "r1"), **expected}
 
 
 def main() -> None:

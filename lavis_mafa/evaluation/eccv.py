@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -89,12 +89,23 @@ def eccv_figures(
     return {name: {"text": 100 * float(v["i2t"]), "image": 100 * float(v["t2i"])} for name, v in found.items()}
 
 
-def _metrics() -> Any:  # the package has no types
+class _Metrics(Protocol):
+    """What is used of eccv_caption's, which has no types. i2t, t2i: {id of a query: ids found, best first}."""
+
+    coco_gts: Mapping[str, Mapping[int, Sequence[int]]]
+
+    def compute_all_metrics(
+        self, i2t: dict[int, list[int]], t2i: dict[int, list[int]], target_metrics: Sequence[str], Ks: Sequence[int]
+    ) -> dict[str, dict[str, float]]: ...
+
+
+def _metrics() -> _Metrics:
     try:
         from eccv_caption import Metrics
     except ImportError as error:
         raise ValueError(f"run.coco_captions needs the package eccv_caption; {REMEDY}") from error
-    return Metrics()
+    metrics: _Metrics = Metrics()
+    return metrics
 
 
 def _ranked(rows: Callable[[range], np.ndarray], query_id: np.ndarray, item_id: np.ndarray) -> dict[int, list[int]]:

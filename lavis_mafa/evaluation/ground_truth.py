@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from urllib.request import urlopen
 
 from lavis.common.registry import registry
@@ -24,6 +24,25 @@ from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
 from lavis_mafa.data.splits import OpensImages
 
 FETCH_S = 60.0  # of silence, after which a server is given up
+
+
+class Annotation(TypedDict, total=False):
+    """A question or a caption in a file of LAVIS, or in COCO's format."""
+
+    image: str
+    img_id: int
+    question_id: int
+    question: str
+    answer: list[str]
+    answers: list[dict[str, str]]
+    question_type: str
+    answer_type: str
+
+
+class CocoCaption(TypedDict):
+    id: int
+    image_id: int
+    caption: str
 
 
 def question_rows(dataset: QuestionDataset | BaseDataset) -> list[QuestionRow]:
@@ -42,14 +61,14 @@ def image_opener(dataset: OpensImages | BaseDataset) -> OpenImage:
     return lambda number: open_image(dataset.vis_root, dataset.annotation[number]["image"], rules)
 
 
-def _official(path: str | None) -> dict[int, Any]:
+def _official(path: str | None) -> dict[int, Annotation]:
     if not path:
         return {}
     with open(path, encoding="utf-8") as file:
         return {int(one["question_id"]): one for one in json.load(file)["annotations"]}
 
 
-def _row(annotation: Mapping[str, Any], official: Mapping[str, Any]) -> QuestionRow:
+def _row(annotation: Annotation, official: Annotation) -> QuestionRow:
     return QuestionRow(
         int(annotation["question_id"]),
         str(annotation["image"]),
@@ -88,7 +107,7 @@ def caption_truth(
     return CaptionTruth(ids, images, references or {})
 
 
-def _image_id(annotation: Mapping[str, Any]) -> int:
+def _image_id(annotation: Annotation) -> int:
     """nocaps names its images by number; COCO's number ends the file's name (COCO_val2014_000000391895.jpg)."""
     if "img_id" in annotation:
         return int(annotation["img_id"])
@@ -104,10 +123,10 @@ def read_references(source: str) -> dict[int, list[str]]:
     return dict(found)
 
 
-def read_coco(path: Path, setting: str) -> list[dict[str, Any]]:
+def read_coco(path: Path, setting: str) -> list[CocoCaption]:
     """The annotations of a COCO captions file, which `setting` names."""
     with reading(path, "COCO captions file", f"Set {setting} to a file of that kind, e.g. captions_val2014.json."):
-        annotations: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        annotations: list[CocoCaption] = json.loads(path.read_text(encoding="utf-8"))["annotations"]
     return annotations
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,15 +104,16 @@ def _judged(row: object, record_of: Mapping[str, int]) -> tuple[int, str, bool, 
     return record, row["caption"], label, row["kind"], unanimous
 
 
-def _votes(row: Mapping[str, Any]) -> list[bool]:
+def _votes(row: Mapping[str, object]) -> list[bool]:
     """The vote of every person: whether the caption fits the image."""
     crowd = [row.get(key, 0) for key in ("cf_yes", "cf_no")]
     experts = row.get("expert", [])
-    if not all(type(count) is int and count >= 0 for count in crowd):
+    counts = [count for count in crowd if type(count) is int and count >= 0]
+    if len(counts) < len(crowd):
         raise ValueError(f"'cf_yes' and 'cf_no' must be counts of votes, not {crowd!r:.80}")
     if not isinstance(experts, list) or not all(grade in (1, 2, 3, 4) for grade in experts):
         raise ValueError(f"'expert' must be a list of grades from 1 to 4, not {experts!r:.80}")
-    votes = [True] * crowd[0] + [False] * crowd[1] + [grade >= DESCRIBES for grade in experts]
+    votes = [True] * counts[0] + [False] * counts[1] + [grade >= DESCRIBES for grade in experts]
     if not votes:
         raise ValueError("lacks votes: add cf_yes and cf_no, or expert")
     return votes

@@ -7,7 +7,6 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +81,7 @@ def lemmatised(predicted: Sequence[str]) -> list[str] | None:
     return [lemmas[answer] for answer in predicted]
 
 
-def accuracies(rows: Sequence[QuestionRow], verdict_N: np.ndarray) -> dict[str, Any]:
+def accuracies(rows: Sequence[QuestionRow], verdict_N: np.ndarray) -> dict[str, object]:
     """In percent: `all`, `by_answer_type`, `by_question_type`, and how many questions have a known answer."""
     known = ~np.isnan(verdict_N)
     table = pd.DataFrame(
@@ -92,7 +91,7 @@ def accuracies(rows: Sequence[QuestionRow], verdict_N: np.ndarray) -> dict[str, 
             "question_type": [row.question_type or UNKNOWN for row, k in zip(rows, known, strict=True) if k],
         }
     )
-    found: dict[str, Any] = {"questions": int(known.sum()), "all": table["verdict"].mean() if len(table) else None}
+    found: dict[str, object] = {"questions": int(known.sum()), "all": table["verdict"].mean() if len(table) else None}
     for name in ("answer_type", "question_type"):
         found[f"by_{name}"] = {str(kind): part.mean() for kind, part in table.groupby(name)["verdict"]}
     return found

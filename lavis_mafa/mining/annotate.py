@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +22,7 @@ from lavis_mafa.data.images import Roots, relative_path
 from lavis_mafa.data.layouts import add_captions
 from lavis_mafa.data.readers import CHUNK, layout_of
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 Rows = Iterator[Row]
 
 
@@ -56,10 +56,11 @@ def write_connected(
         for row, path, key, caption_column in annotated_rows(source, **columns):
             captions = new_captions(path, key)
             added += len(captions)
-            if isinstance(row[caption_column], list):
-                yield {**row, caption_column: [*row[caption_column], *captions]}
+            own = row[caption_column]
+            if isinstance(own, list):
+                yield {**row, caption_column: [*own, *captions]}
                 continue
-            if listed := written_list(row[caption_column], caption_column):
+            if listed := written_list(str(own), caption_column):
                 yield {**row, caption_column: json.dumps([*listed, *captions], ensure_ascii=False)}
                 continue
             yield row

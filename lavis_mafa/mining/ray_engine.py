@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +111,13 @@ def _started() -> ModuleType:
         raise ValueError('--engine ray needs Ray: pip install -e ".[ray]", or drop --engine ray') from None
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
-        own = {"address": "local", "num_cpus": LOCAL_WORKERS, "include_dashboard": False}
-        cluster: dict[str, Any] = {"address": address} if address else own
-        ray.init(**cluster, log_to_driver=False, logging_level=logging.WARNING)
+        workers, dashboard = (None, None) if address else (LOCAL_WORKERS, False)
+        ray.init(
+            address or "local",
+            num_cpus=workers,
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
     module: ModuleType = ray
     return module

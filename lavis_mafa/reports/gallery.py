@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -119,7 +119,7 @@ def _thumbnail(image: Image.Image, folder: Path, record: int) -> str:
     return address
 
 
-def _plain(row: GalleryRow) -> dict[str, Any]:
+def _plain(row: GalleryRow) -> dict[str, object]:
     """A row without unknown fields; scores are rounded."""
     values = {name: value for name, value in asdict(row).items() if value not in (None, "")}
     return values | {name: round(values[name], 6) for name in ("p", "similarity") if name in values}

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
+from lavis_mafa.common.tree import Keys, at, keys_at
 
 RANKINGS = {"itc": "by ITC", "itm": "re-ranked by ITM"}
 RECALLS = {"r1": "R@1", "r5": "R@5", "r10": "R@10"}
@@ -25,11 +26,10 @@ PLAN = {
     "false_negatives_per_batch": ("false negatives per batch", 1, ""),
     "itm_false_negative_rate": ("false negatives among ITM negatives", 100, " %"),
 }
-Figures = Mapping[str, float | None]
 Row = tuple[str, list[str]]  # a name and its figures
 
 
-def results_table(results: Mapping[str, Any]) -> str:
+def results_table(results: Keys) -> str:
     """The results as text. Any part, and any figure of a part, may be missing or None; it then shows as "-".
 
     results: `retrieval` {itc | itm: {annotation | truth: {image | text: {r1, r5, r10: percent}}},
@@ -39,15 +39,14 @@ def results_table(results: Mapping[str, Any]) -> str:
         `connections` {pairs_scored, connections: counts; precision, recall, coverage: shares},
         `plan` {sampling; distinct_images_per_batch, false_negatives_per_batch; itm_false_negative_rate: share}.
     """
-    retrieval = results.get("retrieval") or {}
     parts = (
-        _against("Retrieval, in %", retrieval, RECALLS),
-        _against("Several matches, in %", retrieval.get("at_r") or {}, AT_R),
-        _eccv(retrieval.get("eccv") or {}),
-        _zero_shot(results.get("zero_shot") or {}),
-        _judgments(results.get("judgments") or {}),
-        _connections(results.get("connections") or {}),
-        _plan(results.get("plan") or {}),
+        _against("Retrieval, in %", keys_at(results, "retrieval"), RECALLS),
+        _against("Several matches, in %", keys_at(results, "retrieval", "at_r"), AT_R),
+        _eccv(keys_at(results, "retrieval", "eccv")),
+        _zero_shot(keys_at(results, "zero_shot")),
+        _judgments(keys_at(results, "judgments")),
+        _connections(keys_at(results, "connections")),
+        _plan(keys_at(results, "plan")),
     )
     return "\n\n".join(part for part in parts if part)
 
@@ -59,55 +58,55 @@ def write_json(path: str | Path, obj: object) -> None:
         file.write(content + b"\n")
 
 
-def _against(title: str, found: Mapping[str, Mapping[str, Mapping[str, Figures]]], figures: Mapping[str, str]) -> str:
+def _against(title: str, found: Keys, figures: Mapping[str, str]) -> str:
     """A row a relevance and ranking; the figures of image queries and of text queries."""
     rows = [
         (
             f"against the {relevance}, {label}",
-            [_figure(scores.get(way, {}).get(name)) for way in ("image", "text") for name in figures],
+            [_figure(at(scores, way, name)) for way in ("image", "text") for name in figures],
         )
         for relevance in ("annotation", "truth")
         for ranking, label in RANKINGS.items()
-        if (scores := found.get(ranking, {}).get(relevance))
+        if (scores := keys_at(found, ranking, relevance))
     ]
     first, *others = figures.values()
     return _table(title, [f"image {first}", *others, f"  text {first}", *others], rows)
 
 
-def _eccv(eccv: Mapping[str, Mapping[str, Figures]]) -> str:
+def _eccv(eccv: Keys) -> str:
     rows = [
-        (f"{name}, {label}", [_figure(found[name].get(way)) for way in ("image", "text")])
+        (f"{name}, {label}", [_figure(at(found, name, way)) for way in ("image", "text")])
         for ranking, label in RANKINGS.items()
-        if (found := eccv.get(ranking))
+        if (found := keys_at(eccv, ranking))
         for name in sorted(found)
     ]
     return _table("ECCV Caption and CxC, in %", ["image", "text"], rows)
 
 
-def _zero_shot(found: Figures) -> str:
+def _zero_shot(found: Keys) -> str:
     images, classes = (_figure(found.get(name), digits=0) for name in ("images", "classes"))
     row = [classes, *(_figure(found.get(name)) for name in ("top1", "top5"))]
     title, header = "Zero-shot classification, in %", ["classes", "top 1", "top 5"]
     return _table(title, header, [(f"over {images} images", row)] if found else [])
 
 
-def _judgments(judgments: Mapping[str, Mapping[str, Figures]]) -> str:
+def _judgments(judgments: Keys) -> str:
     """One row per selection of pairs: AUC and average precision (AP) of every scorer that any row has."""
-    shown = {name: label for name, label in SCORERS.items() if any(name in found for found in judgments.values())}
+    shown = {name: label for name, label in SCORERS.items() if any(at(found, name) for found in judgments.values())}
     rows = [
-        (label, [_figure(next(iter(found.values())).get("pairs"), digits=0), *_of_scorers(found, shown)])
+        (label, [_figure(at(next(iter(found.values())), "pairs"), digits=0), *_of_scorers(found, shown)])
         for name, label in JUDGED.items()
-        if (found := judgments.get(name))
+        if (found := keys_at(judgments, name))
     ]
     header = ["pairs", *(title for label in shown.values() for title in (f"  {label} AUC", "AP"))]
     return _table("Agreement with human judgments", header, rows)
 
 
-def _of_scorers(found: Mapping[str, Figures], scorers: Iterable[str]) -> list[str]:
-    return [_figure(found.get(scorer, {}).get(name), digits=3) for scorer in scorers for name in ("auc", "ap")]
+def _of_scorers(found: Keys, scorers: Iterable[str]) -> list[str]:
+    return [_figure(at(found, scorer, name), digits=3) for scorer in scorers for name in ("auc", "ap")]
 
 
-def _connections(connections: Figures) -> str:
+def _connections(connections: Keys) -> str:
     scored, found = (_figure(connections.get(name), digits=0) for name in ("pairs_scored", "connections"))
     shares = ["precision", "recall", "coverage"]
     row = [found, *(_figure(connections.get(name), 100, " %") for name in shares)]
@@ -115,7 +114,7 @@ def _connections(connections: Figures) -> str:
     return _table("Connections", ["found", *shares], [(label, row)] if connections else [])
 
 
-def _plan(plan: Mapping[str, Any]) -> str:
+def _plan(plan: Keys) -> str:
     rows = [(label, [_figure(plan[name], scale, unit)]) for name, (label, scale, unit) in PLAN.items() if name in plan]
     return _table("Batches", [str(plan.get("sampling") or "")], rows)
 
@@ -130,10 +129,10 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Row]) -> str:
     return "\n".join(line.rstrip() for line in (first, "-" * len(first), *lines))
 
 
-def _figure(value: float | None, scale: int = 1, unit: str = "", digits: int = 1) -> str:
-    if value is None or not math.isfinite(value):
+def _figure(value: object, scale: int = 1, unit: str = "", digits: int = 1) -> str:
+    if not isinstance(value, Real) or not math.isfinite(value):
         return "-"
-    return f"{value * scale:,.{digits}f}{unit}"
+    return f"{float(value) * scale:,.{digits}f}{unit}"
 
 
 def _plain(value: object) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 
 import pandas as pd
 from lavis.datasets.datasets.base_dataset import BaseDataset
@@ -92,5 +93,5 @@ def _flat(found: Keys) -> dict[str, float]:
     metrics = {name: found.get(name) for name in ("Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")}
     scaled = [(1, shares), (100, metrics)]
     return {
-        name: scale * value for scale, part in scaled for name, value in part.items() if isinstance(value, (int, float))
+        name: scale * float(value) for scale, part in scaled for name, value in part.items() if isinstance(value, Real)
     }

@@ -11,6 +11,7 @@ from lavis.common.registry import registry
 from lavis.datasets.datasets.base_dataset import BaseDataset
 from lavis.models.base_model import BaseModel
 
+from lavis_mafa.common.tree import number_at
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.data.dataset import RetrievalDataset
 from lavis_mafa.evaluation.caption_metrics import caption_metrics, cider_of_images
@@ -63,7 +64,8 @@ class MafaCaptionTask(MafaStage2Task):
         if not truth.references:
             return {"all": None, "missing": {"references": "run.references names no COCO file with the captions"}}
         metrics = caption_metrics(answer_of, truth.references)
-        return {"all": 100 * metrics["CIDEr"], "images": len(answer_of), **metrics}
+        cider = number_at(metrics, "CIDEr")
+        return {"all": None if cider is None else 100 * cider, "images": len(answer_of), **metrics}
 
     def table(self, dataset: RetrievalDataset | BaseDataset, answer_of: Mapping[int, str]) -> pd.DataFrame:
         """`question`: the prompt; `verdict`: CIDEr of the image, None where the references are held back."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from lavis_mafa.common.tree import at, keys_at, number_at
 
-TREE = {"retrieval": {"itc": {"r1": 50.5, "r5": None}, "note": "half"}, "count": 3}
+TREE = {"retrieval": {"itc": {"r1": 50.5, "r5": None}, "note": "half"}, "count": 3, "seconds": np.float32(0.5)}
 
 
 @pytest.mark.parametrize(
     ("path", "found", "number"),
     [
         (("count",), 3, 3),
+        (("seconds",), np.float32(0.5), 0.5),
         (("retrieval", "itc", "r1"), 50.5, 50.5),
         (("retrieval", "itc", "r5"), None, None),
         (("retrieval", "note"), "half", None),
