@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -13,8 +13,13 @@ from lavis_mafa import register
 from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.stdout import print_anything
 
+if TYPE_CHECKING:  # they know LAVIS, which register() loads
+    from lavis.common.config import Config
 
-def run(description: str, evaluate: bool) -> dict[str, Any]:
+    from lavis_mafa.runners.run import Results
+
+
+def run(description: str, evaluate: bool) -> Results:
     """Build what the config names from LAVIS' registry, and let the runner go."""
     register()
     from lavis.tasks import setup_task  # noqa: F401  LAVIS' own tasks register on import
@@ -39,7 +44,7 @@ def run(description: str, evaluate: bool) -> dict[str, Any]:
         return record(_run)(cfg)  # torchrun's last words are the exception of the rank that failed first
 
 
-def _run(cfg: Any) -> dict[str, Any]:
+def _run(cfg: Config) -> Results:
     from lavis.common.registry import registry
 
     from lavis_mafa.config.values import check_data

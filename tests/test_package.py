@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -73,6 +74,20 @@ def test_no_import_goes_up_and_none_in_a_circle() -> None:
     assert not upward(arrows())
     assert not list(circles(arrows()))
     assert not list(circles(modules_imported()))
+
+
+def uses_any(path: Path) -> bool:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    imported = {node.name for node in nodes if isinstance(node, ast.alias)}
+    return "Any" in imported | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+def test_any_is_met_at_the_edge_alone() -> None:
+    """Where code without types is met: LAVIS', in openclip_train open_clip's, in scorers transformers'."""
+    edge = {"compat", "models", "datasets", "processors", "tasks", "openclip_train", "scorers"}
+    found = {module_name(path) for path in PACKAGE.rglob("*.py") if uses_any(path)}
+    assert not {name for name in found if name.split(".")[1] not in edge}
+    assert {name.split(".")[1] for name in found} == edge, "a room without Any leaves the edge"
 
 
 def test_what_breaks_the_rules_is_seen(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from lavis.common.config import Config
@@ -40,15 +40,15 @@ EXAMPLE = "projects/mafa/mine/mine_scenes.yaml", "run.range_max=10"
 class BuildNetworks:
     """Builds the networks of a config wherever it is called: a Ray worker may stand on another machine."""
 
-    config: dict[str, Any]  # resolved
+    config: Mapping[str, object]  # resolved
     data: str  # fingerprint of the records
     folder: str  # where plugins may lie
 
     def __call__(self) -> Networks:
         """Raises ValueError: the annotation is another one here, or a plugin is not here."""
         register()
-        config = OmegaConf.create(self.config)
-        load_plugins(self.config["run"]["plugins"], folder=self.folder)
+        config = OmegaConf.create(dict(self.config))
+        load_plugins(config.run.plugins, folder=self.folder)
         cfg = SimpleNamespace(model_cfg=config.model, datasets_cfg=config.datasets, run_cfg=config.run)
         source = load_source(cfg)
         if source.data.table.fingerprint != self.data:

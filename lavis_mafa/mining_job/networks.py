@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -82,8 +82,8 @@ def _own_judge(embedder: Network | None, cfg: JobConfig) -> PairScorer:
 def _batches(run: DictConfig, data: Records, device: torch.device) -> Batches:
     def batches(view: View | None, records: np.ndarray) -> Iterator[Batch]:
         views = RecordViews(data.table, data.open_image, view)
-        sizes: Any = {"batch_size": int(run.batch_size_eval), "num_workers": int(run.num_workers)}
-        for batch in DataLoader(Subset(views, records.tolist()), **sizes):
+        shown, size = Subset(views, records.tolist()), int(run.batch_size_eval)
+        for batch in DataLoader(shown, batch_size=size, num_workers=int(run.num_workers)):
             yield on_device(batch, device)
 
     return batches

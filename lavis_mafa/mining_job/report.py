@@ -6,16 +6,18 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from lavis.common.config import Config
 from omegaconf import OmegaConf
 
+from lavis_mafa.common.tree import Keys, at, keys_at, number_at
 from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import TruthFunction
+from lavis_mafa.data.images import Roots
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
 from lavis_mafa.mining.corpus import Corpus
@@ -72,7 +74,7 @@ def report(job: Job) -> dict[str, object]:
     return summary
 
 
-def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
+def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, object]]:
     """Labels where there are any, the truth before people's; else a sample is written for people to label."""
     corpus, mined, truth = job.corpus, job.mined, job.source.data.truth
     given = job.cfg.run_cfg.get("review")
@@ -80,7 +82,7 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, Any]]:
     by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
     if given and by_people is None:
         logging.warning("run.review: %s has no labels yet: fill its column label with 1 or 0", path)
-    figures: dict[str, Any] = {}
+    figures: dict[str, object] = {}
     if job.judged:
         figures["against_judgments"] = against_judgments(job.judged, mined)
     if len(corpus.hidden_H):
@@ -110,9 +112,14 @@ def _annotations(job: Job) -> dict[str, int]:
         target = job.folder / f"{file.stem}_connected{file.suffix}"
         if target.name in added:  # files of several folders often have one name
             target = job.folder / f"{file.stem}_{number}_connected{file.suffix}"
-        name = options.get("name", job.source.name)
+        name, columns = str(options.get("name", job.source.name)), keys_at(options, "columns")
         added[target.name] = write_connected(
-            file, target, captions, name, options.get("columns") or {}, options.get("images") or ()
+            file,
+            target,
+            captions,
+            name,
+            cast(Mapping[str, str | None], columns),
+            cast(Roots, options.get("images") or ()),
         )
     return added
 
@@ -159,7 +166,8 @@ def _rows(
         yield replace(found, caption_record=None) if verdict == "suspect" else found
 
 
-def _text(summary: dict[str, Any]) -> str:
+def _text(summary: Keys) -> str:
+    recalls = cast(Mapping[str, float], summary["recall_of_candidates"])
     lines = [
         "",
         f"{summary['images']:,} images, {summary['distinct_captions']:,} distinct captions",
@@ -168,35 +176,35 @@ def _text(summary: dict[str, Any]) -> str:
         f"{summary['images_with_connections']:,} images have a connection;"
         f" {summary['suspected_false_positives']:,} of {summary['own_pairs']:,} annotated pairs are doubtful",
         "recall of the candidates compared with exact search: "
-        + ", ".join(f"{name} {value:.1%}" for name, value in summary["recall_of_candidates"].items()),
+        + ", ".join(f"{name} {value:.1%}" for name, value in recalls.items()),
     ]
-    if min(summary["recall_of_candidates"].values()) < LOW_RECALL:
+    if min(recalls.values()) < LOW_RECALL:
         lines.append("the search is not exact and misses many of the nearest: raise run.nprobe, or set run.index: flat")
     for name, words in (("against_truth", "truth function"), ("against_review", "labels")):
         if name in summary:
-            lines.append(_quality(words, summary[name]))
-    lines += [_judged(name, figures) for name, figures in summary.get("against_judgments", {}).items()]
+            lines.append(_quality(words, keys_at(summary, name)))
+    lines += [_judged(name, figures) for name, figures in keys_at(summary, "against_judgments").items()]
     if "against_siblings" in summary:
-        lines.append(_quality("hidden siblings", summary["against_siblings"]))
+        lines.append(_quality("hidden siblings", keys_at(summary, "against_siblings")))
     return "\n".join([*lines, ""])
 
 
-def _quality(words: str, figures: Mapping[str, float | None]) -> str:
+def _quality(words: str, figures: Keys) -> str:
     keys = ("precision", "recall", f"precision_at_recall_{results.RECALL}", "coverage", "found")
-    shown = [f"{key.replace('_', ' ')} {_percent(figures[key])}" for key in keys if key in figures]
+    shown = [f"{key.replace('_', ' ')} {_percent(number_at(figures, key))}" for key in keys if key in figures]
     labelled = figures["labelled"] if "labelled" in figures else figures["candidates"]
     return f"against the {words} ({labelled:,} candidates): " + ", ".join(shown)
 
 
-def _judged(name: str, figures: Mapping[str, Any]) -> str:
-    shown = []
+def _judged(name: str, figures: object) -> str:
+    shown, base_rate = [], number_at(figures, "base_rate")
     for key in ("auc", "average_precision", "precision", "recall"):
-        interval = figures["intervals_95"].get(key)
-        within = f" ({_percent(interval[0])} to {_percent(interval[1])})" if interval else ""
-        shown.append(f"{key.replace('_', ' ')} {_percent(figures[key])}{within}")
+        interval = at(figures, "intervals_95", key)
+        within = " ({} to {})".format(*map(_percent, interval)) if isinstance(interval, (list, tuple)) else ""
+        shown.append(f"{key.replace('_', ' ')} {_percent(number_at(figures, key))}{within}")
     return (
-        f"against the judgments, {name} ({figures['pairs']:,} pairs, {_percent(figures['base_rate'])} match): "
-        f"{', '.join(shown)}; {_percent(figures['candidates']['coverage'])} of the matches are candidates"
+        f"against the judgments, {name} ({at(figures, 'pairs'):,} pairs, {_percent(base_rate)} match): "
+        f"{', '.join(shown)}; {_percent(number_at(figures, 'candidates', 'coverage'))} of the matches are candidates"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 from lavis.common.registry import registry
 from lavis.datasets.datasets.base_dataset import BaseDataset
@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
+from lavis_mafa.common.tree import Keys, at
 from lavis_mafa.data.dataset import OpenImage, TruthFunction
 from lavis_mafa.data.images import ImageRules, Roots, image_file
 from lavis_mafa.data.records import RecordTable
@@ -41,23 +42,24 @@ class Source:
 
     data: Records
     name: str
-    options: dict[str, Any]  # the data set's config
+    options: Keys  # the data set's config
 
     @property
     def files(self) -> list[Path]:
         """Annotation files of the split; none where captions are made, as those of scenes."""
-        if build_info := self.options.get("build_info"):  # LAVIS' own: below its cache
-            files, root = build_info["annotations"][self.options["split"]]["storage"], registry.get_path("cache_root")
-        else:
-            files, root = (self.options.get("annotations") or {}).get(self.options["split"], []), ""
-        return [Path(root, file) for file in ([files] if isinstance(files, str) else files)]
+        root, split = "", str(self.options["split"])
+        files = at(self.options, "annotations", split) or []
+        if self.options.get("build_info"):  # LAVIS' own: below its cache
+            root = str(registry.get_path("cache_root"))
+            files = at(self.options, "build_info", "annotations", split, "storage")
+        return [Path(root, file) for file in ([files] if isinstance(files, str) else cast(list[str], files))]
 
     @property
     def stamp(self) -> str:
         """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
-        root = getattr(self.data.open_image, "root", None)
+        root: Roots = getattr(self.data.open_image, "root", None) or ()
         paths = self.data.table.images.to_pylist() if root else ()
-        return digest_of((path, _size_and_time(root, path)) for path in paths)
+        return digest_of((path, _size_and_time(root, str(path))) for path in paths)
 
 
 def _size_and_time(root: Roots, path: str) -> tuple[int, int] | None:
@@ -78,7 +80,8 @@ def load_source(cfg: JobConfig) -> Source:
         raise ValueError(
             "datasets: name exactly one data set to mine; list several annotation files under one image_text"
         )
-    (name, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
+    (key, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
+    name = str(key)
     built = registry.get_builder_class(name)(options).build_datasets()
     if split not in built:
         raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
@@ -92,4 +95,4 @@ def load_source(cfg: JobConfig) -> Source:
         raise ValueError(
             f"datasets.{name} has no images with captions ({type(data).__name__}): name a data set that has"
         )
-    return Source(records, str(name), {**plain_config(options), "split": split})
+    return Source(records, name, {**plain_config(options), "split": split})

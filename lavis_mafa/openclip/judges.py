@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -144,13 +144,14 @@ class PairJudge:
         settings: MafaSettings | None = None,
         store: ConnectionStore | None = None,
     ) -> None:
-        if not hasattr(scorer, "score") and store is not None:
-            raise ValueError("a store needs a PairScorer: a plain function has no fingerprint to store scores under")
-        asked: Any = scorer if hasattr(scorer, "score") else _FunctionScorer(scorer)
+        if not isinstance(scorer, PairScorer):
+            if store is not None:
+                raise ValueError("a store needs a PairScorer: a function has no fingerprint to store scores under")
+            scorer = _FunctionScorer(scorer)
         self.settings = settings or MafaSettings()
         if self.settings.negatives != "hardest":
             raise ValueError(f"negatives is {self.settings.negatives!r}: a PairJudge looks at the hardest pairs alone")
-        self.miner = ConnectionMiner(self.settings, asked, store)
+        self.miner = ConnectionMiner(self.settings, scorer, store)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, image_features_BD: Tensor, text_features_BD: Tensor) -> PairMasks:

@@ -6,13 +6,15 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 from zipfile import BadZipFile, ZipFile
 
 import torch
+from torch import Tensor
 
 from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.formats import OldOutputError, check_format, header
+from lavis_mafa.core.connections import Committed
 from lavis_mafa.models.weights import read_torch
 
 OLD = (
@@ -20,14 +22,47 @@ OLD = (
     "this file"
 )
 _NAME = re.compile(r"checkpoint_e(\d+)_s(\d+)\.pth$")
-Checkpoint = dict[str, Any]  # what torch.load gives: epoch, step, stores, tensors
+
+
+class Stored(TypedDict, total=False):
+    """What a rank's stores hold at a commit; None where nothing is stored."""
+
+    embeddings: dict[str, int] | None
+    connections: Committed | None
+    bad_records: list[int]  # whose image the rank could not read
+
+
+class BestState(TypedDict):
+    epoch: int
+    value: float
+
+
+class Learned(TypedDict, total=False):
+    """What training changes: state dicts by part, and the config that it was trained by."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, object]
+    scaler: dict[str, object] | None
+    best: BestState
+    config: object
+    teacher: dict[str, Tensor] | None
+
+
+class Checkpoint(Learned):
+    """A checkpoint as read; beside this it has the values that it must share with the run (RunState.expected)."""
+
+    epoch: int
+    step: int
+    stores: list[Stored]  # by rank
+
+
 Check = Callable[[Checkpoint], None]
 
 
-def save(folder: Path, content: Checkpoint, keep: int) -> Path:
+def save(folder: Path, epoch: int, step: int, content: Mapping[str, object], keep: int) -> Path:
     """Write checkpoint_e{epoch}_s{step}.pth under a temporary name, rename it, and drop all but the newest `keep`."""
-    path = folder / f"checkpoint_e{content['epoch']:04d}_s{content['step']:07d}.pth"
-    write(path, {**header("checkpoint"), **content})
+    path = folder / f"checkpoint_e{epoch:04d}_s{step:07d}.pth"
+    write(path, {**header("checkpoint"), **content, "epoch": epoch, "step": step})
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
@@ -113,8 +148,9 @@ def _fitting(path: Path, expected: Mapping[str, object], check_files: Check) -> 
     ]
     if differing:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)})")
-    check_files(content)
-    return content
+    found = cast(Checkpoint, content)
+    check_files(found)
+    return found
 
 
 def _check_sums(path: Path) -> None:

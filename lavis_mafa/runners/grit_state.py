@@ -15,9 +15,9 @@ from lavis_mafa.core.plan import Plan
 from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.models.trained import load_trained, trained_state
-from lavis_mafa.runners.checkpoint import Checkpoint
+from lavis_mafa.runners.checkpoint import Checkpoint, Learned, Stored
 from lavis_mafa.runners.run import Learner, Run
-from lavis_mafa.runners.state import RunState, Stored
+from lavis_mafa.runners.state import RunState
 
 LEAST_RETURNING = 0.005  # of an epoch's pairs: below, looking all of them up costs more than the few save
 
@@ -146,13 +146,14 @@ class GritState(RunState):
     def _teacher(self) -> Teacher | None:
         return getattr(self.run.network, "teacher", None)
 
-    def learned(self) -> Checkpoint:
+    def learned(self) -> Learned:
         teacher = self._teacher()
         return {**super().learned(), "teacher": trained_state(teacher.model) if teacher else None}
 
     def take_back(self, content: Checkpoint) -> None:
         super().take_back(content)
         if teacher := self._teacher():
-            if content.get("teacher") is None:
+            learned = content.get("teacher")
+            if learned is None:
                 raise ValueError("model.mafa.targets is momentum, but the checkpoint was trained without; start anew")
-            load_trained(teacher.model, content["teacher"])
+            load_trained(teacher.model, learned)

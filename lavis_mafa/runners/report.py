@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.table import results_table, write_json
 from lavis_mafa.runners.run import Results, Run
+
+if TYPE_CHECKING:
+    from typing_extensions import Required, Unpack
 
 SHOWN = 48  # connections on the page
 COUNTS = {"pairs_scored": "scored", "connections": "connections"}
@@ -110,8 +113,17 @@ def _examples(run: Run, connections: pd.DataFrame) -> Iterator[GalleryRow]:
         yield gallery_row(data.table, record, text_row, p=score, true=true)
 
 
-def gallery_row(table: RecordTable, record: int, text_row: int, **known: Any) -> GalleryRow:
-    """A pair as the gallery shows it; `known`: what is known of it (p, verdict, similarity, true)."""
+class Known(TypedDict, total=False):
+    """What a gallery shows of a pair beside its image and caption (GalleryRow)."""
+
+    p: Required[float]
+    verdict: str
+    similarity: float | None
+    true: bool | None
+
+
+def gallery_row(table: RecordTable, record: int, text_row: int, **known: Unpack[Known]) -> GalleryRow:
+    """A pair as the gallery shows it, with what is `known` of it."""
     other = int(table.record_of_caption[text_row])
     return GalleryRow(
         record=record,

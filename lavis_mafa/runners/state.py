@@ -7,29 +7,19 @@ parts of every store; what was written after it is dropped on resume.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from lavis_mafa.common.ranks import barrier, gathered, get_rank, get_world_size, is_main_process
-from lavis_mafa.core.connections import Committed
 from lavis_mafa.core.neighbors import IntArray
 from lavis_mafa.core.plan import Plan, RandomPlanner
 from lavis_mafa.models.text import vocabulary
 from lavis_mafa.models.trained import load_trained, size, trained_state
 from lavis_mafa.runners import checkpoint
-from lavis_mafa.runners.checkpoint import Checkpoint
+from lavis_mafa.runners.checkpoint import Checkpoint, Learned, Stored
 from lavis_mafa.runners.journal import Journal
 from lavis_mafa.runners.run import Learner, Run
-
-
-class Stored(TypedDict, total=False):
-    """What a rank's stores hold at a commit; None where nothing is stored."""
-
-    embeddings: dict[str, int] | None
-    connections: Committed | None
-    bad_records: list[int]  # whose image the rank could not read
 
 
 class RunState:
@@ -154,18 +144,18 @@ class RunState:
         of_ranks = gathered(own)
         if is_main_process():
             self.journal.flush()
-            content = {**self.expected, "epoch": epoch, "step": step, "stores": of_ranks, **self.learned()}
-            checkpoint.save(self.folder, content, keep=int(self.settings.get("keep_checkpoints", 2)))
+            content = {**self.expected, "stores": of_ranks, **self.learned()}
+            checkpoint.save(self.folder, epoch, step, content, keep=int(self.settings.get("keep_checkpoints", 2)))
         barrier()
 
-    def learned(self) -> Checkpoint:
+    def learned(self) -> Learned:
         """Everything that training changes, and the config that it was trained by."""
         learner = self.learner
         return {
             "model": trained_state(learner.network),
             "optimizer": learner.optimizer.state_dict(),
             "scaler": learner.scaler.state_dict() if learner.scaler else None,
-            "best": dict(vars(learner.best)),
+            "best": {"epoch": learner.best.epoch, "value": learner.best.value},
             "config": self.run.config.to_dict(),
         }
 
@@ -175,7 +165,7 @@ class RunState:
         load_trained(learner.network, content["model"])
         learner.optimizer.load_state_dict(content["optimizer"])
         if learner.scaler:
-            learner.scaler.load_state_dict(content["scaler"])
+            learner.scaler.load_state_dict(content["scaler"] or {})
         learner.best.epoch, learner.best.value = content["best"]["epoch"], content["best"]["value"]
 
     def _load(self, content: Checkpoint) -> None:

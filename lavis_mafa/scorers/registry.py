@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,7 +31,7 @@ from lavis_mafa.data.own_captions import OwnCaptions
 if TYPE_CHECKING:  # it stands on LAVIS, which a judge of captions does without
     from lavis_mafa.models.protocols import Student
 
-Section = Mapping[str, Any]
+Section = Mapping[str, object]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Protocol
 
 import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
 
@@ -21,7 +21,14 @@ from transformers import PreTrainedTokenizerBase
 from lavis_mafa.models.bert import fold_token_types
 from lavis_mafa.models.text import load_tokenizer
 
-Loader = Callable[..., Any]  # of LAVIS: torch's missing and unexpected keys
+
+class Unfilled(Protocol):
+    """What torch's load_state_dict returns."""
+
+    missing_keys: list[str]
+
+
+Loader = Callable[..., Unfilled]  # of LAVIS, with what torch gave it
 
 
 def build_strictly(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> BaseModel:
@@ -52,7 +59,7 @@ def build_strictly(model_cls: type[BaseModel], cfg: DictConfig, section: str) ->
 def _telling(lavis_loader: Loader, gaps: list[str], section: str) -> Loader:
     """LAVIS' loader, which notes the keys it went without and says what is wrong with a file."""
 
-    def load(self: BaseModel, url_or_filename: str, *args: object, **kwargs: object) -> object:
+    def load(self: BaseModel, url_or_filename: str, *args: object, **kwargs: object) -> Unfilled:
         try:
             result = lavis_loader(self, url_or_filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
@@ -72,7 +79,7 @@ def _telling(lavis_loader: Loader, gaps: list[str], section: str) -> Loader:
 
 
 def _folding(load_state_dict: Loader) -> Loader:
-    def load(self: BaseModel, state: Mapping[str, Tensor], *args: object, **kwargs: object) -> object:
+    def load(self: BaseModel, state: Mapping[str, Tensor], *args: object, **kwargs: object) -> Unfilled:
         return load_state_dict(self, fold_token_types(state), *args, **kwargs)
 
     return load

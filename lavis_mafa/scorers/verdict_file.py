@@ -155,7 +155,7 @@ def build_verdicts(request: ScorerRequest) -> FileScorer:
             f"{request.where}: arch file needs path, the connections.parquet that `python -m lavis_mafa.mine` wrote"
         )
     rule, text_ids = request.rule, None if request.data is None else request.data.table.text_id_of
-    scorer = FileScorer.read(path, rule.low, rule.high, text_ids, weighted=rule.positive_weight == "probability")
+    scorer = FileScorer.read(str(path), rule.low, rule.high, text_ids, weighted=rule.positive_weight == "probability")
     if request.data is not None and not scorer.covers(request.data.table.image_id):
         raise ValueError(
             f"{request.where}.path: {path} holds no image of the training data; mine that data, under its dataset name"
