@@ -12,8 +12,10 @@ from typing import TypeVar
 import torch.distributed as dist
 
 T = TypeVar("T")
-# How long a rank waits for another: rank 0 plans and caches tokens alone. A dead one is seen at once, by the launcher.
+# How long a rank waits for another in a step, where all are alike. A dead one is seen at once, by the launcher.
 PATIENCE = timedelta(hours=1)
+# And where rank 0 may work alone, for hours over 10^8 records: as good as without a clock (gloo counts in 32 bits).
+NO_CLOCK = timedelta(days=20)
 GRACE_S = 5.0
 
 
@@ -31,9 +33,28 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
+_patient: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # by the group of all ranks that it was made beside
+
+
+def patient_group() -> dist.ProcessGroup:
+    """All ranks on gloo, which waits for NO_CLOCK and touches no GPU; NCCL's watchdog would end a run after minutes.
+
+    The first call makes it, on all ranks at about the same time: call it early.
+    """
+    everybody = dist.group.WORLD
+    assert everybody is not None, "there is no process group"
+    if everybody not in _patient:
+        _patient.clear()
+        made = dist.new_group(backend="gloo", timeout=NO_CLOCK)
+        assert isinstance(made, dist.ProcessGroup), "every rank is a member"
+        _patient[everybody] = made
+    return _patient[everybody]
+
+
 def barrier() -> None:
+    """Wait for every rank, however long one of them works alone."""
     if get_world_size() > 1:
-        dist.barrier()
+        dist.barrier(patient_group())
 
 
 def shard(n: int) -> range:
@@ -43,11 +64,11 @@ def shard(n: int) -> range:
 
 
 def gathered(value: T) -> list[T]:
-    """The value of every rank, in the order of ranks."""
+    """The value of every rank, in the order of ranks; however long one of them works alone."""
     if get_world_size() == 1:
         return [value]
     values = [value] * get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, patient_group())
     return values
 
 

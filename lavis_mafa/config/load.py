@@ -16,7 +16,7 @@ from omegaconf.errors import ValidationError
 
 from lavis_mafa.common.config_file import home_expanded, merged, named_config_errors, plain_config, read_config_file
 from lavis_mafa.common.plugins import load_plugins
-from lavis_mafa.common.ranks import PATIENCE
+from lavis_mafa.common.ranks import PATIENCE, patient_group
 from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
 from lavis_mafa.common.schema import allowed_values
 from lavis_mafa.config.devices import chosen_device, take_device
@@ -163,3 +163,4 @@ def init_distributed(run: DictConfig) -> None:
     run.gpu = int(os.environ.get("LOCAL_RANK", 0))
     take_device(run.device, run.gpu)
     torch.distributed.init_process_group("nccl" if run.device == "cuda" else "gloo", timeout=PATIENCE)
+    patient_group()

@@ -49,7 +49,7 @@ class EmbeddingStore:
         """Starts this rank's file of `epoch`, replacing that of two epochs ago; the file of the previous epoch stays.
 
         Raises:
-            ValueError: the disk has no room for the `rows` that this rank is going to write.
+            ValueError: the disk has no room for what all ranks are going to write, `rows` each.
         """
         self.close()
         path = self._path(epoch, self.rank)
@@ -57,12 +57,20 @@ class EmbeddingStore:
             about = json.dumps({**header("embeddings"), **self._about, "rank": self.rank, "epoch": epoch}).encode()
             assert len(about) < HEADER_BYTES, "the fingerprint must be short, as a hash is"
             file.write(about.ljust(HEADER_BYTES))
-        needed, free = rows * self._row.itemsize, shutil.disk_usage(self.folder).free
+        self._check_room(epoch, rows)
+        self._open(epoch)
+
+    def _check_room(self, epoch: int, rows: int) -> None:
+        """What the ranks' files of two epochs ago still hold will be free, and what a quick rank wrote is not needed
+        again."""
+        files = [self._path(epoch, rank) for rank in range(self.world)]
+        held = sum(path.stat().st_size - HEADER_BYTES for path in files if path.exists())
+        needed, free = self.world * rows * self._row.itemsize, shutil.disk_usage(self.folder).free + held
         if needed > free:
             raise ValueError(
-                f"{self.folder}: the embeddings need {needed:,} bytes, but only {free:,} are free: free some disk space"
+                f"{self.folder}: the embeddings of {self.world} processes need {needed:,} bytes, but only {free:,} are "
+                "free: free some disk space"
             )
-        self._open(epoch)
 
     def write(self, index_B: ArrayLike, image_BD: ArrayLike, text_BD: ArrayLike) -> None:
         """Appends a batch: records (B,), their embeddings (B, D), as tensors or arrays of any float type.

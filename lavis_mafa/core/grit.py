@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lavis_mafa.common.ranks import gathered, shard
 from lavis_mafa.core.chain import DENSE_LIMIT, Chainer
 from lavis_mafa.core.embeddings import EmbeddingRows, Embeddings
 from lavis_mafa.core.neighbors import BACKENDS, IndexOptions, IntArray
@@ -54,6 +55,8 @@ class GritPlanner:
         skip_nearest, quantile: the chain goes to others than the nearest (Chainer.place), for M up to DENSE_LIMIT.
         backend, threads: of NeighborIndex, used where M is beyond chain.DENSE_LIMIT; `ivf` stands for coarse cells.
         fingerprint: written into every plan.
+        spread: the ranks of the process group chain search spaces side by side. Then all of them call `plan`, and have
+            the plan that one alone makes.
 
     Raises:
         ValueError: a setting outside its range, with the allowed values.
@@ -70,6 +73,7 @@ class GritPlanner:
     backend: str = "auto"
     threads: int | None = None
     fingerprint: str = ""
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -156,12 +160,13 @@ class GritPlanner:
         size = len(records) if self.search_space == "all" else int(self.search_space)
         options = IndexOptions(backend=self.backend, threads=self.threads, seed=self.seed)
         chainer = Chainer(options=options, skip=self.skip_nearest, quantile=self.quantile)
-        chained = []
-        for low in range(0, len(records), size):
-            space = np.sort(records[low : low + size])  # in record order, so that ties go to the lowest record
-            image, text = EmbeddingRows(embeddings.image, space), EmbeddingRows(embeddings.text, space)
-            order = chainer.chain(image, text, int(rng.integers(len(space))))
-            chained.append(space[order])
+        # in record order, so that ties go to the lowest record
+        spaces = [np.sort(records[low : low + size]) for low in range(0, len(records), size)]
+        starts = [int(rng.integers(len(space))) for space in spaces]
+        own = shard(len(spaces)) if self.spread else range(len(spaces))
+        chained = [_chained(chainer, embeddings, spaces[number], starts[number]) for number in own]
+        if self.spread:
+            chained = [order for of_rank in gathered(chained) for order in of_rank]
         order_n: IntArray = np.concatenate(chained)
         return order_n
 
@@ -171,6 +176,11 @@ class GritPlanner:
         first = -(-n_leading // self.batch_size)
         batches_KB[first:] = rng.permutation(batches_KB[first:])
         return batches_KB.ravel()
+
+
+def _chained(chainer: Chainer, embeddings: Embeddings | _Arrays, space: IntArray, start: int) -> IntArray:
+    image, text = EmbeddingRows(embeddings.image, space), EmbeddingRows(embeddings.text, space)
+    return space[chainer.chain(image, text, start)]
 
 
 def _source(embeddings: Embeddings | tuple[FloatRows, FloatRows] | None, n_records: int) -> Embeddings | _Arrays | None:

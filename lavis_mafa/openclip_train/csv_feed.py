@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lavis_mafa.common.ranks import barrier
+from lavis_mafa.common.ranks import barrier, gathered
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
@@ -94,8 +94,10 @@ class Feed:
         self.epoch = epoch
         barrier()  # every rank's embeddings of the epoch before are on disk
         path = self.folder / f"plan_{epoch}.npz"
-        if self.rank == 0 and not path.exists():  # a resumed run follows the plan it had
-            self._make_plan(epoch).save(path)
+        if not gathered(path.exists())[0]:  # a resumed run follows the plan it had
+            plan = self._make_plan(epoch)
+            if self.rank == 0:
+                plan.save(path)
         barrier()
         self._plan = Plan.load(path, epoch=epoch, **self._expected())
         if self._store is not None:

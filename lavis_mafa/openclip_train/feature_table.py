@@ -41,7 +41,9 @@ class FeatureTable:
         return {name: torch.from_numpy(table[row_n.numpy()]).float().to(device) for name, table in tables.items()}
 
 
-def feature_table(model: str, pretrained: str, dataset: CsvRows, folder: Path, device: torch.device) -> FeatureTable:
+def feature_table(
+    model: str, pretrained: str, dataset: CsvRows, folder: Path, device: torch.device, workers: int = 0
+) -> FeatureTable:
     """The table in `folder`, computed where it is not there yet; dataset: open_clip_train's CsvDataset."""
     content, n = (model, pretrained, dataset.images, dataset.captions), len(dataset)
 
@@ -52,7 +54,7 @@ def feature_table(model: str, pretrained: str, dataset: CsvRows, folder: Path, d
 
     def images() -> Iterator[Tensor]:
         encode, preprocess = network()
-        for batch in DataLoader(Images(dataset.images, preprocess), batch_size=BATCH):
+        for batch in DataLoader(Images(dataset.images, preprocess), batch_size=BATCH, num_workers=workers):
             yield encode.image(batch.to(device))
 
     def texts() -> Iterator[Tensor]:

@@ -24,6 +24,7 @@ from torchvision.datasets import ImageFolder
 
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.common.plugins import load_plugins
+from lavis_mafa.common.ranks import get_world_size, patient_group
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import PairScorer, View, looks_at_images, view_of
@@ -73,6 +74,8 @@ class Training:
         """open_clip's data with the training loader replaced by our feed."""
         from open_clip_train import data as open_clip_data
 
+        if get_world_size() > 1:
+            patient_group()  # rank 0 embeds and plans alone, for longer than NCCL's ten minutes
         plain = open_clip_data.get_wds_dataset
 
         def get_wds_dataset(args: argparse.Namespace, preprocess: Any, is_train: bool, **more: Any) -> Any:
@@ -128,14 +131,15 @@ class Training:
                     f"--mafa-con-d: {type(scorer).__name__} has no view by which it could see the images of shards"
                 )
             paths = [str(path) for path in dataset.images] if kept else []
-            tokens = tower_tokens(scorer, paths, self._folder(args), args.device) if kept else None
+            place = self._folder(args), args.device, args.workers
+            tokens = tower_tokens(scorer, paths, *place) if kept else None
             return ScorerAnswers(scorer, con_d_rule(options), tokens)
         if not options.mafa_bi_encoder:
             return None
         named = options.mafa_bi_encoder, options.mafa_bi_encoder_pretrained
         if dataset is None:
             return EncoderAnswers(*named, args.device)
-        return feature_table(*named, dataset, self._folder(args), args.device)
+        return feature_table(*named, dataset, self._folder(args), args.device, args.workers)
 
     @property
     def _view(self) -> View | None:
@@ -183,6 +187,7 @@ class Training:
             sampling=options.mafa_sampling,
             siblings=options.mafa_siblings,
             fingerprint=digest(*run),
+            spread=True,
         )
 
     def _connections(self, args: argparse.Namespace) -> tuple[torch.Tensor | None, torch.Tensor | None]:

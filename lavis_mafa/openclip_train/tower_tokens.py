@@ -43,7 +43,9 @@ class RowTokens:
         return torch.from_numpy(self.table.tokens_NLV[rows]).to(self.device).float()
 
 
-def tower_tokens(scorer: PairScorer, paths: list[str], folder: Path, device: torch.device) -> TowerTokens:
+def tower_tokens(
+    scorer: PairScorer, paths: list[str], folder: Path, device: torch.device, workers: int = 0
+) -> TowerTokens:
     """The table in `folder`, computed where it is not there yet.
 
     scorer: an ItmScorer whose `model` has a frozen `visual_encoder`. paths: the image of every row, kept once however
@@ -56,7 +58,7 @@ def tower_tokens(scorer: PairScorer, paths: list[str], folder: Path, device: tor
     content = scorer.fingerprint, view, images.tolist()
 
     def tokens() -> Iterator[Tensor]:
-        for batch in DataLoader(Images(images.tolist(), scorer.view), batch_size=BATCH):
+        for batch in DataLoader(Images(images.tolist(), scorer.view), batch_size=BATCH, num_workers=workers):
             yield scorer.model.visual_encoder(batch.to(device))
 
     remedy = "leave out --mafa-con-d-cache-tokens"

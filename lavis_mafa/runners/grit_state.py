@@ -70,6 +70,7 @@ class GritState(RunState):
             skip_nearest=int(settings.get("skip_nearest", 0)),
             quantile=float(settings.get("quantile", 1.0)),
             fingerprint=planner.fingerprint,
+            spread=True,
         )
 
     # ---- stores

@@ -58,8 +58,8 @@ class RunState:
         return {}
 
     def plan(self, epoch: int, before: Plan | None, left_out: IntArray) -> Plan:
-        """The plan of an epoch; `before`: that of the epoch before; left_out: records that cannot be read. On rank 0
-        alone."""
+        """The plan of an epoch; `before`: that of the epoch before; left_out: records that cannot be read. Called by
+        every rank."""
         lead = None if before is None else before.untrained
         return self.planner.plan(epoch, len(self.image_id_N), lead, self.image_id_N, left_out)
 
@@ -86,8 +86,9 @@ class RunState:
             self._load(content)
         else:
             self.start_stores()
+            first = self.plan(0, None, np.empty(0, np.int64))
             if is_main_process():
-                self.plan(0, None, np.empty(0, np.int64)).save(self._plan_path(0))
+                first.save(self._plan_path(0))
         barrier()
         return epoch, step
 
@@ -118,9 +119,9 @@ class RunState:
 
     def finish_epoch(self, epoch: int, plan: Plan) -> None:
         """Plan the next epoch, checkpoint."""
-        left_out = self.bad_records()
+        following = self.plan(epoch + 1, plan, self.bad_records())
         if is_main_process():
-            self.plan(epoch + 1, plan, left_out).save(self._plan_path(epoch + 1))
+            following.save(self._plan_path(epoch + 1))
         self.save(epoch + 1, 0)
 
     def _read_plan(self, epoch: int) -> Plan:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,3 +155,21 @@ def test_missing_and_torn_files_are_reported(tmp_path):
 def test_a_full_disk_is_reported_before_the_epoch(tmp_path):
     with pytest.raises(ValueError, match="free some disk space"):
         store(tmp_path).begin_epoch(0, 10**15)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(2, True), (1, False)])  # files of a rank's N rows
+def test_the_disk_must_have_room_for_all_ranks(tmp_path, monkeypatch, free, fits):
+    """Each compared its own share alone. What the epoch replaces, and what a quick rank wrote of it, counts as free."""
+    ranks = [store(tmp_path, rank=rank, world=4) for rank in range(4)]
+    size = N * (8 + 2 * D * 2)
+    for rank in (0, 1):  # the others' files of two epochs ago are gone
+        ranks[rank].begin_epoch(0, 0)
+        ranks[rank].write(*rows(range(N)))
+        ranks[rank].commit()
+    usage = shutil.disk_usage(tmp_path)._replace(free=free * size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    if fits:
+        ranks[3].begin_epoch(2, N)
+    else:
+        with pytest.raises(ValueError, match="embeddings of 4 processes need"):
+            ranks[3].begin_epoch(2, N)
