@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import lavis_mafa.compat  # before the first `lavis` import
+
+from lavis_mafa.common.downloads import fetched
+
+
+def _download_by_url() -> None:
+    """LAVIS keeps what it downloads by the last part of its URL; from now on as ours is kept (common/downloads.py)."""
+    from lavis.common.registry import registry
+
+    def download_cached_file(url: str, check_hash: bool = True, progress: bool = False) -> str:
+        return str(fetched(url, registry.get_path("cache_root")))
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("lavis.") and "download_cached_file" in vars(module):
+            vars(module)["download_cached_file"] = download_cached_file
 
 
 def register_all() -> None:
@@ -41,5 +56,6 @@ def register_all() -> None:
     import lavis_mafa.tasks.vqa
 
     lavis_mafa.datasets.lavis_images.open_lavis_images()
+    _download_by_url()
     cache = os.environ.get("LAVIS_MAFA_CACHE", str(Path.home() / ".cache" / "lavis"))
     registry.mapping["paths"]["cache_root"] = cache  # LAVIS' own points to a folder of its authors' cluster

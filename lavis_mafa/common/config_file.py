@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lavis_mafa.common.references import check_references
 from lavis_mafa.common.run_configs import run_config
 from lavis_mafa.common.run_schema import MineRun, TrainRun
 from lavis_mafa.common.schema import text_keys
@@ -24,16 +25,14 @@ def read_config_file(path: Path, options: Sequence[str]) -> DictConfig:
     """What the user wrote: the YAML with the options (key=value) merged into it, nothing resolved yet.
 
     Raises:
-        ValueError: no such file (run_configs.py), no YAML, no section of a run in it, an option that is not key=value.
+        ValueError: no such file (run_configs.py), no YAML, no section of a run in it, an option that is not key=value,
+            a ${…} that names more than it may (references.py).
     """
-    path = run_config(path)
+    source, path = path, run_config(path)
     for option in options:
         if "=" not in option:
             raise ValueError(f"--options takes key=value, e.g. run.max_epoch=2; got {option!r}")
-    try:
-        given = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"--cfg-path: {path} is not YAML: {error}") from error
+    given = _read(path)
     if not isinstance(given, DictConfig) or not any(section in given for section in SECTIONS):
         raise ValueError(f"--cfg-path: {path} is not a config of a run: it needs the keys {', '.join(SECTIONS)}")
     with named_config_errors("--options"):
@@ -46,11 +45,23 @@ def read_config_file(path: Path, options: Sequence[str]) -> DictConfig:
         if arch and arch != OmegaConf.select(given, "run.con_d.arch"):
             OmegaConf.update(given, "run.con_d", None)  # its other keys are those of another network
         try:
-            return merged(given, chosen)
+            both = merged(given, chosen)
         except TypeError as error:
             raise ValueError(
                 f"--options: a list where the YAML has keys, or keys where it has a list: {error}"
             ) from error
+    check_references(OmegaConf.to_container(both), source)
+    return both
+
+
+def _read(path: Path) -> object:
+    with named_config_errors(path):
+        try:
+            return OmegaConf.load(path)
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise ValueError(f"--cfg-path: {path} is not YAML: {error}") from error
+        except RecursionError as error:
+            raise ValueError(f"--cfg-path: {path} is not YAML: its lists and keys nest too deeply") from error
 
 
 def merged(*parts: DictConfig | Mapping[str, object]) -> DictConfig:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lavis.common.registry import registry
 from omegaconf import DictConfig
 
+from lavis_mafa.common.downloads import is_url
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.run_schema import MineRun, TrainRun
 from lavis_mafa.config.devices import check_device
@@ -37,6 +39,7 @@ def check_values(cfg: DictConfig) -> None:
             MafaSettings.from_dict(cfg.model.get("mafa") or {})
         _check_evaluation(run, cfg.model.arch, getattr(model_cls, "has_itm", True))
     _check_image_rules(cfg)
+    check_downloads(cfg)
     for name, dataset in cfg.datasets.items():
         choice = dataset.get("on_bad_image", "raise")
         if choice not in ON_BAD_IMAGE:
@@ -57,6 +60,7 @@ def check_mining(cfg: DictConfig) -> None:
     check_device(cfg.run.device)
     check_folders(cfg.run, "output_dir", "cache_folder")
     _check_image_rules(cfg)
+    check_downloads(cfg)
 
 
 def _check_image_rules(cfg: DictConfig) -> None:
@@ -118,6 +122,23 @@ def _lacks(path: str) -> str:
     return ""
 
 
+def check_downloads(cfg: DictConfig) -> None:
+    """What a URL of the config gives is written below the cache, and nowhere else.
+
+    Raises:
+        ValueError: LAVIS would write an annotation to another place.
+    """
+    cache = registry.get_path("cache_root")
+    for name, dataset in cfg.datasets.items():
+        for key, url, file in _lavis_annotations(dataset.get("build_info") or {}):
+            path = Path(cache, file)
+            given = is_url(url) or Path(url).is_file()  # which LAVIS copies
+            if given and not path.exists() and not path.resolve().is_relative_to(Path(cache).resolve()):
+                refuse(
+                    f"datasets.{name}.{key}", file, f"a path below the cache {cache}, as {url} would be written there"
+                )
+
+
 def _data_paths(dataset: DictConfig) -> Iterator[tuple[str, str]]:
     if dataset.get("build_info"):
         yield from _lavis_paths(dataset.build_info)
@@ -133,11 +154,17 @@ def _lavis_paths(build_info: DictConfig) -> Iterator[tuple[str, str]]:
     cache = registry.get_path("cache_root")
     if build_info.get("images"):
         yield "build_info.images.storage", str(Path(cache, build_info.images.storage))
+    for key, url, file in _lavis_annotations(build_info):
+        if not is_url(url):
+            yield key, str(Path(cache, file))
+
+
+def _lavis_annotations(build_info: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(key, URL or "", place) of the annotation files of one of LAVIS' data sets."""
     for split, info in (build_info.get("annotations") or {}).items():
         urls, files = ([value] if isinstance(value, str) else value for value in (info.get("url") or [], info.storage))
         for number, file in enumerate(files):
-            if not str(urls[number] if number < len(urls) else "").startswith(("http://", "https://")):
-                yield f"build_info.annotations.{split}.storage", str(Path(cache, file))
+            yield f"build_info.annotations.{split}.storage", str(urls[number] if number < len(urls) else ""), file
 
 
 def check_data(cfg: DictConfig, datasets: Mapping[str, Mapping[str, Sized]]) -> None:

@@ -7,23 +7,19 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from typing import TypedDict
-from urllib.request import urlopen
 
 from lavis.common.registry import registry
 from lavis.datasets.datasets.base_dataset import BaseDataset
 
-from lavis_mafa.common.artifacts import atomic_write, reading
+from lavis_mafa.common.artifacts import reading
+from lavis_mafa.common.downloads import fetched, is_url
 from lavis_mafa.common.files import local_file
-from lavis_mafa.common.hashing import digest
 from lavis_mafa.data.dataset import OpenImage, RetrievalDataset
 from lavis_mafa.data.images import ImageRules, open_image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
 from lavis_mafa.data.splits import OpensImages
-
-FETCH_S = 60.0  # of silence, after which a server is given up
 
 
 class Annotation(TypedDict, total=False):
@@ -116,7 +112,8 @@ def _image_id(annotation: Annotation) -> int:
 
 def read_references(source: str) -> dict[int, list[str]]:
     """The captions of a COCO file, local or by URL, by image."""
-    path = _fetched(source) if source.startswith(("http://", "https://")) else local_file(source)
+    # LAVIS' own download waits for every rank, but rank 0 alone judges
+    path = fetched(source, registry.get_path("cache_root")) if is_url(source) else local_file(source)
     found: dict[int, list[str]] = defaultdict(list)
     for one in read_coco(path, "run.references"):
         found[int(one["image_id"])].append(str(one["caption"]))
@@ -128,24 +125,6 @@ def read_coco(path: Path, setting: str) -> list[CocoCaption]:
     with reading(path, "COCO captions file", f"Set {setting} to a file of that kind, e.g. captions_val2014.json."):
         annotations: list[CocoCaption] = json.loads(path.read_text(encoding="utf-8"))["annotations"]
     return annotations
-
-
-def _fetched(url: str) -> Path:
-    """The file at `url`, in LAVIS' cache. LAVIS' own download waits for every rank, but rank 0 alone judges."""
-    name = f"{digest(url)}_{url.rsplit('/', 1)[-1]}"
-    path = Path(registry.get_path("cache_root"), "references", name)
-    if not path.exists():
-        try:
-            with urlopen(url, timeout=FETCH_S) as answer:
-                content = answer.read()
-        except (OSError, HTTPException) as error:
-            raise ValueError(
-                f"run.references: {url} cannot be downloaded ({error}); download it yourself and give the path of "
-                "the file"
-            ) from error
-        with atomic_write(path) as file:
-            file.write(content)
-    return path
 
 
 def coco_format(truth: CaptionTruth) -> dict[str, object]:

@@ -67,7 +67,7 @@ def report(job: Job) -> dict[str, object]:
         "annotations": files,
         "versions": versions(),
         "commit": commit(),
-        "config": OmegaConf.to_container(job.cfg.config, resolve=True),
+        "config": OmegaConf.to_container(job.cfg.config),
     }
     write_json(job.folder / "summary.json", summary)
     print(_text(summary), f"written to {job.folder}: connections.parquet, gallery/index.html, mining.png, …", sep="\n")

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lavis.common.registry import registry
 from torch import Tensor, nn
 
+from lavis_mafa.common.downloads import fetched, is_url
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.tensors import refuse_nan
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
@@ -43,7 +45,7 @@ def local_files(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ["vit_weights", "vocab"] + [loaded] * bool(loaded):
         path = str(cfg.get(key) or "")
         by_name = key == "vocab" and "/" not in path  # a tokenizer of the hub
-        if path and not by_name and not path.startswith(("http://", "https://")):
+        if path and not by_name and not is_url(path):
             yield key, path
 
 
@@ -86,10 +88,8 @@ def load_checkpoint(model: nn.Module, path: str, adapt: Adapt = _as_it_is, may_m
 
 def weights_file(path: str) -> Path:
     """A local file or the one in a folder, a packaged `package:` file, or a URL that the config names, fetched once."""
-    if path.startswith(("http://", "https://")):
-        from lavis.common.dist_utils import download_cached_file
-
-        path = download_cached_file(path, check_hash=False, progress=True)
+    if is_url(path):
+        path = str(fetched(path, registry.get_path("cache_root")))
     folder = Path(path).expanduser()
     in_folder = next((folder / name for name in IN_FOLDER if (folder / name).is_file()), path)
     return local_file(str(in_folder))

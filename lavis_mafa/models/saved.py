@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.config_file import changed_texts, loaded, plain_config
 from lavis_mafa.common.formats import check_format, header
+from lavis_mafa.common.references import check_references
 
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 Processors = Mapping[str, Callable[[Any], Any]]
@@ -65,6 +66,7 @@ def load_saved(folder: str | Path, device: str | torch.device = "cpu") -> Loaded
             config = loaded(folder / CONFIG)
         except yaml.YAMLError as error:
             raise ValueError(f"{error}") from error
+        check_references(OmegaConf.to_container(config), CONFIG)
     check_format(folder / CONFIG, "model", plain_config(config), remedy)
     model_cls = registry.get_model_class(config.model.arch)
     weights = {"load_finetuned": True, "finetuned": str(folder / WEIGHTS)}

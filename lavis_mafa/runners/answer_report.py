@@ -48,7 +48,8 @@ def report_answers(
     if judged:
         results["answers"] = judged
     results["checkpoint"] = evaluated_checkpoint(run, weights)
-    results |= {"versions": versions(), "commit": commit(), "weights": run.network.origin, "config": config}
+    results |= {"versions": versions(), "commit": commit(), "weights": run.network.origin}
+    results["config"] = run.config.to_dict()  # as written, ${…} included
     write_json(folder / "results.json", results)
     for split in judged:
         print(f"\n{run.name}, {split}\n" + answers_table(judged[split], published))

@@ -63,7 +63,7 @@ def report_run(
         connections = found[judge(found["score"].to_numpy(), rule.low, rule.high) == CONNECTION]
         write_gallery(folder / "gallery", _examples(run, connections), run.train_set.open_image)
         written.append("gallery/index.html")
-    results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(run.config.config, resolve=True))
+    results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(run.config.config))
     results["checkpoint"] = evaluated_checkpoint(run, weights_hash(run.network))
     results["weights"] = getattr(run.network, "origin", {})
     write_json(folder / "results.json", results)

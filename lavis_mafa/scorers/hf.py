@@ -29,7 +29,9 @@ def load_frozen(kind: Any, name: str, where: str, device: torch.device, needs_po
     if is_path(name) and not Path(name).expanduser().is_dir():
         raise ValueError(f"{where}: no folder at {name}; give a folder with config.json and weights, or a hub name")
     try:
-        model, info = kind.from_pretrained(folder_or_name(name), dtype=torch.float32, output_loading_info=True)
+        model, info = kind.from_pretrained(
+            folder_or_name(name), dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"{where}: {name} cannot be loaded as {kind.__name__}: {why}") from error

@@ -141,7 +141,7 @@ def load_text_encoder(name: str, where: str, device: torch.device, section: Any)
 def load_tokenizer(name: str, where: str) -> Any:
     """The tokenizer that lies beside a model's weights. Raises ValueError: there is none."""
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{where}: no tokenizer beside {name} ({error})") from error
 

@@ -155,14 +155,19 @@ def test_a_file_that_cannot_be_read_is_a_problem(
     ("options", "message"),
     [
         (["datasets.image_text.images=/no/such"], "no folder at"),
-        (["datasets.image_text.annotations.train=${oc.env:LAVIS_MAFA_NOT_SET}/a.json"], "export LAVIS_MAFA_NOT_SET="),
+        (["datasets.image_text.annotations.train=${oc.env:LAVIS_MAFA_CACHE}/a.json"], "export LAVIS_MAFA_CACHE="),
         (["datasets.scenes.seed=1"], "rendered"),
         (["nonsense"], "key=value"),
     ],
 )
 def test_a_wrong_command_is_reported(
-    folder: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("LAVIS_MAFA_CACHE", raising=False)
     assert main([*config(folder, write(folder, GOOD)), "--options", *options]) == 1
     assert message in capsys.readouterr().err
 

@@ -28,11 +28,11 @@ def load_language_model(name: str, key: str, dtype: torch.dtype, changes: Mappin
     try:
         if Path(source).is_dir() and not Path(source, "config.json").is_file():  # else guessed from the folder's name
             raise OSError("there is no config.json")
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         config.update(dict(changes))
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = auto.from_pretrained(source, config=config, dtype=dtype)
+        model = auto.from_pretrained(source, config=config, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.{key}: {name!r} is no language model that is available here ({' '.join(str(error).split())}); "

@@ -47,7 +47,8 @@ def build_hf_tower(vit_model: str, image_size: int) -> HfTower:
     source = vit_model.removeprefix(PREFIX)
     folder = Path(source).expanduser()
     try:
-        whole: Any = AutoModel.from_pretrained(str(folder) if folder.is_dir() else source, dtype=torch.float32)
+        place = str(folder) if folder.is_dir() else source
+        whole: Any = AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.vit_model: {source!r} is no model that can be had here ({' '.join(str(error).split())}); "
