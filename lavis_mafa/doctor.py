@@ -140,6 +140,13 @@ def own_requirements() -> list[str]:
         return []
 
 
+def judge_pickles() -> Iterator[Finding]:
+    """A variable of torch that makes it read checkpoints as before 2.6."""
+    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    if os.environ.get(name, "0").lower() in ("1", "y", "yes", "true"):
+        yield Finding(f"{name} is set: torch.load runs the code that a checkpoint holds", f"unset {name}", blocks=True)
+
+
 def judge_faiss(result: Probe, installed: bool) -> Iterator[Finding]:
     """A FAISS that raises is done without (core/neighbors.py); one that crashes or hangs takes the job with it."""
     if not result.fault or not (installed or result.died):
@@ -204,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     findings = [
         *judge_versions(found),
         *judge_ranges(own_requirements()),
+        *judge_pickles(),
         *judge_faiss(faiss, installed),
         *judge_imports(torch, lavis),
     ]
