@@ -13,9 +13,12 @@ from lavis.models.base_model import BaseModel
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lavis_mafa.config.first_reads import refuse_as_the_run, to_fetch, unreadable
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.values import check_data, missing_files
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.data.splits import TrainTable
+from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.models.meta import build_on_meta
 from lavis_mafa.models.pretrained import checkpoint_path
 from lavis_mafa.models.teacher import Teacher
@@ -30,25 +33,30 @@ WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 def dry_run(cfg: Config) -> list[str]:
     """Print the run; returns what is missing on this machine, empty where it can start (exit code 0).
 
-    ValueError: a model that is not ours, or data that do not fit the config.
+    It reads what the run reads, the first samples of every split among it, and fetches nothing.
+
+    ValueError: a model that is not ours, or whatever the run itself would refuse before its first step.
     """
     model_cls = registry.get_model_class(cfg.model_cfg.arch)
     if not is_ours(model_cls):
         raise ValueError(f"--dry-run only describes models of lavis_mafa, not {cfg.model_cfg.arch!r}")
-    if hasattr(model_cls, "llm"):
-        raise ValueError(f"--dry-run only describes stage 1; {cfg.model_cfg.arch} would download its language model")
     missing = missing_files(cfg.config) + to_fetch(cfg.config)
-    model, table = None, None
-    if not any(line.startswith(("model.vit_weights", "model.vocab")) for line in missing):
+    model = train = None
+    needed = "model.vit_weights: no file", "model.vocab", f"model.{_llm(model_cls)}"
+    if not any(line.startswith(needed) for line in missing):
         model = build_on_meta(model_cls, OmegaConf.to_container(cfg.model_cfg, resolve=True))
         print("\n".join(_model(model, cfg)))
     if not any(line.startswith("datasets.") for line in missing):
         datasets = registry.get_task_class(cfg.run_cfg.task).setup_task(cfg=cfg).build_datasets(cfg)
-        check_data(cfg.config, datasets)
-        table = next(iter(datasets.values()))["train"].table
-        print("\n".join(_batches(table, cfg.run_cfg)))
-    if model is not None and table is not None:
-        disk = disk_bytes(model, table.n_records, cfg)
+        if cfg.run_cfg.runner == "grit_runner":
+            check_data(cfg.config, datasets)
+        splits = next(iter(datasets.values()))
+        refuse_as_the_run(cfg, splits)
+        missing += unreadable(datasets)
+        train = splits.get("train")
+        print("\n".join(_splits(splits) if train is None else _batches(train.table, cfg.run_cfg)))
+    if model is not None and train is not None:
+        disk = disk_bytes(model, train.table.n_records, cfg)
         print("disk, at most: " + ", ".join(f"{what} {_size(size)}" for what, size in disk.items()))
         missing += _lacking_disk(sum(disk.values()), Path(cfg.run_cfg.output_dir))
     print(
@@ -59,17 +67,13 @@ def dry_run(cfg: Config) -> list[str]:
     return missing
 
 
-def to_fetch(cfg: DictConfig) -> list[str]:
-    """Annotations of LAVIS' data sets that a run would fetch first."""
-    found, cache = [], registry.get_path("cache_root")
-    for name, dataset in cfg.datasets.items():
-        annotations = dataset.get("build_info", {}).get("annotations", {})
-        for split, info in annotations.items():
-            urls, files = ([value] if isinstance(value, str) else value for value in (info.url, info.storage))
-            for url, file in zip(urls, files, strict=True):
-                if str(url).startswith("http") and not Path(cache, file).exists():
-                    found.append(f"datasets.{name}, {split}: the run will download {url}")
-    return found
+def _llm(model_cls: type[BaseModel]) -> str:
+    """The key of the language model, of a network that has one."""
+    return str(getattr(model_cls, "llm", "vocab"))
+
+
+def _splits(splits: Splits) -> Iterator[str]:
+    yield "evaluated alone: " + ", ".join(f"{name} with {len(dataset)} samples" for name, dataset in splits.items())
 
 
 def _model(model: BaseModel, cfg: Config) -> Iterator[str]:
@@ -138,11 +142,12 @@ def activation_bytes(model: BaseModel, cfg: Config) -> int:
     return int(tokens * config.num_hidden_layers * config.hidden_size * per_layer)
 
 
-def _batches(table: RecordTable, run: DictConfig) -> Iterator[str]:
+def _batches(table: TrainTable, run: DictConfig) -> Iterator[str]:
     world, batch = int(run.world_size), int(run.batch_size_train)
     steps = table.n_records // (batch * world)
     epochs = int(run.get("stop_epoch") or run.max_epoch)
-    yield f"records: {table.n_records} with {table.n_captions} captions"
+    captions = f" with {table.n_captions} captions" if isinstance(table, RecordTable) else ""
+    yield f"records: {table.n_records}{captions}"
     yield f"batches: {steps} an epoch of {world} x {batch}, {epochs} epochs, {steps * epochs} steps"
     if int(run.warmup_steps) > steps * epochs:
         yield f"  note: run.warmup_steps ({run.warmup_steps}) exceeds all steps; the rate stays below run.init_lr"

@@ -115,7 +115,7 @@ def _forget_split(run: DictConfig, split: str) -> None:
     """A split that the config sets to null is not evaluated either."""
     for key in ("valid_splits", "test_splits"):
         if split in (run.get(key) or []):
-            logging.warning("the split %s is null: run.%s goes without it", split, key)
+            logging.getLogger(__name__).warning("the split %s is null: run.%s goes without it", split, key)
             run[key] = [name for name in run[key] if name != split]
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import constants
 from lavis.models import clip_vit, eva_vit
 from lavis.models.blip2_models.Qformer import BertLMHeadModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, BertTokenizer, BertTokenizerFast
 
 from lavis_mafa.models import bert
+from lavis_mafa.models.albef import parts
 
 BERT_ROWS = 30522
 INHERITED = object()
@@ -26,7 +28,10 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
-    """LAVIS' constructors fetch by name and ask tensors for values: both are answered, offline and on the CPU."""
+    """LAVIS' constructors fetch by name and ask tensors for values: both are answered, offline and on the CPU.
+
+    What a hub would have to give for the shape of a network (`hf:NAME`, a language model) is looked for in its cache.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         vocabulary = folder / "vocab.txt"
@@ -43,6 +48,9 @@ def on_meta_device() -> Iterator[None]:
             (eva_vit, "download_cached_file", lambda *args, **kwargs: "any"),
             (clip_vit, "download_cached_file", lambda *args, **kwargs: "any"),
             (open_clip, "create_model", _untrained(open_clip.create_model)),
+            (parts, "start_from_deit", lambda tower, weights: None),
+            (parts, "start_from_bert", lambda network, source, config: network(config)),
+            (constants, "HF_HUB_OFFLINE", True),
             (torch, "load", lambda *args, **kwargs: {}),
             (torch, "linspace", partial(torch.linspace, device="cpu")),
         ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
+from omegaconf import DictConfig
 
 from lavis_mafa.common.ranks import barrier, is_main_process
 from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.evaluation.eccv import CocoIds, coco_ids, refuse_other_split
 from lavis_mafa.evaluation.judgments import JudgedPairs, configured_judge, evaluate_judgments, read_judged_pairs
 from lavis_mafa.evaluation.retrieval import RetrievalFigures, evaluate_retrieval
@@ -33,7 +36,8 @@ class RetrievalEvaluation(Evaluation):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         # now, so that what is wrong with a file shows before hours of training
-        self._judged, self._coco = self._read_judged(), self._read_coco()
+        self._judged = judged_pairs_of(run.settings, run.test_splits, run.splits)
+        self._coco = coco_ids_of(run.settings, run.test_splits, run.splits)
 
     def validate(self) -> dict[str, float]:
         """Recall by ITC alone: quick, and it shows the curve."""
@@ -79,21 +83,6 @@ class RetrievalEvaluation(Evaluation):
         network, split = self.run.network, self.run.splits[self.run.test_splits[0]]
         return zero_shot(network.clip, network.tokenizer, split.vis_processor, **asked, **self._loading())
 
-    def _read_judged(self) -> JudgedPairs | None:
-        file = self.run.settings.get("judged_pairs")
-        if not file:
-            return None
-        if not self.run.test_splits:
-            raise ValueError("run.judged_pairs is about the images of a test split; name it in run.test_splits")
-        return read_judged_pairs(file, self.run.splits[self.run.test_splits[0]].table)
-
-    def _read_coco(self) -> dict[str, CocoIds]:
-        file = self.run.settings.get("coco_captions")
-        found = {split: coco_ids(self.run.splits[split], file) for split in self.run.test_splits} if file else {}
-        for split, ids in found.items():
-            refuse_other_split(split, ids)
-        return found
-
     def _judgments(self) -> dict[str, dict[str, dict[str, float]]] | None:
         if self._judged is None:
             return None
@@ -101,3 +90,22 @@ class RetrievalEvaluation(Evaluation):
         dataset = run.splits[run.test_splits[0]]
         judge = configured_judge(run.network, run.settings.get("con_d"), dataset, run.device)
         return evaluate_judgments(run.network, dataset, self._judged, judge, **self._loading())
+
+
+def judged_pairs_of(settings: DictConfig, test_splits: Sequence[str], splits: Splits) -> JudgedPairs | None:
+    """What run.judged_pairs says of the first test split. Raises ValueError: a file that read_judged_pairs refuses."""
+    file = settings.get("judged_pairs")
+    if not file:
+        return None
+    if not test_splits:
+        raise ValueError("run.judged_pairs is about the images of a test split; name it in run.test_splits")
+    return read_judged_pairs(file, splits[test_splits[0]].table)
+
+
+def coco_ids_of(settings: DictConfig, test_splits: Sequence[str], splits: Splits) -> dict[str, CocoIds]:
+    """COCO's ids of every test split, where run.coco_captions asks for them. Raises ValueError: another data set."""
+    file = settings.get("coco_captions")
+    found = {split: coco_ids(splits[split], file) for split in test_splits} if file else {}
+    for split, ids in found.items():
+        refuse_other_split(split, ids)
+    return found

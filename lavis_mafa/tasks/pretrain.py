@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from lavis.common.config import Config
 from lavis.common.registry import registry
+from omegaconf import DictConfig
 
 from lavis_mafa.core.scorer import PairScorer
+from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.datasets.lavis_captions import Splits, gathered
 from lavis_mafa.models.base import MafaOutput
@@ -33,13 +35,9 @@ class MafaPretrainTask(LoopTask):
         Raises:
             ValueError: the settings need a judge and none is configured, or it cannot be built.
         """
+        refuse_without_judge(student.mafa, self.run_cfg)
         if not student.mafa.asks_scorer:
             return None
-        if not self.run_cfg.get("con_d"):
-            raise ValueError(
-                f"model.mafa.action is {student.mafa.action!r} but run.con_d names no judge; give a matching network "
-                "(run_scripts/mafa/train_con_d.sh trains it), or set model.mafa.action: keep for hard negatives alone"
-            )
         request = ScorerRequest(self.run_cfg.con_d, "run.con_d", device, student.mafa, train_set, student)
         scorer = build_scorer(request)
         if view := missing_view(scorer, train_set):
@@ -49,3 +47,12 @@ class MafaPretrainTask(LoopTask):
     def build_teacher(self, student: Student) -> Teacher | None:
         """The momentum copy of a student that learns from one."""
         return Teacher(student) if student.mafa.needs_teacher else None
+
+
+def refuse_without_judge(mafa: MafaSettings, run: DictConfig) -> None:
+    """ValueError where the settings ask a judge and the run names none."""
+    if mafa.asks_scorer and not run.get("con_d"):
+        raise ValueError(
+            f"model.mafa.action is {mafa.action!r} but run.con_d names no judge; give a matching network "
+            "(run_scripts/mafa/train_con_d.sh trains it), or set model.mafa.action: keep for hard negatives alone"
+        )

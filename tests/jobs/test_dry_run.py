@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import lavis_mafa
@@ -146,3 +149,104 @@ def test_the_command_ends_with_what_it_found(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SystemExit) as ended:
         train.main()
     assert ended.value.code == 1
+
+
+NOT_OF_SCENES = [
+    *sorted(path for path in FOLDER.parent.glob("albef/*.yaml") if not path.stem.endswith(("scenes", "8k", "daquar"))),
+    FOLDER / "pretrain_stage2_opt2.7b.yaml",
+    FOLDER.parent / "eval" / "vqav2_flant5xl.yaml",
+]
+
+
+@pytest.mark.parametrize("path", NOT_OF_SCENES, ids=lambda path: path.stem)
+def test_a_full_size_run_is_described_without_a_network(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lavis.common.registry import registry
+
+    from lavis_mafa.config.dry_run import dry_run
+
+    def refused(*address: object) -> None:
+        raise AssertionError(f"{address} is asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path))
+    missing = "\n".join(dry_run(load(f"../{path.parent.name}/{path.stem}", f"run.output_dir={tmp_path}/out")))
+    assert "datasets." in missing
+    if path.parent.name == "albef":
+        assert "visual_encoder: 8" in capsys.readouterr().out
+        if path.stem.startswith("pretrain"):
+            assert "model.vit_weights: the run will download https://dl.fbaipublicfiles.com/deit/" in missing
+    else:
+        assert "the run will download facebook/opt-2.7b" in missing or "will download google/flan-t5-xl" in missing
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("../albef/vqa_scenes", "records: "),
+        ("../albef/nlvr_scenes", "records: "),
+        ("../eval/gqa_scenes", "evaluated alone: test with"),
+        ("pretrain_stage2_opt_scenes", "opt_proj"),
+    ],
+)
+def test_questions_statements_and_stage_2_are_described(
+    name: str, printed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lavis_mafa.config.dry_run import dry_run
+
+    missing = dry_run(load(name, f"run.output_dir={tmp_path}/out"))
+    assert all(line.startswith(("model.", "run.con_d.")) for line in missing)  # what a run before it writes
+    assert printed in capsys.readouterr().out
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> tuple[str, ...]:
+    """Options of a run on own images, whose splits have eight records each."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for split in ("train", "val"):
+        for number in range(8):
+            Image.new("RGB", (8, 8)).save(images / f"{split}{number}.png")
+        rows = [{"image": f"{split}{number}.png", "caption": f"{split} {number}"} for number in range(8)]
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    return (
+        *("model.vit_model=small_vit", "model.freeze_vit=false", "run.cache_tokens=false", "run.con_d={arch: self}"),
+        *(f"datasets.image_text.images={images}", f"run.output_dir={tmp_path}/out", "run.batch_size_train=4"),
+        *(f"datasets.image_text.annotations.{split}={tmp_path}/{split}.json" for split in ("train", "val")),
+    )
+
+
+def test_the_first_images_of_every_split_are_read(own: tuple[str, ...], tmp_path: Path) -> None:
+    from lavis_mafa.config.dry_run import dry_run
+
+    assert dry_run(load("pretrain_stage1_images", *own)) == []
+    (tmp_path / "images" / "val1.png").unlink()
+    (tmp_path / "images" / "train0.png").write_text("no image")
+    train, val = dry_run(load("pretrain_stage1_images", *own))
+    assert train.startswith("datasets.image_text, split train, sample 0:") and "cannot be read" in train
+    assert val.startswith("datasets.image_text, split val, sample 1: split val (") and "val.json): no image file" in val
+    one = [*own, "datasets.image_text.annotations.val=null"]
+    assert len(dry_run(load("pretrain_stage1_images", *one))) == 1
+    assert dry_run(load("pretrain_stage1_images", *one, "datasets.image_text.on_bad_image=replace")) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("run.con_d=null", "run.con_d names no judge"),
+        ("run.judged_pairs=train.json", "run.judged_pairs is about the images of a test split"),
+        (
+            "run.test_splits=[tset]",
+            r"run\.test_splits is 'tset': allowed is a split of datasets\.image_text: train, val",
+        ),
+        ("run.batch_size_train=9", "at most 8: train has 8 records"),
+    ],
+)
+def test_what_the_run_refuses_is_refused(own: tuple[str, ...], option: str, message: str) -> None:
+    from lavis_mafa.config.dry_run import dry_run
+
+    with pytest.raises(ValueError, match=message):
+        dry_run(load("pretrain_stage1_images", *own, option))

@@ -47,10 +47,14 @@ def build_visual_encoder(cfg: Mapping[str, Any], weights: str | None) -> nn.Modu
         return build_tower(cfg["vit_model"], cfg["image_size"], weights)
     tower = VisionTransformerEncoder.from_config(cfg)
     if weights is not None:
-        content = read_state_dict(weights_file(weights))
-        state = {key: value for key, value in content.items() if not key.startswith("head")}
-        fit_state(tower, _with_positions(state, "pos_embed", tower), weights)
+        start_from_deit(tower, weights)
     return tower
+
+
+def start_from_deit(tower: nn.Module, weights: str) -> None:
+    content = read_state_dict(weights_file(weights))
+    state = {key: value for key, value in content.items() if not key.startswith("head")}
+    fit_state(tower, _with_positions(state, "pos_embed", tower), weights)
 
 
 def build_text_encoder(cfg: Mapping[str, Any], encoder_width: int, vocab_size: int, bert: str | None) -> nn.Module:
