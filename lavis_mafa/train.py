@@ -27,7 +27,7 @@ def run(description: str, evaluate: bool) -> Results:
     from lavis_mafa.common.ranks import first_failure_first
     from lavis_mafa.config.dry_run import dry_run
     from lavis_mafa.config.load import init_distributed, load_config, parse_arguments
-    from lavis_mafa.config.run_values import make_output_folder
+    from lavis_mafa.config.output import output_folder, set_apart
     from lavis_mafa.config.values import refuse_missing
 
     arguments = parse_arguments(description, dry_run=not evaluate)
@@ -36,12 +36,14 @@ def run(description: str, evaluate: bool) -> Results:
     run_cfg.evaluate = evaluate or run_cfg.evaluate
     if not evaluate and arguments.dry_run:
         sys.exit(int(bool(dry_run(cfg))))
+    if run_cfg.evaluate:
+        set_apart(cfg, arguments.options)
     refuse_missing(cfg.config)
-    make_output_folder(run_cfg)
-    init_distributed(run_cfg)
-    logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")
-    with first_failure_first():
-        return record(_run)(cfg)  # torchrun's last words are the exception of the rank that failed first
+    with output_folder(run_cfg, "evaluate" if run_cfg.evaluate else "train"):
+        init_distributed(run_cfg)
+        logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")
+        with first_failure_first():
+            return record(_run)(cfg)  # torchrun's last words are the exception of the rank that failed first
 
 
 def _run(cfg: Config) -> Results:

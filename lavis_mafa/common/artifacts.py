@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from lavis_mafa.common.files import mistaken
 
 HOST = socket.gethostname()
+MARKER = ".lavis_mafa"  # in every folder that this program wrote
 # What NumPy, JSON, zip, Parquet, torch and safetensors raise of a file that is cut off, damaged or of another kind.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, BadZipFile, SafetensorError)
 
@@ -32,21 +33,31 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             sync(file)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Makes a new folder beside `folder`; it takes the place of `folder`, whatever that held, once it is filled."""
+    """Makes a new folder beside `folder`; once it is filled, it takes the place of what was written there before.
+
+    Raises:
+        ValueError: `folder` holds what this program did not write.
+    """
+    if folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} was not written by this program and would be replaced: move it away")
     new, old = (folder.with_name(f"{folder.name}.{_writer()}.{part}") for part in ("new", "old"))
     try:
         new.mkdir(parents=True)
+        (new / MARKER).touch()
         yield new
+        for path in (*new.rglob("*"), new):
+            sync_path(path)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
+        sync_path(folder.parent)
     finally:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -58,7 +69,10 @@ def _writer() -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Takes away what killed processes of this host left of the writers above; a folder moved aside returns."""
+    """Takes away what killed processes of this host left of the writers above; a folder moved aside returns.
+
+    Other hosts' processes may be alive: what they left stays.
+    """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         left = re.fullmatch(rf"(.+)\.lavis_mafa-{re.escape(HOST)}-(\d{{1,9}})\.(tmp|new|old)", path.name)
         if left is None or _is_running(int(left[2])):
@@ -87,9 +101,9 @@ def sync(file: IO[bytes] | IO[str]) -> None:
     os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    """A rename outlives a power cut only once its folder is on disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """A file, or a folder: a rename outlives a power cut only once its folder is on disk too."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, mapped
+from lavis_mafa.common.folders import held
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.common.ranks import barrier, is_main_process
@@ -39,7 +40,8 @@ def cached_rows(
     """
     path = folder / f"{name}_{digest_of(content)}.npy"
     if is_main_process() and not path.exists():
-        with torch.no_grad(), progress_bar(total=n_rows, desc=name, unit="row") as bar:
+        held_folder = held(folder, "cache", "the folder of cached rows")  # only to write: whole files are shared
+        with held_folder, torch.no_grad(), progress_bar(total=n_rows, desc=name, unit="row") as bar:
             _write(path, n_rows, compute(), remedy, bar)
         logging.info("%s: %d rows in %s (%.0f MB)", name, n_rows, path, path.stat().st_size / 1e6)
     barrier()

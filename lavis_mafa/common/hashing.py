@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,15 @@ def digest_of(parts: Iterable[object]) -> str:
         kind, content = _framed(part)
         hashed.update(f"{kind} {len(content)}\0".encode())
         hashed.update(content)
+    return hashed.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """As `sha256sum` prints it."""
+    hashed = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            hashed.update(block)
     return hashed.hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,14 @@ from lavis.common.registry import registry
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
-from lavis_mafa.common.config_file import home_expanded, merged, named_config_errors, plain_config, read_config_file
+from lavis_mafa.common.config_file import (
+    home_expanded,
+    loaded,
+    merged,
+    named_config_errors,
+    plain_config,
+    read_config_file,
+)
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import PATIENCE, patient_group
 from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
@@ -24,6 +31,7 @@ from lavis_mafa.config.keys import check_names, is_lavis_task
 from lavis_mafa.config.run_values import check_texts, normalise_prompt
 from lavis_mafa.config.smoke import shorten
 from lavis_mafa.config.values import check_mining, check_values
+from lavis_mafa.models.pretrained import PATHS, weights_switches
 
 TRAINING = "projects/mafa/blip2/pretrain_stage1_scenes.yaml", "run.max_epoch=2"
 
@@ -137,6 +145,7 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
         for name in [name for name, dataset in given.datasets.items() if dataset is None]:
             given.datasets[name] = {}
         cfg = RunConfig(given, schema)
+        cfg.config.model.update(_weights_switches(given, arguments.options))
         if smoke := getattr(arguments, "smoke", None):
             cfg.config = shorten(cfg.config, smoke)
         cfg.config.run.device = chosen_device(cfg.config.run.device)
@@ -146,6 +155,14 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
             normalise_prompt(cfg.config.run)
             check_values(cfg.config)
     return cfg
+
+
+def _weights_switches(given: DictConfig, options: Sequence[str]) -> dict[str, bool]:
+    """Those by which the weights that the YAML or an option names are loaded."""
+    model_cls = registry.get_model_class(given.model.arch)
+    packaged = loaded(model_cls.default_config_path(given.model.get("model_type"))).model
+    chosen = [key for key in PATHS if any(option.startswith(f"model.{key}=") for option in options)]
+    return weights_switches(packaged, given.model, insisted=chosen)
 
 
 def init_distributed(run: DictConfig) -> None:

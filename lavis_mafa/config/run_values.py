@@ -33,17 +33,6 @@ def check_folders(run: DictConfig, *names: str) -> None:
             refuse(f"run.{name}", run[name], "a folder; there is a file in its place")
 
 
-def make_output_folder(run: DictConfig) -> None:
-    """ValueError where run.output_dir cannot be made, before anything is built. LAVIS' own runner has it elsewhere."""
-    runner = registry.get_runner_class(run.get("runner"))
-    if runner is not None and not is_ours(runner):
-        return
-    try:
-        Path(run.output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"run.output_dir: no folder can be made at {run.output_dir} ({error})") from error
-
-
 def normalise_prompt(run: DictConfig) -> None:
     """`{question}` in the prompt of mafa_vqa becomes `{}`, as LAVIS' T5 wants it.
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from lavis_mafa.common.artifacts import atomic_write, check_header, reading
+from lavis_mafa.common.artifacts import atomic_write, check_header, reading, sweep
 from lavis_mafa.common.formats import Header, check_format, header
 from lavis_mafa.core.runs import Floats, Ints, Run, merged, united
 
@@ -158,8 +158,8 @@ class ConnectionStore:
         if self.rank == 0:
             after = {name for name in self._names() if _generation(name) >= self._generation}
             self._delete(after - self._committed)  # files merged before stay until the next commit
-            for leftover in self._folder.glob("*.tmp") if self._folder else ():
-                leftover.unlink(missing_ok=True)
+            if self._folder is not None:
+                sweep(self._folder)
 
     def _return_to(self, state: Committed) -> None:
         self.check(state)

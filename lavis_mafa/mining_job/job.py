@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
 from lavis_mafa.common.config_file import plain_config
+from lavis_mafa.common.folders import held
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.neighbors import choose
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     from lavis_mafa.common.run_schema import MineRun
     from lavis_mafa.config.devices import take_device
     from lavis_mafa.config.load import load_config
-    from lavis_mafa.config.run_values import make_output_folder
+    from lavis_mafa.config.output import output_folder
     from lavis_mafa.mining_job.report import Job, report
 
     cfg = load_config(arguments, MineRun)
@@ -83,11 +84,6 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     bounds = rule(settings)
     source = load_source(cfg)
     corpus = Corpus.of(source.data.table, settings.hide_siblings)
-    make_output_folder(settings)
-    folder = Path(settings.output_dir).resolve()
-    cache = Path(settings.cache_folder) if settings.cache_folder else folder / "cache"
-    for place in (folder, cache, *cache.glob("scores_*")):
-        sweep(place)
     choose(search.index, 1)  # a missing FAISS is reported before hours of embedding
     if settings.review and not Path(settings.review).is_file():
         raise ValueError(f"run.review: no file at {settings.review}")
@@ -95,11 +91,16 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     if settings.judged_pairs:
         judged = Judged.of(read_judged_pairs(settings.judged_pairs, source.data.table), corpus)
     take_device(settings.device)
-    models = networks(cfg, source.data, torch.device(settings.device))
-    worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
-    asked_A = judged.key_A if judged else NOTHING
-    mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
-    return report(Job(folder, cfg, source, corpus, mined, bounds, judged))
+    folder = Path(settings.output_dir).resolve()
+    cache = Path(settings.cache_folder) if settings.cache_folder else folder / "cache"
+    with output_folder(settings, "mine"), held(cache, "cache", "run.cache_folder"):
+        for place in (folder, cache, *cache.glob("scores_*")):
+            sweep(place)
+        models = networks(cfg, source.data, torch.device(settings.device))
+        worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
+        asked_A = judged.key_A if judged else NOTHING
+        mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
+        return report(Job(folder, cfg, source, corpus, mined, bounds, judged))
 
 
 def main() -> None:

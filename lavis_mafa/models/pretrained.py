@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lavis_mafa.common.files import local_file
 from lavis_mafa.common.tensors import refuse_nan
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
+PATHS = ("finetuned", "pretrained")  # as in LAVIS, the first wins where both are loaded
 CHECKPOINT_KEYS = ("load_finetuned", "load_pretrained", "finetuned", "pretrained")
 FROZEN_TOWER = ("visual_encoder.",)  # LAVIS' checkpoints leave the frozen tower out: its own file gives it
 IN_FOLDER = ("model.safetensors", "model.safetensors.index.json")  # what we, and transformers, save in a folder
@@ -37,6 +38,41 @@ def checkpoint_path(cfg: Mapping[str, Any]) -> str | None:
     """What a model config loads; None for nothing, and where the path is missing."""
     key = checkpoint_key(cfg)
     return (cfg.get(key) or None) if key else None
+
+
+def weights_switches(
+    packaged: Mapping[str, Any],
+    given: Mapping[str, Any],
+    where: str = "model",
+    insisted: Collection[str] = PATHS,
+) -> dict[str, bool]:
+    """`load_finetuned` and `load_pretrained` such that the checkpoint that the user named is the one that is loaded.
+
+    Args:
+        packaged: the model's config before the user's keys; given: these keys.
+        where: the section of the config, for messages.
+        insisted: the keys whose path must be loaded or refused, as those on the command line; of the others a switch
+            that the user wrote may say that they are not.
+
+    Returns:
+        The switches that differ from what the config says, empty where it is right.
+
+    Raises:
+        ValueError: the path would not be loaded, as a switch that the user wrote forbids it.
+    """
+    named = [key for key in PATHS if given.get(key) and given[key] != packaged.get(key)]
+    wanted = [key for key in named if key in insisted] or named
+    if not wanted or checkpoint_key({**packaged, **given}) == wanted[0]:
+        return {}
+    key = wanted[0]  # as in LAVIS, `finetuned` before `pretrained`
+    needed = {"load_finetuned": key == "finetuned"} | ({"load_pretrained": True} if key == "pretrained" else {})
+    against = [f"{switch}: {str(value).lower()}" for switch, value in needed.items() if given.get(switch) is (not value)]
+    if against and key in insisted:
+        raise ValueError(
+            f"{where}.{key} is {given[key]}, but {where}.{against[0].partition(':')[0]} keeps it from being loaded: set "
+            f"{where}.{against[0]}, or {where}.{key}: null"
+        )
+    return {} if against else needed
 
 
 def local_files(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

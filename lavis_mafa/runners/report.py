@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
+from lavis_mafa.common.hashing import file_sha256
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import CONNECTION, judge
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.records import RecordTable
-from lavis_mafa.models.pretrained import checkpoint_path
+from lavis_mafa.models.pretrained import checkpoint_path, weights_file
 from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
@@ -138,9 +139,13 @@ def gallery_row(table: RecordTable, record: int, text_row: int, **known: Unpack[
 
 
 def evaluated_checkpoint(run: Run, weights: str) -> dict[str, str | None]:
-    """Whose figures these are: the checkpoint that the config names, or what the run itself trained and kept."""
+    """Whose figures these are: the checkpoint that the config names, or what the run itself trained and kept.
+
+    hash: of the weights as they were evaluated; path, sha256: of the file, None where nothing was loaded.
+    """
     trained = str(run.folder / "model.safetensors")
-    return {"hash": weights, "path": checkpoint_path(run.config.model_cfg) if run.evaluate_only else trained}
+    path = checkpoint_path(run.config.model_cfg) if run.evaluate_only else trained
+    return {"hash": weights, "path": path, "sha256": file_sha256(weights_file(path)) if path else None}
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from lavis_mafa.common.artifacts import sweep
 from lavis_mafa.common.ranks import barrier, gathered, get_rank, get_world_size, is_main_process
 from lavis_mafa.core.neighbors import IntArray
 from lavis_mafa.core.plan import Plan, RandomPlanner
@@ -20,6 +21,8 @@ from lavis_mafa.runners import checkpoint
 from lavis_mafa.runners.checkpoint import Checkpoint, Learned, Stored
 from lavis_mafa.runners.journal import Journal
 from lavis_mafa.runners.run import Learner, Run
+
+OWN_FOLDERS = ("connections", "embeddings", "tokens")
 
 
 class RunState:
@@ -78,8 +81,8 @@ class RunState:
         barrier()  # every rank has found its files whole
         if is_main_process():
             checkpoint.drop_later(self.folder, epoch, step)
-            for torn in self.folder.rglob("*.tmp"):
-                torn.unlink()
+            for place in (self.folder, *map(self.folder.joinpath, OWN_FOLDERS)):
+                sweep(place)
         barrier()
         self.journal = self._open_journal(epoch, step)
         if content is not None:

@@ -25,7 +25,7 @@ from lavis_mafa.core.scorer import View, same_view
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
 from lavis_mafa.models.blip2.stage1 import MafaBlip2, QformerState
-from lavis_mafa.models.pretrained import local_files
+from lavis_mafa.models.pretrained import local_files, weights_switches
 from lavis_mafa.models.protocols import Student
 from lavis_mafa.models.text import TokenizedOnce
 from lavis_mafa.scorers.networks import DUAL_ENCODERS, Network, build_network
@@ -193,7 +193,7 @@ def _files(section: Section) -> Iterator[tuple[str, str]]:
     model_cls = registry.get_model_class(section["arch"])
     if model_cls.__module__.startswith("lavis_mafa."):
         packaged = loaded(model_cls.default_config_path(section["model_type"]))
-        yield from local_files(merged(packaged.model, section))
+        yield from local_files(merged(packaged.model, section, weights_switches(packaged.model, section, "run.con_d")))
 
 
 JUDGES.add(*ARCHITECTURES)(

@@ -26,7 +26,7 @@ from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
 from lavis_mafa.models.openclip import MafaOpenClip
-from lavis_mafa.models.pretrained import checkpoint_path
+from lavis_mafa.models.pretrained import checkpoint_path, weights_switches
 from lavis_mafa.models.towers.openclip import TowerName
 from lavis_mafa.scorers.registry import Section
 from lavis_mafa.scorers.strict import build_strictly
@@ -71,7 +71,7 @@ def build_network(cfg: Section, device: torch.device, section: str, archs: tuple
         raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(archs)}), model_type {model_type!r} ({types})")
     defaults = loaded(model_cls.default_config_path(model_type))
     keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
-    config = merged(defaults.model, keys)
+    config = merged(defaults.model, keys, weights_switches(defaults.model, keys, section))
     defaults.model = config  # the preparation may refer to it
     if arch in EXTRACTORS and config.get("load_finetuned"):
         raise ValueError(f"{section}.load_finetuned: {arch} only loads {section}.pretrained; set that to the file")

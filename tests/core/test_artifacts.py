@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lavis_mafa.common.artifacts import HOST, atomic_folder, atomic_write, json_lines, mapped, reading, sweep
+from lavis_mafa.common.artifacts import HOST, MARKER, atomic_folder, atomic_write, json_lines, mapped, reading, sweep
 
 KILLED = """
 import os, signal, sys
@@ -42,6 +42,20 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path, what):
     sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert (tmp_path / "gallery" / "index.html").read_text() == (tmp_path / "summary.json").read_text() == "whole"
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "gallery").mkdir()
+    for text in ("first", "second"):  # an empty folder, then one of ours
+        with atomic_folder(tmp_path / "gallery") as new:
+            (new / "index.html").write_text(text)
+    assert (tmp_path / "gallery" / "index.html").read_text() == "second"
+    (tmp_path / "gallery" / MARKER).unlink()
+    refused = pytest.raises(ValueError, match="gallery was not written by this program and would be replaced")
+    with refused, atomic_folder(tmp_path / "gallery"):
+        pass
+    assert (tmp_path / "gallery" / "index.html").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
 
 
 def test_a_folder_killed_between_its_two_renames_returns(tmp_path):

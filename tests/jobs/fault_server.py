@@ -50,7 +50,7 @@ def live(config: str, options: list[str], log: str, kill: list[Any] | None) -> N
         main()
     except SystemExit as end:
         print(end.code, file=sys.stderr)
-        status = 1
+        status = end.code if isinstance(end.code, int) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 2

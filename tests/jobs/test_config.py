@@ -281,15 +281,17 @@ def test_an_output_folder_that_yaml_reads_as_something_else(line: str, named: st
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_built(tmp_path: Path) -> None:
-    from lavis_mafa.config.run_values import make_output_folder
+    from lavis_mafa.config.output import output_folder
 
     (tmp_path / "file").touch()
     for option in ("run.output_dir=null", "run.output_dir=", f"run.output_dir={tmp_path}/file/x"):
         with pytest.raises(ValueError, match=r"run\.output_dir is .*: allowed is (a folder|text)"):
             load(option)
-    with pytest.raises(ValueError, match=r"run\.output_dir: no folder can be made at /proc/x"):
-        make_output_folder(load("run.output_dir=/proc/x").run)
-    make_output_folder(load(f"run.output_dir={tmp_path}/run #1").run)
+    refused = pytest.raises(ValueError, match=r"run\.output_dir: /proc/x is no folder to write in")
+    with refused, output_folder(load("run.output_dir=/proc/x").run, "train"):
+        pass
+    with output_folder(load(f"run.output_dir={tmp_path}/run #1").run, "train"):
+        pass
     assert (tmp_path / "run #1").is_dir()
 
 
@@ -361,3 +363,13 @@ def test_a_prompt_that_does_not_ask_the_question_is_refused(prompt: str) -> None
 def test_the_prompt_of_a_caption_is_text(tmp_path: Path) -> None:
     path = ROOT / "projects" / "mafa" / "eval" / "caption_scenes.yaml"
     assert load("run.prompt=a photo of {it}", path=path).run.prompt == "a photo of {it}"
+
+
+def test_weights_that_are_named_are_loaded_or_refused() -> None:
+    stage1 = ROOT / "projects" / "mafa" / "blip2" / "pretrain_stage1.yaml"  # load_pretrained: false
+    model = load("model.pretrained=a.pth").model
+    assert (model.load_pretrained, model.load_finetuned, model.pretrained) == (True, False, "a.pth")
+    with pytest.raises(ValueError, match=r"model\.pretrained is a\.pth, .*: set model\.load_pretrained: true"):
+        load("model.pretrained=a.pth", path=stage1)
+    assert load("model.pretrained=a.pth", "model.load_pretrained=true", path=stage1).model.load_pretrained
+    assert not load("model.pretrained=", path=stage1).model.load_pretrained

@@ -10,8 +10,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.runners import checkpoint
-from tests.jobs.commands import ROOT, environment, rows
+from tests.jobs.commands import ROOT, rows
+from tests.jobs.conftest import StartLife
 
 SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 N, BATCH, EPOCHS = 50, 8, 2  # 6 steps an epoch, and 2 records that are left over
@@ -74,23 +74,15 @@ Life = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+def life(start_life: StartLife) -> Life:
     """life(folder, *options, kill=None, config=…, small=…) → exit status; what it printed stands in folder.log."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.jobs.fault_server"]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), text=True, **pipes) as server:
 
-        def one(
-            folder: Path, *options: str, kill: Any = None, config: str | Path = SCENES, small: Sequence[str] = SMALL
-        ) -> int:
-            given = [*small, f"run.output_dir={folder}", *options]
-            order = {"config": str(config), "options": given, "log": f"{folder}.log", "kill": kill}
-            server.stdin.write(json.dumps(order) + "\n")
-            server.stdin.flush()
-            return int(server.stdout.readline())
+    def one(
+        folder: Path, *options: str, kill: Any = None, config: str | Path = SCENES, small: Sequence[str] = SMALL
+    ) -> int:
+        return start_life(config, [*small, f"run.output_dir={folder}", *options], f"{folder}.log", kill)
 
-        yield one
-        server.stdin.close()
+    return one
 
 
 def whole(life: Life, folder: Path, *options: str, **config: Any) -> Path:

@@ -74,6 +74,7 @@ def test_the_command_leaves_what_it_promises(mined: tuple[Path, str]) -> None:
     folder, printed = mined
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        ".lavis_mafa",
         "cache",
         "connections.parquet",
         "gallery",
@@ -231,10 +232,10 @@ def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], t
     config, annotation = files
     options = ["run.range_max=2", f"run.output_dir={tmp_path}"]
     mine_here(config, *options)
-    before = {path.name for path in (tmp_path / "cache").iterdir()}
+    before = {path.name for path in (tmp_path / "cache").glob("[!.]*")}
     os.utime(annotation.with_name("3.png"), (1, 1))
     mine_here(config, *options)
-    assert len({path.name for path in (tmp_path / "cache").iterdir()} - before) == len(before)
+    assert len({path.name for path in (tmp_path / "cache").glob("[!.]*")} - before) == len(before)
 
 
 @pytest.mark.parametrize(

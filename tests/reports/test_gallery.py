@@ -53,7 +53,7 @@ RED, CUBE, HOST, BLUE, GREEN = (row.caption for row in ROWS)
 def test_the_folder_needs_nothing_else(page: Path) -> None:
     html, data = page.read_text(encoding="utf-8"), (page.parent / "data.js").read_text(encoding="ascii")
     files = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*") if path.is_file()}
-    assert files == {"index.html", "data.js", *(f"images/{n}.png" for n in (2, 3, 7, 8, 9))}
+    assert files == {".lavis_mafa", "index.html", "data.js", *(f"images/{n}.png" for n in (2, 3, 7, 8, 9))}
     assert not re.search(r"https?://|@import|url\(", html + data)
     assert "1 of the 2 connections whose truth is known are true" in html
     assert [path.name for path in page.parent.parent.iterdir()] == ["gallery"]

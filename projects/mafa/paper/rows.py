@@ -24,7 +24,7 @@ from typing import Any
 from cells import ROOT, Cell
 from keys import MISSING, Key, leaves, missing_files
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.artifacts import MARKER, atomic_write
 
 HEAVY = [
     f"lavis_mafa.{name}"
@@ -32,7 +32,7 @@ HEAVY = [
 ]
 WROTE = {"train": "results.json", "mine": "summary.json"}
 LEFT = {"train": "model.safetensors", "mine": "connections.parquet"}  # what later runs start from
-KEPT = (*WROTE.values(), *LEFT.values(), "epochs.jsonl", "steps.jsonl", "log.txt")
+KEPT = (*WROTE.values(), *LEFT.values(), "epochs.jsonl", "steps.jsonl", "log.txt", MARKER)
 # of results.json
 PARTS = ("retrieval", "judgments", "connections", "plan", "itc_labels", "answers", "seconds_per_step")
 

@@ -1,0 +1,68 @@
+"""Where a run writes: one process at a time, nothing of somebody else replaced, an evaluation apart from its training."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lavis.common.config import Config
+from lavis.common.registry import registry
+from omegaconf import DictConfig
+
+from lavis_mafa.common.folders import held, job_of
+from lavis_mafa.config.keys import is_ours
+
+EVALUATION = "evaluation"  # the folder of an evaluation, below that of the training
+CHECKPOINTS = "checkpoint_e*.pth"
+WEIGHTS = "model.safetensors"  # what a training ends with
+# What a job writes, and so replaces, in run.output_dir
+RUN = (
+    *("results.json", "steps.jsonl", "epochs.jsonl", "curves.png", "gallery", WEIGHTS, "checkpoint_*.pth"),
+    *("plan_*.npz", "connections", "embeddings", "tensorboard", "result", "predictions_*", "bad_images_rank*.txt"),
+)
+MINE = (
+    *("summary.json", "connections.parquet", "suspects.csv", "mining.png", "gallery", "*_connected.*"),
+)
+WRITES = {"train": RUN, "evaluate": RUN, "mine": MINE}
+
+
+@contextmanager
+def output_folder(run: DictConfig, job: str) -> Iterator[None]:
+    """While the block runs, run.output_dir is this job's alone; LAVIS' own runner has its folder elsewhere.
+
+    Raises:
+        ValueError: no folder can be made there, another process holds it, or it has files of somebody else where the
+            job writes.
+    """
+    runner, folder = registry.get_runner_class(run.get("runner")), Path(run.output_dir)
+    if (runner is not None and not is_ours(runner)) or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    # a training of an earlier version has no marker: its checkpoints say whose it is, and are checked at a resume
+    writes = () if job == "train" and any(folder.glob(CHECKPOINTS)) else WRITES[job]
+    with held(folder, job, "run.output_dir", writes):
+        yield
+
+
+def set_apart(cfg: Config, options: Sequence[str]) -> None:
+    """Where run.output_dir is a training's, its model is evaluated, unless an option names another, into a folder of
+    its own below.
+
+    Raises:
+        ValueError: the training has not ended, and no option names a checkpoint.
+    """
+    run, model, folder = cfg.run_cfg, cfg.model_cfg, Path(cfg.run_cfg.output_dir)
+    if job_of(folder) != "train" and not any(folder.glob(CHECKPOINTS)):
+        return
+    run.output_dir = str(folder / EVALUATION)
+    if not any(option.startswith(("model.pretrained=", "model.finetuned=")) for option in options):
+        if not (folder / WEIGHTS).is_file():
+            raise ValueError(
+                f"run.output_dir: the training in {folder} has not ended, so there is no {WEIGHTS}; name the "
+                "checkpoint to evaluate by model.pretrained=FILE, or train to the end"
+            )
+        model.update(load_finetuned=False, load_pretrained=True, pretrained=str(folder / WEIGHTS))
+    logging.warning("run.output_dir %s is a training's: its evaluation is written to %s", folder, run.output_dir)

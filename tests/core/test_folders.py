@@ -1,0 +1,93 @@
+"""Whose a folder is, and that one process at a time writes there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lavis_mafa.common.artifacts import HOST
+from lavis_mafa.common.folders import MARKER, held, job_of
+
+# Holds the folder, forks a child that outlives it, as a loader's worker may, and waits to be killed.
+HOLDING = """
+import os, sys, time
+from pathlib import Path
+from lavis_mafa.common.folders import held
+with held(Path(sys.argv[1]), "train", "run.output_dir"):
+    if child := os.fork():
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDING, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    yield process
+    process.kill()
+    os.kill(child, signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_second_process_is_refused_at_once_and_a_dead_one_does_not_block(tmp_path, holder):
+    folder, began = tmp_path / "run", time.monotonic()
+    named = rf"run.output_dir: .*run is in use by process {holder.pid} on {HOST} \(train, since 20.*\); wait"
+    with pytest.raises(ValueError, match=named), held(folder, "train", "run.output_dir"):
+        pass
+    assert time.monotonic() - began < 5
+    holder.kill()
+    holder.wait()
+    with held(folder, "train", "run.output_dir"):
+        assert json.loads((folder / MARKER).read_text())["process"] == os.getpid()
+
+
+def test_a_process_may_hold_a_folder_twice_and_lets_it_go_at_the_end(tmp_path):
+    with held(tmp_path, "mine", "run.output_dir"), held(tmp_path, "cache", "run.cache_folder"):
+        pass
+    assert job_of(tmp_path) == "mine"
+    with open(tmp_path / MARKER) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_files_of_somebody_else_are_refused_and_stay(tmp_path):
+    (tmp_path / "suspects.csv").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    refused = pytest.raises(ValueError, match=r"contains suspects.csv, which this program did not write")
+    with refused, held(tmp_path, "mine", "run.output_dir", ["suspects.*", "gallery"]):
+        pass
+    assert job_of(tmp_path) is None and sorted(os.listdir(tmp_path)) == ["notes.txt", "suspects.csv"]
+    with held(tmp_path, "mine", "run.output_dir", ["gallery"]):
+        (tmp_path / "gallery").mkdir()
+    with held(tmp_path, "mine", "run.output_dir", ["gallery"]):  # the marker says whose it is
+        pass
+    refused = pytest.raises(ValueError, match="contains the results of `mine`; choose another folder for `train`")
+    with refused, held(tmp_path, "train", "run.output_dir"):
+        pass
+
+
+def test_a_marker_that_a_crash_emptied_is_still_ours(tmp_path):
+    (tmp_path / MARKER).touch()
+    (tmp_path / "gallery").mkdir()
+    with held(tmp_path, "mine", "run.output_dir", ["gallery"]):
+        assert job_of(tmp_path) == "mine"
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
+    def fails(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with caplog.at_level(logging.WARNING), held(Path(tmp_path), "train", "run.output_dir"):
+        pass
+    assert f"the file system of {tmp_path} has no locks (No locks available)" in caplog.text
