@@ -137,6 +137,9 @@ class TrainRun(CommonRun):
 
     # checkpoints
     resume_ckpt_path: str | None = key(None, "a checkpoint, or `auto`: the newest in output_dir")
+    resume_changes: Literal["refuse", "allow"] = key(
+        "refuse", "what a resume does where settings differ from the checkpoint's; results.json lists what `allow` took"
+    )
     save_every_steps: int = key(0, "beside every epoch's end; 0: not", FROM_0)
     keep_checkpoints: int = key(
         2,

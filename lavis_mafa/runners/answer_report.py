@@ -50,6 +50,8 @@ def report_answers(
     results["checkpoint"] = evaluated_checkpoint(run, weights)
     results |= {"versions": versions(), "commit": commit(), "weights": run.network.origin}
     results["config"] = run.config.to_dict()  # as written, ${…} included
+    if run.changes:
+        results["resume_changes"] = run.changes
     write_json(folder / "results.json", results)
     for split in judged:
         print(f"\n{run.name}, {split}\n" + answers_table(judged[split], published))

@@ -16,6 +16,7 @@ from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.formats import OldOutputError, check_format, header
 from lavis_mafa.core.connections import Committed
 from lavis_mafa.models.weights import read_torch
+from lavis_mafa.runners.changes import Changed
 
 OLD = (
     "finish the run with the version that wrote it, or start in an empty run.output_dir with model.pretrained set to "
@@ -45,6 +46,7 @@ class Learned(TypedDict, total=False):
     scaler: dict[str, object] | None
     best: BestState
     config: object
+    changes: list[Changed]
     teacher: dict[str, Tensor] | None
 
 

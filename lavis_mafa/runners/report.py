@@ -67,6 +67,8 @@ def report_run(
     results.update(versions=versions(), commit=commit(), config=OmegaConf.to_container(run.config.config))
     results["checkpoint"] = evaluated_checkpoint(run, weights_hash(run.network))
     results["weights"] = getattr(run.network, "origin", {})
+    if run.changes:
+        results["resume_changes"] = run.changes
     write_json(folder / "results.json", results)
     for split in splits:
         print(f"\n{run.name}, {split}\n" + results_table({**results, "retrieval": retrieval[split]}))

@@ -13,6 +13,7 @@ from torch import nn
 
 from lavis_mafa.data.splits import TrainSplit
 from lavis_mafa.datasets.lavis_captions import Splits
+from lavis_mafa.runners.changes import Changed
 
 Results = dict[str, object]  # what results.json holds
 
@@ -29,6 +30,7 @@ class Run:
         network: the model, not wrapped for several processes.
         splits: the data set's splits by name.
         evaluate_only: nothing is trained.
+        changes: the settings that resumes changed; known once the run has resumed.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Run:
     evaluate_only: bool
     valid_splits: list[str]
     test_splits: list[str]
+    changes: list[Changed] = field(default_factory=list)
 
     @property
     def settings(self) -> DictConfig:

@@ -18,6 +18,7 @@ from lavis_mafa.core.plan import Plan, RandomPlanner
 from lavis_mafa.models.text import vocabulary
 from lavis_mafa.models.trained import load_trained, size, trained_state
 from lavis_mafa.runners import checkpoint
+from lavis_mafa.runners.changes import accept_changes
 from lavis_mafa.runners.checkpoint import Checkpoint, Learned, Stored
 from lavis_mafa.runners.journal import Journal
 from lavis_mafa.runners.run import Learner, Run
@@ -78,6 +79,9 @@ class RunState:
         path = checkpoint.choose(self.folder, asked)
         content = checkpoint.load(path, self.expected, self._check_files) if path else None
         epoch, step = (int(content["epoch"]), int(content["step"])) if content else (0, 0)
+        if content is not None:
+            allowed = self.settings.get("resume_changes") == "allow"
+            self.run.changes[:] = accept_changes(content, self.run.config.to_dict(), allowed)
         barrier()  # every rank has found its files whole
         if is_main_process():
             checkpoint.drop_later(self.folder, epoch, step)
@@ -161,6 +165,7 @@ class RunState:
             "scaler": learner.scaler.state_dict() if learner.scaler else None,
             "best": {"epoch": learner.best.epoch, "value": learner.best.value},
             "config": self.run.config.to_dict(),
+            "changes": self.run.changes,
         }
 
     def take_back(self, content: Checkpoint) -> None:

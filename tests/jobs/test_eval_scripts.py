@@ -83,6 +83,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_retrieval_says_whose_figures_these_are(tmp_path: Path) -> None:
     lavis_mafa.register()
     from lavis_mafa.models.blip2.stage1 import MafaBlip2
+    from lavis_mafa.common.hashing import file_sha256
     from lavis_mafa.models.trained import trained_state, weights_hash
 
     model = MafaBlip2.from_config(OmegaConf.load(MafaBlip2.default_config_path("scenes")).model)
@@ -92,7 +93,8 @@ def test_retrieval_says_whose_figures_these_are(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "lavis_mafa.evaluate", "--cfg-path", yaml, "--options", *options)
     run(*command, f"run.output_dir={tmp_path / 'out'}")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["checkpoint"] == {"hash": weights_hash(model), "path": str(tmp_path / "stage1.pth")}
+    path = tmp_path / "stage1.pth"
+    assert results["checkpoint"] == {"hash": weights_hash(model), "path": str(path), "sha256": file_sha256(path)}
     assert set(results["retrieval"]["itm"]["annotation"]) == {"text", "image"}
 
 

@@ -324,6 +324,20 @@ def test_a_run_of_something_else_is_reported(
     assert before == {path: path.stat().st_mtime_ns for path in files(unbroken)}, "a refused run changes nothing"
 
 
+def test_a_resume_with_other_settings_is_refused_or_written_down(life: Life, unbroken: Path, tmp_path: Path) -> None:
+    other = ["run.seed=43", "run.init_lr=0.002", "run.sampling=random", "model.mafa.targets=one_hot", *AUGMENTED]
+    found = refused(life, unbroken, *other)
+    for line in ("run.seed: was 42, is 43", "run.init_lr: was 0.001, is 0.002", "model.mafa.targets: was None, is 'one"):
+        assert f"\n  {line}" in found
+    assert "run.sampling: was 'grit', is 'random'" in found and "vis_processor.train.name: was" in found
+    folder = whole(life, tmp_path / "run", "run.stop_epoch=1")
+    whole(life, folder, "run.init_lr=0.002", "run.resume_changes=allow")
+    whole(life, folder, "run.init_lr=0.002")  # the checkpoint has it now
+    settings = {"run.init_lr": {"old": 0.001, "new": 0.002}}
+    changes = json.loads((folder / "results.json").read_text())["resume_changes"]
+    assert changes == [{"epoch": 1, "step": 0, "settings": settings}]
+
+
 def test_foreign_files_are_reported(life: Life, copied: Path, tmp_path: Path) -> None:
     best = copied / "checkpoint_best.pth"
     assert "is no run checkpoint;" in refused(life, copied, f"run.resume_ckpt_path={best}")
@@ -337,7 +351,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_goes_on
 ) -> None:
     """A rate of 1e30 breaks the weights in the first step of epoch 1: the loss of the second shows it."""
     folder = whole(life, tmp_path / "run", "run.stop_epoch=1")
-    assert life(folder, "run.resume_ckpt_path=auto", "run.init_lr=1e30") == 2
+    assert life(folder, "run.init_lr=1e30", "run.resume_changes=allow") == 2
     batch = Plan.load(folder / "plan_1.npz", epoch=1).batches(0)[1].tolist()
     assert "the loss of epoch 1, step 1 is not finite" in log_of(folder) and f"records {batch}" in log_of(folder)
     assert checkpoint.list_checkpoints(folder)[-1].name == "checkpoint_e0001_s0000000.pth"
