@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from lavis_mafa import register
 from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.stopping import stops_on_signals
 
 if TYPE_CHECKING:  # they know LAVIS, which register() loads
     from lavis.common.config import Config
@@ -36,12 +37,13 @@ def run(description: str, evaluate: bool) -> Results:
     run_cfg.evaluate = evaluate or run_cfg.evaluate
     if not evaluate and arguments.dry_run:
         sys.exit(int(bool(dry_run(cfg))))
+    rank = int(os.environ.get("RANK", 0))
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
     if run_cfg.evaluate:
         set_apart(cfg, arguments.options)
     refuse_missing(cfg.config)
     with output_folder(run_cfg, "evaluate" if run_cfg.evaluate else "train"):
         init_distributed(run_cfg)
-        logging.basicConfig(level=logging.INFO if run_cfg.rank == 0 else logging.WARNING, format="%(message)s")
         with first_failure_first():
             return record(_run)(cfg)  # torchrun's last words are the exception of the rank that failed first
 
@@ -49,6 +51,7 @@ def run(description: str, evaluate: bool) -> Results:
 def _run(cfg: Config) -> Results:
     from lavis.common.registry import registry
 
+    from lavis_mafa.common.loading import worker_errors
     from lavis_mafa.config.values import check_data
 
     run_cfg = cfg.run_cfg
@@ -59,7 +62,8 @@ def _run(cfg: Config) -> Results:
         check_data(cfg.config, datasets)
     model = task.build_model(cfg)
     runner = registry.get_runner_class(run_cfg.runner)(cfg=cfg, task=task, model=model, datasets=datasets, job_id="")
-    return runner.train()
+    with worker_errors():
+        return runner.train()
 
 
 def _seed(seed: int) -> None:
@@ -77,7 +81,7 @@ def _seed(seed: int) -> None:
 def main(description: str = "Train a model, then evaluate it", evaluate: bool = False) -> None:
     print_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with one_line_errors():
+    with one_line_errors(), stops_on_signals():
         run(description, evaluate)
 
 

@@ -75,7 +75,7 @@ def sweep(folder: Path) -> None:
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         left = re.fullmatch(rf"(.+)\.lavis_mafa-{re.escape(HOST)}-(\d{{1,9}})\.(tmp|new|old)", path.name)
-        if left is None or _is_running(int(left[2])):
+        if left is None or is_running(int(left[2])):
             continue
         if left[3] == "old" and not path.with_name(left[1]).exists():
             path.rename(path.with_name(left[1]))
@@ -85,7 +85,8 @@ def sweep(folder: Path) -> None:
             path.unlink()
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether another process of this host has the number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
 """Folders of this program: whose they are, and which process writes there now.
 
-A folder holds one file, `.lavis_mafa`: the job that writes there, and the host and process that hold it now. The file is
-locked (flock) for as long as a job runs, and the system unlocks it when the process dies, however it dies.
+A folder holds one file, `.lavis_mafa`: the job that writes there, and the host and process that hold it now. The file
+is locked (flock) for as long as a job runs, and the system unlocks it when the process dies, however it dies.
 """
 
 from __future__ import annotations

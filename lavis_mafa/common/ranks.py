@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
@@ -70,6 +71,15 @@ def gathered(value: T) -> list[T]:
     values = [value] * get_world_size()
     dist.all_gather_object(values, value, patient_group())
     return values
+
+
+def largest(value: int) -> int:
+    """The largest of the ranks' values, so that all of them decide alike; every rank calls it."""
+    if get_world_size() == 1:
+        return value
+    found = torch.tensor(value)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=patient_group())
+    return int(found)
 
 
 @contextmanager

@@ -141,6 +141,7 @@ class TrainRun(CommonRun):
         "refuse", "what a resume does where settings differ from the checkpoint's; results.json lists what `allow` took"
     )
     save_every_steps: int = key(0, "beside every epoch's end; 0: not", FROM_0)
+    save_every_minutes: float = key(15, "beside these, so many minutes after the last one; 0: not", FROM_0)
     keep_checkpoints: int = key(
         2,
         "the newest, beside checkpoint_best.pth; the stores keep what the newest two name, older ones serve as weights",

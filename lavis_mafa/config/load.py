@@ -145,7 +145,8 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
         for name in [name for name, dataset in given.datasets.items() if dataset is None]:
             given.datasets[name] = {}
         cfg = RunConfig(given, schema)
-        cfg.config.model.update(_weights_switches(given, arguments.options))
+        if given.get("model"):
+            cfg.config.model.update(_weights_switches(given, arguments.options))
         if smoke := getattr(arguments, "smoke", None):
             cfg.config = shorten(cfg.config, smoke)
         cfg.config.run.device = chosen_device(cfg.config.run.device)

@@ -1,4 +1,4 @@
-"""Where a run writes: one process at a time, nothing of somebody else replaced, an evaluation apart from its training."""
+"""Where a run writes: one process at a time, over nothing of somebody else, an evaluation apart from its training."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ RUN = (
     *("results.json", "steps.jsonl", "epochs.jsonl", "curves.png", "gallery", WEIGHTS, "checkpoint_*.pth"),
     *("plan_*.npz", "connections", "embeddings", "tensorboard", "result", "predictions_*", "bad_images_rank*.txt"),
 )
-MINE = (
-    *("summary.json", "connections.parquet", "suspects.csv", "mining.png", "gallery", "*_connected.*"),
-)
+MINE = (*("summary.json", "connections.parquet", "suspects.csv", "mining.png", "gallery", "*_connected.*"),)
 WRITES = {"train": RUN, "evaluate": RUN, "mine": MINE}
 
 

@@ -6,14 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from string import Formatter
 
-from lavis.common.registry import registry
 from omegaconf import DictConfig
 
 from lavis_mafa.common.precision import precision
 from lavis_mafa.common.run_schema import Schema
 from lavis_mafa.common.schema import allowed_values, text_keys
 from lavis_mafa.config.devices import check_device
-from lavis_mafa.config.keys import is_ours, registered
+from lavis_mafa.config.keys import registered
 
 
 def check_texts(given: DictConfig, schema: Schema) -> None:

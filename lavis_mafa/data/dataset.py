@@ -4,7 +4,7 @@ A sample's randomness is f(seed, epoch, index), so results do not depend on the 
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypedDict
 
@@ -120,6 +120,20 @@ class RecordImages(Dataset[Sample]):
         if self.judge_view is not None:
             views["judge_image"] = self.judge_view(image)
         return views
+
+
+def image_named(dataset: Dataset[object], items: Sequence[int] | None = None) -> Callable[[int], str]:
+    """Item of a data set, or place in `items` → the path of its image where the data set has a table, else its number.
+
+    For messages, as of a loader whose worker hangs.
+    """
+
+    def name(item: int) -> str:
+        record = item if items is None else int(items[item])
+        table = getattr(dataset, "table", None)
+        return f"item {record}" if table is None else f"the image {table.image(record)!r}"
+
+    return name
 
 
 class PairDataset(RecordImages):

@@ -13,12 +13,13 @@ from typing import Literal, TypedDict, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import Subset, default_collate
 
+from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.progress import progress
 from lavis_mafa.common.ranks import gathered, shard
 from lavis_mafa.core.batch import Batch, on_device
-from lavis_mafa.data.dataset import RetrievalDataset, Sample
+from lavis_mafa.data.dataset import RetrievalDataset, Sample, image_named
 from lavis_mafa.evaluation.eccv import MOST_POSITIVES, CocoIds, eccv_figures
 from lavis_mafa.evaluation.relevance import BLOCK, Figures, Relevance, Rows, blocks, figures
 from lavis_mafa.models.protocols import Encoder, Matcher
@@ -109,7 +110,9 @@ def encode_gallery(
         assert not isinstance(dataset, Subset), "a part of a data set comes with its texts"
         texts = dataset.text
     own, own_texts = shard(len(dataset)), shard(len(texts))
-    loader = DataLoader(Subset(dataset, own), batch_size=batch_size, num_workers=workers)
+    loader = WatchedLoader(
+        Subset(dataset, own), batch_size=batch_size, num_workers=workers, name_of=image_named(dataset, own)
+    )
     tokens, features = [], []
     for batch in progress(loader, desc="images", unit="batch", leave=False):
         seen = model.vision_tokens(on_device(batch, device))

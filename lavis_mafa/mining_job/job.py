@@ -21,8 +21,10 @@ from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.folders import held
+from lavis_mafa.common.loading import worker_errors
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.stopping import stops_on_signals
 from lavis_mafa.core.neighbors import choose
 from lavis_mafa.evaluation.judgments import read_judged_pairs
 from lavis_mafa.mining.candidates import SearchSettings
@@ -99,7 +101,8 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
         models = networks(cfg, source.data, torch.device(settings.device))
         worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
         asked_A = judged.key_A if judged else NOTHING
-        mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
+        with worker_errors():
+            mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
         return report(Job(folder, cfg, source, corpus, mined, bounds, judged))
 
 
@@ -113,4 +116,5 @@ def main() -> None:
     arguments = parse_arguments(
         "Find the missing connections of an image-text data set", engines=ENGINES, example=EXAMPLE
     )
-    run(arguments, arguments.engine)
+    with stops_on_signals():
+        run(arguments, arguments.engine)

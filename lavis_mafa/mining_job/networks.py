@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from lavis_mafa.common.hashing import digest
+from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core import scorer as kinds
 from lavis_mafa.core.batch import Batch, on_device
 from lavis_mafa.core.scorer import PairScorer, View, view_of
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.data.dataset import RecordImages, Sample
+from lavis_mafa.data.dataset import RecordImages, Sample, image_named
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.mining.engine import Networks, Retriever
 from lavis_mafa.mining_job.source import JobConfig, Records
@@ -83,7 +84,10 @@ def _batches(run: DictConfig, data: Records, device: torch.device) -> Batches:
     def batches(view: View | None, records: np.ndarray) -> Iterator[Batch]:
         views = RecordViews(data.table, data.open_image, view)
         shown, size = Subset(views, records.tolist()), int(run.batch_size_eval)
-        for batch in DataLoader(shown, batch_size=size, num_workers=int(run.num_workers)):
+        loader = WatchedLoader(
+            shown, batch_size=size, num_workers=int(run.num_workers), name_of=image_named(views, records)
+        )
+        for batch in loader:
             yield on_device(batch, device)
 
     return batches

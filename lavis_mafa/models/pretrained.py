@@ -66,11 +66,12 @@ def weights_switches(
         return {}
     key = wanted[0]  # as in LAVIS, `finetuned` before `pretrained`
     needed = {"load_finetuned": key == "finetuned"} | ({"load_pretrained": True} if key == "pretrained" else {})
-    against = [f"{switch}: {str(value).lower()}" for switch, value in needed.items() if given.get(switch) is (not value)]
+    against = [switch for switch, value in needed.items() if given.get(switch) is (not value)]
     if against and key in insisted:
+        switch, value = f"{where}.{against[0]}", str(needed[against[0]]).lower()
         raise ValueError(
-            f"{where}.{key} is {given[key]}, but {where}.{against[0].partition(':')[0]} keeps it from being loaded: set "
-            f"{where}.{against[0]}, or {where}.{key}: null"
+            f"{where}.{key} is {given[key]}, but {switch} keeps it from being loaded: "
+            f"set {switch}: {value}, or {where}.{key}: null"
         )
     return {} if against else needed
 

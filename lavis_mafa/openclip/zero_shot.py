@@ -9,9 +9,9 @@ from pathlib import Path
 
 import open_clip
 import torch
-from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.core.scorer import View
 from lavis_mafa.data.images import open_file
 from lavis_mafa.openclip.judges import ClipModel, Tokenizer
@@ -66,7 +66,10 @@ def zero_shot(
         model, tokenizer, class_names(data.classes, names), TEMPLATES[templates], device=device
     )
     hits = torch.zeros(min(TOP, len(data.classes)))
-    for image_BCHW, label_B in DataLoader(data, batch_size=batch_size, num_workers=workers):
+    loader = WatchedLoader(
+        data, batch_size=batch_size, num_workers=workers, name_of=lambda item: str(data.imgs[item][0])
+    )
+    for image_BCHW, label_B in loader:
         feature_BD = model.encode_image(image_BCHW.to(device), normalize=True)
         best_BK = (feature_BD @ classifier_DC).topk(len(hits)).indices.cpu()
         hits += (best_BK == label_B[:, None]).sum(dim=0)

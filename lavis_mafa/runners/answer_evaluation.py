@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from lavis.datasets.datasets.base_dataset import BaseDataset
 from omegaconf import OmegaConf
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import Dataset, Subset, default_collate
 
 from lavis_mafa.common.hashing import digest, digest_of
+from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.progress import progress
 from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
 from lavis_mafa.core.batch import on_device
+from lavis_mafa.data.dataset import image_named
 from lavis_mafa.evaluation.predictions import Predictions, merged
 from lavis_mafa.models.trained import trained_state, weights_hash
 from lavis_mafa.runners.answer_report import report_answers
@@ -71,7 +73,13 @@ class AnswerEvaluation(Evaluation):
     def _seeing(self, dataset: Dataset[object], numbers: Sequence[int]) -> Batches:
         size, device = int(self.run.settings.batch_size_eval), self.run.device
         workers = int(self.run.settings.num_workers)
-        loader = DataLoader(Subset(dataset, list(numbers)), size, num_workers=workers, collate_fn=_collate)
+        loader = WatchedLoader(
+            Subset(dataset, list(numbers)),
+            batch_size=size,
+            num_workers=workers,
+            name_of=image_named(dataset, numbers),
+            collate_fn=_collate,
+        )
         for start, batch in enumerate(
             progress(loader, desc="predictions", unit="batch", disable=not is_main_process())
         ):

@@ -5,16 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 # Keys of `run` that change nothing of what is learned: where it is kept, how fast, and what is evaluated at the end.
 FREE = frozenset(
-    "output_dir token_folder num_workers batch_size_eval evaluate distributed world_size rank gpu dist_url stop_epoch "
-    "resume_ckpt_path resume_changes save_every_steps save_every_minutes keep_checkpoints test_splits k_test zero_shot "
-    "coco_captions judged_pairs references without_image expected num_beams max_len min_len length_penalty lemmatise "
-    "match".split()
+    {
+        *("output_dir", "token_folder", "num_workers", "batch_size_eval", "evaluate", "stop_epoch"),
+        *("distributed", "world_size", "rank", "gpu", "dist_url"),
+        *("resume_ckpt_path", "resume_changes", "save_every_steps", "save_every_minutes", "keep_checkpoints"),
+        *(
+            "test_splits",
+            "k_test",
+            "zero_shot",
+            "coco_captions",
+            "judged_pairs",
+            "references",
+            "without_image",
+            "expected",
+        ),
+        *("num_beams", "max_len", "min_len", "length_penalty", "lemmatise", "match"),
+    }
 )
-Changes = dict[str, tuple[Any, Any]]  # key → (old, new)
+Changes = dict[str, tuple[object, object]]  # key → (old, new)
 
 
 class Changed(TypedDict):
@@ -22,10 +34,10 @@ class Changed(TypedDict):
 
     epoch: int
     step: int
-    settings: dict[str, dict[str, Any]]
+    settings: dict[str, dict[str, object]]
 
 
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+def changed_settings(before: Mapping[str, object], now: Mapping[str, object]) -> Changes:
     """The settings of two configs that differ and change what is learned.
 
     A data set's files may lie elsewhere: their content is compared by its fingerprint, here only their names are.
@@ -37,7 +49,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Chang
     return {key: pair for key, pair in found.items() if _comparable(key, pair[0]) != _comparable(key, pair[1])}
 
 
-def accept_changes(content: Mapping[str, Any], now: Mapping[str, Any], allow: bool) -> list[Changed]:
+def accept_changes(content: Mapping[str, object], now: Mapping[str, object], allow: bool) -> list[Changed]:
     """What resumes have changed so far, this one among them.
 
     Args:
@@ -67,13 +79,13 @@ def _is_free(key: str) -> bool:
     return section == "run" and rest.split(".")[0] in FREE
 
 
-def _comparable(key: str, value: Any) -> Any:
+def _comparable(key: str, value: object) -> object:
     if key.startswith("datasets.") and isinstance(value, str) and "/" in value:
         return Path(value).name
     return value
 
 
-def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{before}{name}.")

@@ -6,6 +6,7 @@ A subclass says how it evaluates (`build_evaluation`), and may keep more state (
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,11 +18,13 @@ from lavis.models.base_model import BaseModel
 from lavis.runners.runner_base import RunnerBase
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
-from lavis_mafa.common.ranks import get_rank, is_main_process
+from lavis_mafa.common.loading import WatchedLoader
+from lavis_mafa.common.ranks import get_rank, is_main_process, largest
+from lavis_mafa.common.stopping import Stopped, deferred_stops, stop_asked
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
+from lavis_mafa.data.dataset import image_named
 from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.runners.bad_images import name_bad_images
 from lavis_mafa.runners.evaluation import Evaluation
@@ -42,6 +45,7 @@ SHOWN = (
     "data_share",
 )
 
+GO_ON, SAVE, STOP = range(3)  # what a rank wishes after a step; the largest wish counts
 Output = TypeVar("Output", bound=StepOutput)
 
 
@@ -138,9 +142,12 @@ class ResumableRunner(RunnerBase, Generic[Output]):
     def _train(self) -> None:
         self.state = self.build_state()
         first, step = self.resume()
-        for epoch in range(first, int(self.run_cfg.get("stop_epoch") or self.max_epoch)):
-            self._run_epoch(epoch, step)
-            step = 0
+        with deferred_stops():
+            for epoch in range(first, int(self.run_cfg.get("stop_epoch") or self.max_epoch)):
+                self._run_epoch(epoch, step)
+                step = 0
+                if largest(bool(stop_asked())):
+                    self._stop(epoch + 1, 0)
         self.state.journal.close()
 
     def resume(self) -> tuple[int, int]:
@@ -150,10 +157,11 @@ class ResumableRunner(RunnerBase, Generic[Output]):
     def _run_epoch(self, epoch: int, step: int) -> None:
         data, plan = self.splits["train"], self.state.begin_epoch(epoch, step)
         data.set_epoch(epoch)
-        loader = DataLoader(
+        loader = WatchedLoader(
             data,
-            batch_sampler=PlannedBatchSampler(plan, get_rank(), step),
             num_workers=int(self.run_cfg.num_workers),
+            name_of=image_named(data),
+            batch_sampler=PlannedBatchSampler(plan, get_rank(), step),
             pin_memory=self.cuda_enabled,
             collate_fn=getattr(data, "collater", None),
         )
@@ -187,11 +195,30 @@ class ResumableRunner(RunnerBase, Generic[Output]):
         }
         if is_main_process():
             self.state.journal.step(row, self.state.place(epoch, step))
-        every = int(self.run_cfg.get("save_every_steps", 0))
-        if every and (step + 1) % every == 0 and step + 1 < plan.steps and (step + 1) % self.accum_grad_iters == 0:
-            self._name_bad_images()
-            self.state.save(epoch, step + 1)
+        if (step + 1) % self.accum_grad_iters == 0 or step + 1 == plan.steps:
+            self._commit_where_due(epoch, step + 1, plan)
         return {name: f"{row[name]:.3g}" for name in SHOWN if row.get(name) is not None}
+
+    def _commit_where_due(self, epoch: int, done: int, plan: Plan) -> None:
+        """A checkpoint within an epoch: by steps, by the clock, or as some rank was asked to stop; all ranks agree."""
+        every = int(self.run_cfg.get("save_every_steps", 0))
+        wish = STOP if stop_asked() else SAVE if self._is_time() else GO_ON
+        wish = max(largest(wish), SAVE if every and done % every == 0 else GO_ON)
+        if wish == STOP or (wish == SAVE and done < plan.steps):  # at its end, the epoch has one of its own
+            self._name_bad_images()
+            self.state.save(epoch, done)
+        if wish == STOP:
+            self._stop(epoch, done)
+
+    def _is_time(self) -> bool:
+        minutes = float(self.run_cfg.get("save_every_minutes", 0))
+        return minutes > 0 and time.monotonic() - self.state.saved_at >= 60 * minutes
+
+    def _stop(self, epoch: int, step: int) -> None:
+        """Ends this rank, after a checkpoint that all ranks wrote."""
+        self.state.journal.close()
+        logging.info("stopped at epoch %d, step %d: run.resume_ckpt_path=auto goes on from there", epoch, step)
+        raise Stopped
 
     def keep_step(self, samples: Batch, output: Output) -> None:
         """Store what later epochs need of the step; by default nothing."""

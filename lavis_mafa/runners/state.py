@@ -6,6 +6,7 @@ parts of every store; what was written after it is dropped on resume.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class RunState:
         self.run, self.learner, self.folder, self.settings = run, learner, run.folder, run.settings
         table = run.train_set.table
         self.image_id_N = table.image_id
+        self.saved_at = time.monotonic()  # the last checkpoint, or this start
         self.expected = {
             "data": table.fingerprint,
             "world_size": get_world_size(),
@@ -155,6 +157,7 @@ class RunState:
             content = {**self.expected, "stores": of_ranks, **self.learned()}
             checkpoint.save(self.folder, epoch, step, content, keep=int(self.settings.get("keep_checkpoints", 2)))
         barrier()
+        self.saved_at = time.monotonic()
 
     def learned(self) -> Learned:
         """Everything that training changes, and the config that it was trained by."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
+from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.tensors import tensor_parts
-from lavis_mafa.data.dataset import RecordImages
+from lavis_mafa.data.dataset import RecordImages, image_named
 from lavis_mafa.models.protocols import Student
 
 
@@ -35,7 +35,8 @@ def attach_tokens(
     content = chain(tensor_parts(tower.state_dict()), (view, dataset.table.fingerprint))
 
     def tokens() -> Iterator[Tensor]:
-        for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers):
+        loader = WatchedLoader(dataset, batch_size=batch_size, num_workers=workers, name_of=image_named(dataset))
+        for batch in loader:
             yield model.vision_tokens({"image": batch["image"].to(device)})
 
     dataset.tokens = cached_rows(folder, "tokens", content, len(dataset), tokens, "set run.cache_tokens: false")

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import lavis_mafa.compat  # noqa: F401
+
 import pytest
 
-import lavis_mafa.compat  # noqa: F401
 from tests.jobs.commands import ROOT, environment
 
 StartLife = Callable[..., int]

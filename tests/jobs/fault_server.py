@@ -3,6 +3,7 @@
 Reads orders as JSON lines {options, config, log, kill} and answers each with its exit status. `kill`, or null:
   [target, call, how]   target `module:Class.function`, killed at its call-th call; how: before it, after it, or torn:
                         in the middle of the atomic write that the call is, with half of the file on disk
+  ["SIGTERM", seconds]  asked to stop by that signal, so long after the run enters its first epoch
   ["clock", seconds]    after that much processor time from the moment the run enters its first epoch
 """
 
@@ -15,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +61,9 @@ def live(config: str, options: list[str], log: str, kill: list[Any] | None) -> N
 
 
 def arm(target: str, at: float, how: str = "before") -> None:
-    if target == "clock":
+    if target.startswith("SIG"):
+        patch("lavis_mafa.runners.grit:GritRunner._run_epoch", lambda original: signalled(original, target, at))
+    elif target == "clock":
         patch("lavis_mafa.runners.grit:GritRunner._run_epoch", lambda original: started(original, at))
     else:
         patch(target, lambda original: deadly(original, int(at), how))
@@ -101,6 +105,20 @@ def started(original: Any, seconds: float) -> Any:
     def wrapped(*args: Any) -> Any:
         if not signal.getitimer(signal.ITIMER_PROF)[0]:
             signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends a process as SIGKILL does: nothing is run
+        return original(*args)
+
+    return wrapped
+
+
+def signalled(original: Any, name: str, seconds: float) -> Any:
+    """A thread sends it, as a scheduler does, from outside."""
+    sender = threading.Timer(seconds, os.kill, (os.getpid(), getattr(signal, name)))
+    sender.daemon = True
+
+    @functools.wraps(original)
+    def wrapped(*args: Any) -> Any:
+        if not sender.ident:
+            sender.start()
         return original(*args)
 
     return wrapped

@@ -82,8 +82,8 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_retrieval_says_whose_figures_these_are(tmp_path: Path) -> None:
     lavis_mafa.register()
-    from lavis_mafa.models.blip2.stage1 import MafaBlip2
     from lavis_mafa.common.hashing import file_sha256
+    from lavis_mafa.models.blip2.stage1 import MafaBlip2
     from lavis_mafa.models.trained import trained_state, weights_hash
 
     model = MafaBlip2.from_config(OmegaConf.load(MafaBlip2.default_config_path("scenes")).model)

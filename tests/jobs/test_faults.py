@@ -22,6 +22,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from lavis_mafa.common.artifacts import MARKER
+from lavis_mafa.common.stopping import STATUS
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.data.scenes.dataset import scenes_table
@@ -99,7 +101,7 @@ def unbroken(life: Life, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole(life, tmp_path_factory.mktemp("unbroken") / "run")
 
 
-def ends_alike(mine: Path, other: Path) -> None:
+def ends_alike(mine: Path, other: Path, checkpoints: int = 3) -> None:
     for name in ("steps.jsonl", "epochs.jsonl"):
         assert rows(mine / name) == rows(other / name)
     for epoch in range(EPOCHS + 1):
@@ -107,7 +109,7 @@ def ends_alike(mine: Path, other: Path) -> None:
         np.testing.assert_array_equal(*orders)
     same(load_file(mine / "model.safetensors"), load_file(other / "model.safetensors"))
     names = [sorted(path.name for path in folder.glob("checkpoint_*")) for folder in (mine, other)]
-    assert names[0] == names[1] and len(names[0]) == 3 + 1
+    assert names[0] == names[1] and len(names[0]) == checkpoints + 1
     for name in names[0]:
         contents = [torch.load(folder / name, weights_only=True) for folder in (mine, other)]
         for content in contents:
@@ -120,6 +122,11 @@ def ends_alike(mine: Path, other: Path) -> None:
 def files(folder: Path) -> list[Path]:
     """Every file but TensorBoard's, of which each life writes its own."""
     return [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"]
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """When each was written, but for the file that says who is at work there."""
+    return {path: path.stat().st_mtime_ns for path in files(folder) if path.name != MARKER}
 
 
 def connections(folder: Path) -> Any:
@@ -188,6 +195,31 @@ def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(life: Life, tmp_
     assert dead >= 2, log_of(folder)
     whole(life, folder, *both, *killed, config=config)
     ends_alike(folder, whole(life, tmp_path / "unbroken", *both, config=config))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_that_is_asked_to_stop_anywhere_ends_as_an_unbroken_one(life: Life, tmp_path: Path, name: str) -> None:
+    both, stopped = VARIANTS[name]
+    config = from_verdicts(tmp_path) if name.startswith("verdicts") else SCENES
+    folder, late = tmp_path / "stopped", ["run.save_every_steps=0", *both, *stopped]
+    random = np.random.default_rng(len(name))
+    for signal_name, moment in zip(("SIGTERM", "SIGINT", "SIGUSR1"), random.uniform(0, 0.6, 3), strict=True):
+        if (status := life(folder, *late, kill=[signal_name, moment], config=config)) == 0:
+            break  # it was quicker
+        assert status == STATUS, log_of(folder)
+        assert f"{signal_name}: the run ends after this step" in log_of(folder)
+        assert "run.resume_ckpt_path=auto goes on from there" in log_of(folder)
+    whole(life, folder, *late, config=config)
+    other = whole(life, tmp_path / "unbroken", "run.save_every_steps=0", *both, config=config)
+    ends_with_the_same(folder, other)
+
+
+def ends_with_the_same(mine: Path, other: Path) -> None:
+    """As `ends_alike`, where the last checkpoints alone have one name."""
+    for folder in (mine, other):
+        for path in checkpoint.list_checkpoints(folder)[:-1]:
+            path.unlink()
+    ends_alike(mine, other, checkpoints=1)
 
 
 def from_verdicts(folder: Path) -> Path:
@@ -317,17 +349,21 @@ def test_a_run_of_something_else_is_reported(
 ) -> None:
     words = (ROOT / "lavis_mafa" / "data" / "scenes" / "vocab.txt").read_text().splitlines()
     (tmp_path / "vocab.txt").write_text("\n".join([*words[:-2], words[-1], words[-2]]) + "\n")
-    before = {path: path.stat().st_mtime_ns for path in files(unbroken)}
+    before = written(unbroken)
     found = refused(life, unbroken, *(option.replace("VOCAB", f"{tmp_path}/vocab.txt") for option in options))
     assert "belongs to another run" in found and message in found
     assert "no other checkpoint there is intact and belongs to this run: choose another run.output_dir" in found
-    assert before == {path: path.stat().st_mtime_ns for path in files(unbroken)}, "a refused run changes nothing"
+    assert before == written(unbroken), "a refused run changes nothing"
 
 
 def test_a_resume_with_other_settings_is_refused_or_written_down(life: Life, unbroken: Path, tmp_path: Path) -> None:
     other = ["run.seed=43", "run.init_lr=0.002", "run.sampling=random", "model.mafa.targets=one_hot", *AUGMENTED]
     found = refused(life, unbroken, *other)
-    for line in ("run.seed: was 42, is 43", "run.init_lr: was 0.001, is 0.002", "model.mafa.targets: was None, is 'one"):
+    for line in (
+        "run.seed: was 42, is 43",
+        "run.init_lr: was 0.001, is 0.002",
+        "model.mafa.targets: was None, ",
+    ):
         assert f"\n  {line}" in found
     assert "run.sampling: was 'grit', is 'random'" in found and "vis_processor.train.name: was" in found
     folder = whole(life, tmp_path / "run", "run.stop_epoch=1")

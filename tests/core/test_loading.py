@@ -1,0 +1,68 @@
+"""Workers of a loader that hang, are killed, or are signalled from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from torch.utils.data import Dataset
+
+from lavis_mafa.common import loading
+from lavis_mafa.common.loading import WatchedLoader, WorkerError, worker_errors
+
+
+class Files(Dataset):
+    """Item 5 does what `fault` does."""
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, item):
+        if item == 5:
+            self.fault()
+        return item
+
+
+def loader(fault, **options):
+    return WatchedLoader(Files(fault), num_workers=2, name_of="file {}.jpg".format, batch_size=2, **options)
+
+
+def kill_me():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_named_with_what_it_read():
+    named = r"worker \(process \d+\) was ended by the signal 'Killed' while it read file 5\.jpg, as .* memory runs out"
+    with pytest.raises(WorkerError, match=named), worker_errors():
+        list(loader(kill_me))
+
+
+def test_workers_that_hang_are_named_with_what_they_read(monkeypatch):
+    monkeypatch.setattr(loading, "TIMEOUT_S", 2)
+    named = r"a batch took the loader's workers more than 2 s; they are reading file 5\.jpg: check the disk"
+    with pytest.raises(WorkerError, match=named), worker_errors():
+        list(loader(lambda: time.sleep(60)))
+
+
+def signal_me():
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    time.sleep(0.2)
+
+
+def test_a_signal_to_the_whole_job_leaves_the_workers_to_their_parent():
+    assert [int(item) for batch in loader(signal_me) for item in batch] == list(range(8))
+
+
+def test_other_errors_stay_what_they_are():
+    def fails():
+        raise KeyError("no such column")
+
+    with pytest.raises(KeyError, match="no such column"), worker_errors():
+        list(loader(fails))
+    assert [int(item) for batch in WatchedLoader(Files(print), num_workers=0) for item in batch] == list(range(8))
