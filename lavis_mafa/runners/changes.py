@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict
+
+from lavis_mafa.runners.checkpoint import Changed, Checkpoint
 
 # Keys of `run` that change nothing of what is learned: where it is kept, how fast, and what is evaluated at the end.
 FREE = frozenset(
@@ -29,14 +30,6 @@ FREE = frozenset(
 Changes = dict[str, tuple[object, object]]  # key → (old, new)
 
 
-class Changed(TypedDict):
-    """What a resume changed, and where: the steps before it were trained with the old values."""
-
-    epoch: int
-    step: int
-    settings: dict[str, dict[str, object]]
-
-
 def changed_settings(before: Mapping[str, object], now: Mapping[str, object]) -> Changes:
     """The settings of two configs that differ and change what is learned.
 
@@ -49,7 +42,7 @@ def changed_settings(before: Mapping[str, object], now: Mapping[str, object]) ->
     return {key: pair for key, pair in found.items() if _comparable(key, pair[0]) != _comparable(key, pair[1])}
 
 
-def accept_changes(content: Mapping[str, object], now: Mapping[str, object], allow: bool) -> list[Changed]:
+def accept_changes(content: Checkpoint, now: Mapping[str, object], allow: bool) -> list[Changed]:
     """What resumes have changed so far, this one among them.
 
     Args:
@@ -66,7 +59,7 @@ def accept_changes(content: Mapping[str, object], now: Mapping[str, object], all
             f"the checkpoint was trained with other settings:{lines}\n"
             "set them back, choose another run.output_dir, or set run.resume_changes: allow to go on with the new ones"
         )
-    before: list[Changed] = content.get("changes", [])
+    before = content.get("changes", [])
     if not changes:
         return before
     logging.warning("going on with other settings than before:%s", lines)

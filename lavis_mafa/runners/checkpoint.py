@@ -16,7 +16,6 @@ from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.formats import OldOutputError, check_format, header
 from lavis_mafa.core.connections import Committed
 from lavis_mafa.models.weights import read_torch
-from lavis_mafa.runners.changes import Changed
 
 OLD = (
     "finish the run with the version that wrote it, or start in an empty run.output_dir with model.pretrained set to "
@@ -38,6 +37,14 @@ class BestState(TypedDict):
     value: float
 
 
+class Changed(TypedDict):
+    """What a resume changed, and where: the steps before it were trained with the old values."""
+
+    epoch: int
+    step: int
+    settings: dict[str, dict[str, object]]
+
+
 class Learned(TypedDict, total=False):
     """What training changes: state dicts by part, and the config that it was trained by."""
 
@@ -45,7 +52,7 @@ class Learned(TypedDict, total=False):
     optimizer: dict[str, object]
     scaler: dict[str, object] | None
     best: BestState
-    config: object
+    config: Mapping[str, object]
     changes: list[Changed]
     teacher: dict[str, Tensor] | None
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lavis_mafa.data.splits import TrainSplit
 from lavis_mafa.datasets.lavis_captions import Splits
-from lavis_mafa.runners.changes import Changed
+from lavis_mafa.runners.checkpoint import Changed
 
 Results = dict[str, object]  # what results.json holds
 
