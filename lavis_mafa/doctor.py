@@ -1,6 +1,7 @@
 """`python -m lavis_mafa.doctor`: what this machine has, what is known not to work together, and what to do about it.
 
-What might crash or hang is imported in a process of its own, with a time limit. Exit code 1: the main job cannot run.
+What might crash or hang is imported in a process of its own, with a time limit. Exit code 1: what this environment is
+for cannot run. One without LAVIS and its extra is for a loop of one's own and for open_clip.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.common.versions import installed_versions
 
 GPU_FAISS = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
+WITHOUT_LAVIS = "LAVIS is not installed: check, open_clip's training and your own loop can run, train and mine cannot"
 LAVIS_REMEDY = 'pip install -e ".[lavis,cpu]" && pip install --no-deps salesforce-lavis==1.0.2'
+MAIN_JOB = "the main job can run: lavis-mafa train --cfg-path projects/mafa/blip2/pretrain_stage1_scenes.yaml"
+LAVIS_EXTRA = ("fairscale", "iopath", "pycocoevalcap")  # packages that nothing but LAVIS asks for
 LEAST_GB = 2  # checkpoints and stores of the default job, with room to spare
 
 # Each probe prints JSON lines: the last one says how far it came.
@@ -107,7 +111,9 @@ def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
             blocks="salesforce-lavis" not in found,
         )
     if "salesforce-lavis" not in found:
-        yield Finding("LAVIS is not installed", LAVIS_REMEDY, blocks=True)
+        also = [name for name in LAVIS_EXTRA if is_installed(name)]
+        why = f"LAVIS is not installed, but {', '.join(also)} of its extra are" if also else WITHOUT_LAVIS
+        yield Finding(why, LAVIS_REMEDY, blocks=bool(also))
     gpu = [name for name in GPU_FAISS if name in found]
     if "faiss-cpu" in found and gpu:
         yield Finding(
@@ -117,6 +123,13 @@ def judge_versions(found: Mapping[str, str]) -> Iterator[Finding]:
         )
     if "faiss-cpu" not in found and not gpu:
         yield Finding("FAISS is not installed: batches are planned with torch's exact search", "pip install faiss-cpu")
+
+
+def is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def judge_ranges(requirements: Iterable[str]) -> Iterator[Finding]:
@@ -208,12 +221,13 @@ def main(arguments: list[str] | None = None) -> int:
     torch, faiss, lavis = (probe(code, timeout) for code in (TORCH, FAISS, LAVIS))
     _print_facts(found, torch, faiss)
     installed = any(name in found for name in ("faiss-cpu", *GPU_FAISS))
+    has_lavis = "salesforce-lavis" in found
     findings = [
         *judge_versions(found),
         *judge_ranges(own_requirements()),
         *judge_pickles(),
         *judge_faiss(faiss, installed),
-        *judge_imports(torch, lavis),
+        *judge_imports(torch, lavis if has_lavis else Probe()),
     ]
     if free_gb(Path("output")) < LEAST_GB:
         findings.append(
@@ -222,9 +236,10 @@ def main(arguments: list[str] | None = None) -> int:
     for finding in findings:
         print(f"{'ERROR' if finding.blocks else 'warning'}: {finding.message}\n  remedy: {finding.remedy}")
     blocked = any(finding.blocks for finding in findings)
-    print(
-        "the main job cannot run here" if blocked else "the main job can run: bash run_scripts/mafa/pretrain_blip2.sh"
-    )
+    if blocked:
+        print("the main job cannot run here")
+    else:
+        print(MAIN_JOB if has_lavis else "what needs no LAVIS can run")
     return int(blocked)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def message(error: Exception) -> str:
     """What the error says; of one that a loader's worker raised, without the worker's traceback in front."""
     text = str(error)
     if text.startswith("Caught ") and "\nTraceback (" in text:  # torch/_utils.py, ExceptionWrapper
-        text = text.rpartition(f"\n{type(error).__name__}: ")[2].strip()
+        text = re.split(rf"\n(?:\w+\.)*{type(error).__name__}: ", text)[-1].strip()
     if isinstance(error, ModuleNotFoundError) and text.startswith("No module named"):
         text = f"{text}; `python -m lavis_mafa.doctor` says what is missing in {sys.prefix}"
     return text

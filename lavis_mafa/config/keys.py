@@ -28,6 +28,13 @@ from lavis_mafa.scorers.registry import judge_of
 
 SPLIT_KEYS = ("train", "eval")
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image", "allow_symlinks", "max_pixels")
+WRITERS = ("mafa_vqa", "mafa_captioning")  # tasks whose answers a language model writes
+READ_BY_TASKS = {
+    **dict.fromkeys(("prompt", "num_beams", "max_len", "min_len", "length_penalty", "without_image"), WRITERS),
+    **dict.fromkeys(("lemmatise", "match"), ("mafa_vqa", "mafa_albef_vqa")),
+    **dict.fromkeys(("answer_list", "num_ans_candidates"), ("mafa_albef_vqa",)),
+    "references": ("mafa_captioning",),
+}
 ZERO_SHOT_KEYS = ("images", "templates", "names")
 
 
@@ -96,6 +103,17 @@ def check_names(given: DictConfig, schema: Schema) -> None:
                 f"datasets.{name} is {dataset!r}: allowed is keys with values, or nothing for the defaults"
             )
         _check_dataset(name, dataset or OmegaConf.create({}))
+
+
+def check_read_by_task(given: Iterable[object], run: DictConfig, schema: Schema) -> None:
+    """ValueError for a key of `run` that the user wrote, with a value of their own, and the task does not read."""
+    for name in READ_BY_TASKS.keys() & set(given):
+        value, readers = run[name], READ_BY_TASKS[name]
+        if run.task not in readers and value is not None and value != getattr(schema, name):
+            raise ValueError(
+                f"run.{name} is {value!r}, which is read by {' and '.join(readers)} alone; run.task is {run.task}: "
+                "leave it out"
+            )
 
 
 def _known(kind: str, name: object) -> type | None:

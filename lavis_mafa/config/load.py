@@ -27,7 +27,7 @@ from lavis_mafa.common.ranks import PATIENCE, patient_group
 from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
 from lavis_mafa.common.schema import allowed_values
 from lavis_mafa.config.devices import chosen_device, take_device
-from lavis_mafa.config.keys import check_names, is_lavis_task
+from lavis_mafa.config.keys import check_names, check_read_by_task, is_lavis_task
 from lavis_mafa.config.run_values import check_texts, normalise_prompt
 from lavis_mafa.config.smoke import shorten
 from lavis_mafa.config.values import check_mining, check_values
@@ -155,6 +155,8 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
         else:
             normalise_prompt(cfg.config.run)
             check_values(cfg.config)
+            if not is_lavis_task(cfg.config.run.task):
+                check_read_by_task(given.run, cfg.config.run, schema)
     return cfg
 
 

@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -18,6 +21,7 @@ COLOURS = (
     "#cc79a7",
     "#e69f00",
     "#56b4e9",
+    "#000000",
 )  # Okabe and Ito: safe for colour-blind readers
 WINDOWS_PER_EPOCH = 12  # a smoothed point is the mean over this part of its epoch
 COLUMNS = 3
@@ -105,7 +109,7 @@ def _known(panel: Panel, frame: pd.DataFrame) -> dict[str, str]:
 def _draw(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
     lines = _known(panel, frame)
     dots = ".-" if len(frame) < FEW else "-"  # a single step makes no line
-    for (name, label), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
+    for (name, label), colour in zip(lines.items(), colours(len(lines)), strict=True):
         values = frame[name].astype(float)
         if panel.of == "steps":
             axes.plot(frame["time"], values, color=colour, alpha=0.15, linewidth=0.7)
@@ -125,6 +129,13 @@ def _draw(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
+
+
+def colours(number: int) -> list[str]:
+    """As many colours, no two the same."""
+    if number <= len(COLOURS):
+        return list(COLOURS[:number])
+    return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.02, 0.95, number))]
 
 
 def _smoothed(values: pd.Series, epoch: pd.Series) -> pd.Series:

@@ -8,7 +8,14 @@ from torch.utils.data import DataLoader, Dataset
 from lavis_mafa.common.errors import message, one_line_errors
 
 
+class Named(ValueError):
+    """An error of a module, whose name a traceback has in full."""
+
+
 class Broken(Dataset[int]):
+    def __init__(self, kind: type[ValueError]) -> None:
+        self.kind = kind
+
     def __len__(self) -> int:
         return 2
 
@@ -16,7 +23,7 @@ class Broken(Dataset[int]):
         try:
             raise OSError("half a file")
         except OSError as error:
-            raise ValueError("a.jpg is truncated\nValue: none") from error
+            raise self.kind("a.jpg is truncated\nValue: none") from error
 
 
 def ended(error: Exception) -> str:
@@ -26,10 +33,11 @@ def ended(error: Exception) -> str:
     return stop.value.code
 
 
+@pytest.mark.parametrize("kind", [ValueError, Named])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_worker_raised_is_what_it_would_have_been_without(workers: int) -> None:
-    with pytest.raises(ValueError) as found:
-        next(iter(DataLoader(Broken(), num_workers=workers)))
+def test_what_a_worker_raised_is_what_it_would_have_been_without(workers: int, kind: type[ValueError]) -> None:
+    with pytest.raises(kind) as found:
+        next(iter(DataLoader(Broken(kind), num_workers=workers)))
     assert message(found.value) == "a.jpg is truncated\nValue: none"
 
 

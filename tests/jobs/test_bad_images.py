@@ -48,6 +48,10 @@ def start(folder: Path, module: str, *options: str) -> subprocess.CompletedProce
 def test_a_torn_image_stops_the_run_or_is_replaced(folder: Path) -> None:
     done = start(folder, "train", f"run.output_dir={folder}/raised", "run.max_epoch=2")  # in one of two epochs it comes
     assert done.returncode == 1 and "7.png cannot be read" in done.stderr
+    done = start(folder, "train", f"run.output_dir={folder}/workers", "run.max_epoch=2", "run.num_workers=2")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "7.png cannot be read" in line
     done = start(folder, "train", "datasets.image_text.on_bad_image=replace", "run.max_epoch=3")
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "bad_images_rank0.txt").read_text() == "7.png\n"

@@ -250,8 +250,8 @@ def test_a_rate_is_a_number_however_yaml_reads_it(rate: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["x/run #1", "2024", "2024_01", "a: b", "[a]", "{a}", "1e3", "yes", "- a", "&a", "*"])
 def test_a_text_of_an_option_is_taken_as_it_stands(name: str) -> None:
-    run = load(f"run.output_dir={name}", f"run.prompt={name}").run
-    assert (run.output_dir, run.prompt) == (name, name)
+    run = load(f"run.output_dir={name}", f"run.token_folder={name}").run
+    assert (run.output_dir, run.token_folder) == (name, name)
 
 
 @pytest.mark.parametrize("text", ["x/run #1", "a: b", "Question: {} Answer:", "&a"])
@@ -260,8 +260,8 @@ def test_so_is_one_of_a_key_without_a_type(text: str) -> None:
 
 
 def test_quotes_lists_and_keys_of_an_option_are_yaml() -> None:
-    run = load("run.prompt='a: {}'", "run.valid_splits=[val, test]", "run.con_d={arch: self}").run
-    assert (run.prompt, run.valid_splits, run.con_d) == ("a: {}", ["val", "test"], {"arch": "self"})
+    run = load("run.token_folder='a: {}'", "run.valid_splits=[val, test]", "run.con_d={arch: self}").run
+    assert (run.token_folder, run.valid_splits, run.con_d) == ("a: {}", ["val", "test"], {"arch": "self"})
 
 
 @pytest.mark.parametrize(
@@ -300,14 +300,14 @@ def test_the_home_folder_is_expanded_in_every_path(tmp_path: Path, monkeypatch: 
     path = tmp_path / "x.yaml"
     path.write_text(
         "model: {arch: mafa_blip2, model_type: small, vit_weights: ~/w.pth, vocab: ~/v, pretrained: ~/p.pth}\n"
-        "run: {output_dir: ~/out, token_folder: ~/t, con_d: {arch: file, path: ~/c.parquet}, references: ~/r.json}\n"
+        "run: {output_dir: ~/out, token_folder: ~/t, con_d: {arch: file, path: ~/c.parquet}, judged_pairs: ~/r.json}\n"
         "datasets: {image_text: {images: ~/images, annotations: {train: [~/a.json, ~/b.json], test: ~/c.json}}}\n"
     )
     config: Any = OmegaConf.to_container(load(path=path))
     data = config["datasets"]["image_text"]
     found = [
         *(config["model"][name] for name in ("vit_weights", "vocab", "pretrained")),
-        *(config["run"][name] for name in ("output_dir", "token_folder", "references")),
+        *(config["run"][name] for name in ("output_dir", "token_folder", "judged_pairs")),
         config["run"]["con_d"]["path"],
         *(data["images"], *data["annotations"]["train"], data["annotations"]["test"]),
     ]
@@ -358,6 +358,28 @@ def test_a_question_is_asked_by_either_placeholder(prompt: str) -> None:
 def test_a_prompt_that_does_not_ask_the_question_is_refused(prompt: str) -> None:
     with pytest.raises(ValueError, match=r"run\.prompt is .*: allowed is text with one \{\} or \{question\}"):
         load(f"run.prompt={prompt}", path=GQA)
+
+
+VQA = ROOT / "projects" / "mafa" / "albef" / "vqa_scenes.yaml"
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "readers"),
+    [
+        (VQA, "run.prompt=Question: {} Answer:", "mafa_vqa and mafa_captioning"),
+        (VQA, "run.num_beams=3", "mafa_vqa and mafa_captioning"),
+        (GQA, "run.num_ans_candidates=7", "mafa_albef_vqa"),
+        (GQA, "run.references=a.json", "mafa_captioning"),
+        (SCENES, "run.match=any", "mafa_vqa and mafa_albef_vqa"),
+    ],
+)
+def test_a_key_that_the_task_does_not_read_is_refused(path: Path, option: str, readers: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{option.partition('=')[0]} is .*, which is read by {readers} alone; run\.task is"
+    ):
+        load(option, path=path)
+    default = load(path=path).run[option.partition("=")[0][4:]]
+    load(f"{option.partition('=')[0]}={'null' if default is None else default}", path=path)
 
 
 def test_the_prompt_of_a_caption_is_text(tmp_path: Path) -> None:

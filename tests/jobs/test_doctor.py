@@ -71,17 +71,18 @@ def test_a_fake_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
     assert all("pip install faiss-cpu" in finding.remedy for finding in findings)
 
 
-def test_known_bad_versions() -> None:
+def test_known_bad_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "is_installed", lambda package: package == "iopath")
     well = {"salesforce-lavis": "1.0.2", "faiss-cpu": "1.15.1"}
     expected = {
         "faiss-cpu and faiss-gpu are both installed": {**well, "faiss-gpu": "1.15.1"},
-        "LAVIS is not installed": {"faiss-cpu": "1.15.1"},
+        "LAVIS is not installed, but iopath": {"faiss-cpu": "1.15.1"},
         "FAISS is not installed": {"salesforce-lavis": "1.0.2"},
     }
     for words, found in expected.items():
         (finding,) = doctor.judge_versions(found)
         assert words in finding.message and finding.remedy
-        assert finding.blocks == (words == "LAVIS is not installed")
+        assert finding.blocks == (words.startswith("LAVIS is not installed, but"))
     assert not list(doctor.judge_versions(well))
 
 
@@ -116,5 +117,33 @@ def test_the_command_says_what_blocks(
     monkeypatch.setattr(doctor, "own_requirements", list)
     assert doctor.main([]) == 0
     assert "the main job can run" in capsys.readouterr().out
+    installed.pop("salesforce-lavis")
+    monkeypatch.setattr(doctor, "is_installed", lambda package: False)
+    monkeypatch.setattr(
+        doctor, "probe", lambda code, timeout: doctor.Probe({"version": "1"}, "no LAVIS" * ("lavis" in code))
+    )
+    assert doctor.main([]) == 0  # an environment that was never meant to have it
+    printed = capsys.readouterr().out
+    assert "warning: LAVIS is not installed: check, " in printed
+    assert "ERROR" not in printed and printed.endswith("what needs no LAVIS can run\n")
     monkeypatch.setattr(doctor, "free_gb", lambda path: 0.1)
     assert doctor.main([]) == 1
+
+
+HIDE = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "lavis" else find(name, *more)
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "mine"])
+def test_without_lavis_a_command_says_so_in_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(tmp_path, monkeypatch, sitecustomize=HIDE)
+    words = ["-m", f"lavis_mafa.{command}", "--cfg-path", "projects/mafa/mine/mine_scenes.yaml"]
+    done = subprocess.run([sys.executable, "-W", "ignore", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: LAVIS is missing in ") and "pip install --no-deps salesforce-lavis" in line

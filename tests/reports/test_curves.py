@@ -81,6 +81,16 @@ def test_waiting_for_data_is_its_share_of_a_step(tmp_path: Path, panels: dict[st
     assert line(panels["Seconds per step"], "waiting for data")[:, 1] == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+def test_no_two_lines_of_a_panel_look_the_same(splits: int, tmp_path: Path, panels: dict[str, Axes]) -> None:
+    names = [f"{way}_{name}" for way in ("image", "text") for name in ("r1", "r5", "r10")] + ["r_mean"]
+    columns = {f"val_{split}_{name}": [1.0, 2.0, 3.0] for split in range(splits) for name in names}
+    draw_curves(STEPS, EPOCHS[["epoch"]].assign(**columns), tmp_path / "curves.png")
+    lines = panels["Validation recall, in %"].lines
+    assert len(lines) == 7 * splits
+    assert len({str(line.get_color()) for line in lines}) == len(lines)
+
+
 def test_one_step_without_epochs_is_enough(tmp_path: Path, panels: dict[str, Axes]) -> None:
     draw_curves(STEPS[["epoch", "step", "loss"]].head(1), EPOCHS.head(0), tmp_path / "curves.png")
     assert list(panels) == ["Losses"]
