@@ -12,6 +12,7 @@ from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.tree import Keys, keys_at
 from lavis_mafa.evaluation.ground_truth import image_opener
+from lavis_mafa.reports.pages import write_run_page
 from lavis_mafa.reports.predictions import Prediction, write_predictions
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.runners.report import commit, evaluated_checkpoint, versions
@@ -53,8 +54,11 @@ def report_answers(
     if run.changes:
         results["resume_changes"] = run.changes
     write_json(folder / "results.json", results)
-    for split in judged:
-        print(f"\n{run.name}, {split}\n" + answers_table(judged[split], published))
+    tables = {split: answers_table(judged[split], published) for split in judged}
+    write_run_page(folder, run.name, tables, results, written)
+    written.insert(0, "results.html")
+    for split, text in tables.items():
+        print(f"\n{run.name}, {split}\n{text}")
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 

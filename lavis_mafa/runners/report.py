@@ -23,6 +23,7 @@ from lavis_mafa.models.pretrained import checkpoint_path, weights_file
 from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.reports.curves import draw_curves
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
+from lavis_mafa.reports.pages import write_run_page
 from lavis_mafa.reports.table import results_table, write_json
 from lavis_mafa.runners.run import Results, Run
 
@@ -70,8 +71,11 @@ def report_run(
     if run.changes:
         results["resume_changes"] = run.changes
     write_json(folder / "results.json", results)
-    for split in splits:
-        print(f"\n{run.name}, {split}\n" + results_table({**results, "retrieval": retrieval[split]}))
+    tables = {split: results_table({**results, "retrieval": retrieval[split]}) for split in splits}
+    write_run_page(folder, run.name, tables, results, written)
+    written.insert(0, "results.html")
+    for split, table in tables.items():
+        print(f"\n{run.name}, {split}\n{table}")
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 

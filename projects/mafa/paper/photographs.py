@@ -1,7 +1,7 @@
 """The data set `photographs`: of images with several captions, each caption is trained on as if its image were its own.
 
-Which pairs of photographs and captions match, nobody knows; but that the captions of one photograph do is known, and
-hidden here. A pair of siblings is a false negative that the truth function tells, the others stay untold.
+Which pairs of photographs and captions match is unknown, except that the captions of one photograph do, and this is
+hidden here. A pair of siblings is a false negative that the truth function knows; it knows no others.
 
     python projects/mafa/paper/photographs.py --cfg-path projects/mafa/paper/flickr8k.yaml    one run by hand
 """
@@ -9,6 +9,7 @@ hidden here. A pair of siblings is a false negative that the truth function tell
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pyarrow as pa
 from lavis.common.registry import registry
 from numpy.typing import NDArray
 
-from lavis_mafa.data.annotations import ROWS
+from lavis_mafa.data.identity import image_id
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.datasets.pairs import ImageTextBuilder
@@ -48,11 +49,16 @@ class PhotographsBuilder(ImageTextBuilder):
 
 
 def caption_records(table: RecordTable, dataset: str) -> RecordTable:
-    """(C records) every caption with its image: record and caption row are the caption row of `table`."""
+    """(C records) every caption with its image: record and caption row are the caption row of `table`.
+
+    Each has an image id of its own, though its file stands in several records: that is what hides the siblings.
+    """
     images = table.images.take(pa.array(table.record_of_caption))
-    captions, keys = table.captions.to_pylist(), [f"{image}#{row}" for row, image in enumerate(images.to_pylist())]
-    rows = pa.table({"image": images, "caption": [[caption] for caption in captions], "image_id": keys})
-    return RecordTable.from_rows(rows.cast(ROWS), dataset=dataset)
+    rows = pa.table({"image": images, "caption": [[caption] for caption in table.captions.to_pylist()]})
+    pairs = RecordTable.from_rows(rows, dataset, one_caption_a_record=True)
+    keys = [f"{image}#{row}" for row, image in enumerate(images.to_pylist())]
+    ids = np.array([image_id(dataset, key) for key in keys], np.int64)
+    return replace(pairs, image_id=ids, annotated_id=pa.array(keys))
 
 
 def are_siblings(image_id_C: Ints, record_K: Ints, row_K: Ints) -> NDArray[np.bool_]:

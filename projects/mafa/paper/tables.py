@@ -11,7 +11,8 @@ from cells import ROOT
 from keys import Key
 from measures import Item, Measure, Row
 from rows import Rows, seconds_of
-from scipy.special import stdtrit
+
+from lavis_mafa.reports.comparison import paired_interval
 
 
 def runs_frame(items: Iterable[Item], rows: Rows, options: Sequence[str], seeds: int | None) -> pd.DataFrame:
@@ -45,14 +46,6 @@ def measured(runs: pd.DataFrame, item: Item, measure: Measure) -> pd.DataFrame:
     own = runs[runs["item"] == item.name]
     figures = own.reindex(columns=list(measure.columns)).astype(float).mean(axis=1, skipna=False) * measure.scale
     return own.assign(figure=figures).pivot_table(index="seed", columns="row", values="figure", dropna=False)
-
-
-def paired_interval(values: pd.Series, baseline: pd.Series) -> tuple[float, float]:
-    """Mean and half width of the 95 % t-interval of the differences over the seeds that both have; NaN under two."""
-    difference = (values - baseline).dropna()
-    n = len(difference)
-    half = stdtrit(n - 1, 0.975) * difference.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return float(difference.mean()), float(half)
 
 
 def summary(runs: pd.DataFrame, item: Item) -> pd.DataFrame:

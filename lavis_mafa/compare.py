@@ -1,0 +1,33 @@
+"""Compare finished runs: `python -m lavis_mafa.compare OUT1 OUT2 … [--page FILE.html]`.
+
+A folder holds results.json. Runs whose settings are equal are seeds of one setting; the setting of the first run is
+the baseline. Differences are paired by seed, with 95 % intervals from two common seeds on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lavis_mafa.common.errors import one_line_errors
+from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.reports.comparison import compared, read_run
+from lavis_mafa.reports.pages import comparison_text, write_comparison
+
+
+def main() -> None:
+    print_anything()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="folders of finished runs")
+    parser.add_argument("--page", type=Path, metavar="FILE.html", help="also write the comparison as a page")
+    given = parser.parse_args()
+    with one_line_errors():
+        found = compared([read_run(folder) for folder in given.folders])
+        print(comparison_text(found))
+        if given.page:
+            write_comparison(given.page, found, given.folders)
+            print(f"\nwritten: {given.page}")
+
+
+if __name__ == "__main__":
+    main()
