@@ -34,7 +34,10 @@ class CommonRun:
         "open_clip:NAME/TAG}, a bi-encoder; or a plugin's judge; null in mining: `model` itself",
     )
     judged_pairs: str | None = key(
-        None, "JSON list of pairs that people judged (evaluation/judgments.py), to measure the model and Con-D against"
+        None, "table of pairs that people judged (docs/reference/judged-pairs.md), to measure model and Con-D against"
+    )
+    judged_threshold: float | None = key(
+        None, "the label, share of yes votes or mean rating from which a judged pair matches; null: above 0.5", Range()
     )
 
 

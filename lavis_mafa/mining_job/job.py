@@ -26,7 +26,7 @@ from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.common.stopping import stops_on_signals
 from lavis_mafa.core.neighbors import choose
-from lavis_mafa.evaluation.judgments import read_judged_pairs
+from lavis_mafa.evaluation.judged_pairs import read_judged_pairs
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import NOTHING, Networks, mine
@@ -91,7 +91,9 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
         raise ValueError(f"run.review: no file at {settings.review}")
     judged = None
     if settings.judged_pairs:
-        judged = Judged.of(read_judged_pairs(settings.judged_pairs, source.data.table), corpus)
+        judged = Judged.of(
+            read_judged_pairs(settings.judged_pairs, source.data.table, settings.judged_threshold), corpus
+        )
     take_device(settings.device)
     folder = Path(settings.output_dir).resolve()
     cache = Path(settings.cache_folder) if settings.cache_folder else folder / "cache"

@@ -1,4 +1,4 @@
-"""What `mine` found, against pairs that people judged (evaluation/judgments.py).
+"""What `mine` found, against pairs that people judged (evaluation/judged_pairs.py).
 
 Tested in tests/jobs/test_mine_flickr8k.py.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lavis_mafa.core.intervals import bootstrap_intervals
 from lavis_mafa.core.metrics import average_precision, roc_auc
 from lavis_mafa.core.pairs import CONNECTION
-from lavis_mafa.evaluation.judgments import JudgedPairs
+from lavis_mafa.evaluation.judged_pairs import JudgedPairs
 from lavis_mafa.mining import results
 from lavis_mafa.mining.corpus import Corpus, packed, places
 from lavis_mafa.mining.engine import Mined

@@ -12,7 +12,8 @@ from lavis_mafa.common.ranks import barrier, is_main_process
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.evaluation.eccv import CocoIds, coco_ids, refuse_other_split
-from lavis_mafa.evaluation.judgments import JudgedPairs, configured_judge, evaluate_judgments, read_judged_pairs
+from lavis_mafa.evaluation.judged_pairs import JudgedPairs, read_judged_pairs
+from lavis_mafa.evaluation.judgments import configured_judge, evaluate_judgments
 from lavis_mafa.evaluation.retrieval import RetrievalFigures, evaluate_retrieval
 from lavis_mafa.openclip.zero_shot import zero_shot
 from lavis_mafa.runners.evaluation import Evaluation
@@ -99,7 +100,7 @@ def judged_pairs_of(settings: DictConfig, test_splits: Sequence[str], splits: Sp
         return None
     if not test_splits:
         raise ValueError("run.judged_pairs is about the images of a test split; name it in run.test_splits")
-    return read_judged_pairs(file, splits[test_splits[0]].table)
+    return read_judged_pairs(file, splits[test_splits[0]].table, settings.get("judged_threshold"))
 
 
 def coco_ids_of(settings: DictConfig, test_splits: Sequence[str], splits: Splits) -> dict[str, CocoIds]:
