@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lavis_mafa.common import gpus
+from lavis_mafa.common.precision import use_tf32
 
 
 def chosen_device(asked: str) -> str:
@@ -36,14 +37,17 @@ def check_device(device: str) -> None:
 
 
 def take_device(device: str, local_rank: int | None = None) -> None:
-    """Make this process' GPU the current one, on which `cuda` without a number lands.
+    """Make this process' GPU the current one, on which `cuda` without a number lands, and let it take TF32.
 
     local_rank: of this process on its machine, under torchrun; None: it is alone.
 
     Raises:
         ValueError: cuda:N under torchrun, or a process without a GPU of its own.
     """
-    if device == "cpu" or (local_rank is None and device == "cuda"):
+    if device == "cpu":
+        return
+    use_tf32()
+    if local_rank is None and device == "cuda":
         return
     if local_rank is None:
         torch.cuda.set_device(torch.device(device))

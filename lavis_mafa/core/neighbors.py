@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
+from lavis_mafa.common.precision import full_float32
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -246,7 +248,8 @@ def _search_torch(queries_QD: FloatArray, keys_ND: Rows, k: int) -> tuple[FloatA
     best = torch.empty(len(queries), 0, device=device)
     index = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
     for low, keys in _blocks(keys_ND):
-        similarity, place = (queries @ torch.from_numpy(keys).to(device).T).topk(min(k, len(keys)))
+        with full_float32(device):
+            similarity, place = (queries @ torch.from_numpy(keys).to(device).T).topk(min(k, len(keys)))
         best, index = torch.cat([best, similarity], 1), torch.cat([index, place + low], 1)
         best, place = best.topk(min(k, best.shape[1]))
         index = index.gather(1, place)

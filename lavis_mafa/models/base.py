@@ -16,6 +16,7 @@ import torch
 from lavis.models.base_model import all_gather_with_grad, concat_all_gather
 from torch import Tensor
 
+from lavis_mafa.common.precision import full_float32
 from lavis_mafa.common.ranks import get_rank, get_world_size
 from lavis_mafa.core import losses
 from lavis_mafa.core.batch import Batch
@@ -114,7 +115,7 @@ class MafaForward:
         image_keys, text_keys = (gather(image), gather(text)) if gathered else (image, text)
         if not self.mafa.itc_key_grad:
             image_keys, text_keys = image_keys.detach(), text_keys.detach()
-        with torch.autocast(image.device.type, enabled=False):  # it would round float32 cosines to bf16 ties
+        with full_float32(image.device.type):
             sim_i2t = torch.einsum("bqd,wd->bwq", image, text_keys).amax(-1)
             sim_t2i = torch.einsum("bd,wqd->bwq", text, image_keys).amax(-1)
         return sim_i2t, sim_t2i

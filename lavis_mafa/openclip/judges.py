@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lavis_mafa.common.precision import full_float32
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.miner import ConnectionMiner
@@ -43,7 +44,7 @@ class BiEncoderJudge:
 
     def exceeds(self, anchor_RG: Tensor, partner_WG: Tensor, own_R: Tensor) -> Tensor:
         """(R, W) bool: the encoders find partner w closer to anchor r, by the margin, than r's own partner (own_R)."""
-        with torch.autocast(anchor_RG.device.type, enabled=False):  # a half-precision cosine is off by a margin
+        with full_float32(anchor_RG.device.type):  # a half-precision cosine is off by a margin
             return anchor_RG @ partner_WG.T > own_R[:, None] + self.margin
 
     def masks(self, judge_image_features_BG: Tensor, judge_text_features_BG: Tensor) -> PairMasks:
@@ -160,7 +161,7 @@ class PairJudge:
         known_BB = own_positives(B, B, device=device)
         if "image_id" in batch and "text_id" in batch:
             known_BB = known_positives(batch["image_id"].to(device), batch["text_id"].to(device))
-        with torch.autocast(device.type, enabled=False):
+        with full_float32(device.type):
             sim_BB = image_features_BD.float() @ text_features_BD.float().T
         mined = self.miner.mine(batch, sim_BB, sim_BB.T, known_BB)
         return PairMasks.of_mined(mined, self.settings, B)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from lavis_mafa.common.config_file import loaded, merged
+from lavis_mafa.common.precision import PRECISIONS, full_float32
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View, same_view
 from lavis_mafa.models.albef.pretrain import MafaAlbef
@@ -111,10 +112,12 @@ class ItmScorer(Network):
 
     Attributes:
         shares_tower: its frozen tower is the student's, so the batch's `image_tokens` serve both.
+        precision: of its own tower, fp32 or bf16; the head and its scores are float32 either way.
         chunk: pairs scored in one pass.
     """
 
     shares_tower: bool = False
+    precision: str = "fp32"
     chunk: int = BLOCK
 
     def __post_init__(self) -> None:
@@ -137,8 +140,11 @@ class ItmScorer(Network):
         texts, text_of_K = torch.unique(text_K, return_inverse=True)
         seen, logits_K2 = self._seen(batch), torch.empty(len(image_K), 2, device=images.device)
         table = self._tokenized([batch["caption"][row] for row in texts.tolist()]).to(images.device)
-        with torch.autocast(images.device.type, enabled=False):
-            embeds = self._encode(self.model, seen, images)
+        low = PRECISIONS[self.precision]
+        device = images.device.type
+        with torch.autocast(device, enabled=False) if low else full_float32(device):
+            with torch.autocast(device, low, enabled=low is not None):
+                embeds = self._encode(self.model, seen, images).float()
             for block in pair_blocks(image_of_K, text_of_K, table.length_C, self.chunk):
                 tokens = table.block(block.text_C)
                 found = self._match(self.model, embeds[block.image_N], tokens, block.image_of_k, block.text_of_k)
@@ -181,10 +187,37 @@ def share_tower(scorer: ItmScorer, student: Student) -> None:
         scorer.model.visual_encoder = own
 
 
+def tower_precision(section: Section, device: torch.device, where: str) -> str:
+    """`precision` of the section; by default bf16 on a GPU, where a tower in float32 may cost more than the student.
+
+    Raises ValueError: another one.
+    """
+    asked = section.get("precision") or ("bf16" if device.type == "cuda" else "fp32")
+    if asked not in ("fp32", "bf16"):
+        raise ValueError(f"{where}.precision is {asked!r}: allowed is fp32 or bf16, of its tower, or null")
+    return str(asked)
+
+
+def lower_tower(scorer: ItmScorer) -> None:
+    """Its own tower in bf16: weights of matrix products and convolutions, which is LAVIS' choice for towers in fp16.
+    Scores belong to the precision that they were made in, so the fingerprint names it."""
+    for module in scorer.model.visual_encoder.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
+    scorer.precision, scorer.fingerprint = "bf16", f"{scorer.fingerprint}:bf16"
+
+
 def _build(request: ScorerRequest) -> ItmScorer:
+    precision = tower_precision(request.section, request.device, request.where)
     scorer, student, data = build_con_d(request.section, request.device, request.where), request.student, request.data
     if student is not None and data is not None and same_view(scorer.view, data.vis_processor):
         share_tower(scorer, student)
+    if scorer.shares_tower and request.section.get("precision"):
+        raise ValueError(
+            f"{request.where}.precision: its tower is that of the model in training, and runs in run.precision: drop it"
+        )
+    if precision == "bf16" and not scorer.shares_tower:
+        lower_tower(scorer)
     return scorer
 
 
@@ -197,5 +230,11 @@ def _files(section: Section) -> Iterator[tuple[str, str]]:
 
 
 JUDGES.add(*ARCHITECTURES)(
-    Judge(_build, ("preprocess",), is_model=True, files=_files, costs="weights in 32 bits, passes without gradient")
+    Judge(
+        _build,
+        ("preprocess", "precision"),
+        is_model=True,
+        files=_files,
+        costs="its weights, its tower's in 16 bits on a GPU, passes without gradient",
+    )
 )

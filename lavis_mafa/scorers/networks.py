@@ -70,7 +70,7 @@ def build_network(cfg: Section, device: torch.device, section: str, archs: tuple
         types = ", ".join(model_cls.PRETRAINED_MODEL_CONFIG_DICT) if model_cls else f"see {section}.arch"
         raise ValueError(f"{section}: arch {arch!r} (one of {', '.join(archs)}), model_type {model_type!r} ({types})")
     defaults = loaded(model_cls.default_config_path(model_type))
-    keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess")}
+    keys = {key: value for key, value in given.items() if key not in ("arch", "model_type", "preprocess", "precision")}
     config = merged(defaults.model, keys, weights_switches(defaults.model, keys, section))
     defaults.model = config  # the preparation may refer to it
     if arch in EXTRACTORS and config.get("load_finetuned"):

@@ -131,6 +131,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: taken.update(device=device))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda name: taken.update(matmul=name))
+    monkeypatch.setattr("lavis_mafa.config.load.patient_group", lambda: None)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: taken.update(backend=backend))
     return taken
 
@@ -147,7 +149,7 @@ def test_alone_a_process_takes_the_gpu_of_that_number(
     two_gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined("cuda:1", monkeypatch)
-    assert two_gpus == {"device": torch.device("cuda:1")}
+    assert two_gpus == {"device": torch.device("cuda:1"), "matmul": "high"}
     for wrong in ("cuda:2", "cuda:", "cuda:x", "cpu:0", "tpu"):
         with pytest.raises(ValueError, match=r"run\.device is .*: allowed is"):
             joined(wrong, monkeypatch)
@@ -158,7 +160,7 @@ def test_under_torchrun_each_process_takes_its_own(
     device: str, two_gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined(device, monkeypatch, RANK="3", WORLD_SIZE="4", LOCAL_RANK="1")
-    assert two_gpus == {"device": 1, "backend": "nccl"}
+    assert two_gpus == {"device": 1, "backend": "nccl", "matmul": "high"}
 
 
 def test_under_torchrun_one_gpu_for_all_is_refused(two_gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,4 +168,4 @@ def test_under_torchrun_one_gpu_for_all_is_refused(two_gpus: dict[str, Any], mon
         joined("cuda:1", monkeypatch, RANK="0", WORLD_SIZE="2", LOCAL_RANK="0")
     with pytest.raises(ValueError, match=r"process 2 of this machine has no GPU of its own: torch sees 2"):
         joined("cuda", monkeypatch, RANK="2", WORLD_SIZE="3", LOCAL_RANK="2")
-    assert not two_gpus
+    assert "device" not in two_gpus and "backend" not in two_gpus

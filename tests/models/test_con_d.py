@@ -131,6 +131,50 @@ def test_the_student_does_not_hold_con_d() -> None:
     assert not any(parameter.requires_grad for parameter in scorer.model.parameters())
 
 
+# ---- its precision
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_tower_in_bf16_has_its_head_in_float32_and_scores_of_its_own(name: str) -> None:
+    from lavis_mafa.scorers.con_d import lower_tower
+
+    build, _, size = NETWORKS[name]
+    model, batch = loud(build()), of_view(size)
+    exact, low = scorer_of(model), scorer_of(deepcopy(model))
+    lower_tower(low)
+    expected = exact.score(batch, IMAGE_K, TEXT_K)
+    dtypes: dict[str, set[torch.dtype]] = {"tower": set(), "head": set()}
+
+    def note(part: str) -> Any:
+        return lambda module, args, output: dtypes[part].add(output.dtype)
+
+    for part, module in (("tower", low.model.visual_encoder), ("head", low.model.itm_head)):
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(note(part))
+    with torch.autocast("cpu", torch.bfloat16):  # of the step around it
+        found = low.score(batch, IMAGE_K, TEXT_K)
+    assert dtypes["head"] == {torch.float32} and torch.bfloat16 in dtypes["tower"] and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+    assert not torch.equal(found, expected) and low.fingerprint == f"{exact.fingerprint}:bf16"
+
+
+def test_its_precision_is_asked_for_or_that_of_the_device(medium: Any, tmp_path: Any) -> None:
+    from lavis_mafa.scorers.con_d import tower_precision
+    from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
+
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [tower_precision({}, device, "run.con_d") for device in (cpu, gpu)] == ["fp32", "bf16"]
+    assert tower_precision({"precision": "fp32"}, gpu, "run.con_d") == "fp32"
+    make, config = medium["albef"]
+    config = config_of(tmp_path / "weights.pth", loud(make()), config)
+    scorer = build_scorer(ScorerRequest({**config, "precision": "bf16"}, "run.con_d", cpu, MafaSettings()))
+    plain = build_scorer(ScorerRequest(config, "run.con_d", cpu, MafaSettings()))
+    assert scorer.fingerprint == f"{plain.fingerprint}:bf16" and scorer.precision == "bf16"
+    with pytest.raises(ValueError, match=r"run\.con_d\.precision is 'fp16': allowed is fp32 or bf16"):
+        build_scorer(ScorerRequest({**config, "precision": "fp16"}, "run.con_d", cpu, MafaSettings()))
+
+
 # ---- one tower for both
 
 

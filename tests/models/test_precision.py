@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lavis_mafa.common.precision import full_float32
 from lavis_mafa.core.miner import ConnectionMiner
 from tests.models.test_con_d import scorer_of
 from tests.models.tiny import loud, tiny_blip2
@@ -85,6 +86,18 @@ def test_similarities_keep_their_digits(model: Any, batch: dict[str, Any]) -> No
     expected = torch.einsum("bqd,wd->bwq", encoded.image_feat.double(), encoded.text_feat.double()).amax(-1)
     torch.testing.assert_close(sim_i2t_BB.double(), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(sim_t2i_BB.double(), expected.T, atol=1e-6, rtol=0)
+
+
+def test_full_float32_has_neither_autocast_nor_tf32() -> None:
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            with full_float32("cpu"):
+                assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+                assert (torch.eye(2) @ torch.eye(2)).dtype == torch.float32
+            assert torch.get_float32_matmul_precision() == "high" and torch.is_autocast_enabled("cpu")
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_con_d_scores_alike_under_autocast(model: Any, batch: dict[str, Any]) -> None:
