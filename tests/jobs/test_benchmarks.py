@@ -82,6 +82,11 @@ def test_settings_are_held_against_plain_blip2(tmp_path: Path) -> None:
     assert list(found["mining_s"]) == [offline["setting"]] and found["mining_s"][offline["setting"]] > 0
 
 
+def test_verdicts_in_bf16_are_held_against_float32(tmp_path: Path) -> None:
+    found = measured("con_d_precision", tmp_path, "--batches", "1", "--batch", "8")
+    assert found["pairs"] == 16 and 0 <= found["verdicts_changed"] < 0.2 and 0 < found["largest_difference"] < 0.1
+
+
 def count(next_turn: Callable[[], None], file: Path, name: str, turns: int) -> str:
     """Write the name each turn; fails after the last one where the name says so."""
     for turn in range(turns):
