@@ -24,6 +24,7 @@ COMMANDS = {
     "train": Command("lavis_mafa.train", "train a model, then evaluate it"),
     "evaluate": Command("lavis_mafa.evaluate", "evaluate a checkpoint"),
     "mine": Command("lavis_mafa.mine", "find the missing connections of a data set"),
+    "calibrate": Command("lavis_mafa.calibrate", "make a judge's scores probabilities, on labelled pairs"),
     "check": Command("lavis_mafa.data.__main__", "read a whole data set, and list what is broken", ("check",)),
     "compare": Command("lavis_mafa.compare", "compare finished runs, paired by seed"),
     "answers": Command("lavis_mafa.evaluation.compare", "one table of several evaluations of answers and captions"),

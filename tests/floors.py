@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"registration"}),
     frozenset({"mining_job", "openclip_train"}),
-    frozenset({"train", "mine", "doctor", "compare"}),
+    frozenset({"train", "mine", "calibrate", "doctor", "compare"}),
     frozenset({"evaluate"}),
     frozenset({"cli"}),
 )

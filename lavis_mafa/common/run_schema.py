@@ -163,6 +163,10 @@ class MineRun(CommonRun):
     high: float = key(0.8, "P(match) above: a connection", Range(0, 1))
     hide_siblings: bool = key(False, "show only an image's first caption; how many of the others are found is reported")
 
+    calibration_curve: Literal["temperature", "isotonic"] = key(
+        "temperature", "what `lavis_mafa.calibrate` fits: a temperature and a bias, or a step function"
+    )
+
     # candidates (mining/candidates.py; words of sentence-transformers' mine_hard_negatives)
     retrievers: list[str] = key(
         ["model"],

@@ -24,7 +24,7 @@ from lavis_mafa.common.run_schema import Schema
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.models.pretrained import CHECKPOINT_KEYS
-from lavis_mafa.scorers.registry import judge_of
+from lavis_mafa.scorers.registry import judge_of, keys_of
 
 SPLIT_KEYS = ("train", "eval")
 DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image", "allow_symlinks", "max_pixels")
@@ -145,10 +145,11 @@ def model_keys(model_cls: type[BaseModel], model_type: str) -> list[str]:
 
 def _check_judge(section: DictConfig, where: str) -> None:
     judge = judge_of(section, where)
+    keys = keys_of(section, where)
     if judge.is_model:
-        _check_model(section, where, judge.keys)
+        _check_model(section, where, keys)
     else:
-        check_keys(section, ("arch", *judge.keys), where)
+        check_keys(section, keys, where)
 
 
 def _check_dataset(name: str, dataset: DictConfig) -> None:

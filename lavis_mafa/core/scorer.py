@@ -84,7 +84,8 @@ class Retriever(Protocol):
 
 def retriever_of(scorer: PairScorer) -> Retriever | None:
     """What embeds with the scorer's own network; None where it has no embeddings."""
-    return scorer if isinstance(scorer, Retriever) else None
+    inner = getattr(scorer, "inner", scorer)  # of one that changes the scores of another
+    return inner if isinstance(inner, Retriever) else None
 
 
 def looks_at_images(scorer: PairScorer) -> bool:

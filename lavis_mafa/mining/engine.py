@@ -53,12 +53,13 @@ class Networks:
     """The models as plain callables, and what names them: hashes of weights and preprocessing.
 
     retrievers: whoever proposes candidates; the similarity that is reported is the first one's.
-    score: records (K,), caption rows (K,) → P(match) (K,).
+    score: records (K,), caption rows (K,) → P(match) (K,). report: what the judge met in its inputs, so far.
     """
 
     retrievers: tuple[Retriever, ...]
     score: Callable[[Ints, Ints], Floats]
     scorer_fingerprint: str
+    report: Callable[[], dict[str, int]] = dict
 
     def function(self, network: Network) -> Callable[..., Vectors]:
         """The callable that an engine runs under this name."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.data.identity import clean_path
+from lavis_mafa.data.records import RecordTable
 from lavis_mafa.mining.candidates import CandidatePairs
 from lavis_mafa.mining.corpus import Corpus, packed, places
 
@@ -66,20 +67,29 @@ def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
     Raises ValueError, naming file and line: no CSV, a missing column, a label that is not 0, 1 or empty, an unknown
     image, a weight that is none.
     """
+    answers = reviewed_pairs(path, corpus.table)
+    text = corpus.places(answers["caption"])
+    key_L = packed(answers["record"].to_numpy(), np.maximum(text, 0))
+    at_L, inside = places(packed(pairs.record_K, pairs.text_K), key_L)
+    inside &= text >= 0
+    match, weight = answers["match"].to_numpy(), answers["weight"].to_numpy()
+    return Labelled(at_L[inside], match[inside], weight[inside], int((~inside).sum()))
+
+
+def reviewed_pairs(path: Path, table: RecordTable) -> pd.DataFrame:
+    """The rows that have a label: record, caption, match, weight. Errors: those of read_review."""
     frame = _read(path)
     missing = {"image", "caption", "label"} - set(frame.columns)
     if missing:
         raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it needs image, caption and label")
     label = _column(path, frame["label"].str.strip(), "label", LABELS.get, "0, 1 or nothing")
-    record_of = {image: record for record, image in enumerate(corpus.table.images.to_pylist())}
+    record_of = {image: record for record, image in enumerate(table.images.to_pylist())}
     record = _column(path, frame["image"].map(clean_path), "image", record_of.get, "an image of the data set")
     given = frame["weight"] if "weight" in frame else pd.Series("1", frame.index)
     weight = _column(path, given, "weight", _weight, "a number above 0")
-    text, answered = corpus.places(frame["caption"]), ~np.isnan(label)
-    key_L = packed(record[answered].astype(np.int64), np.maximum(text[answered], 0))
-    at_L, inside = places(packed(pairs.record_K, pairs.text_K), key_L)
-    inside &= text[answered] >= 0
-    return Labelled(at_L[inside], label[answered][inside] == 1, weight[answered][inside], int((~inside).sum()))
+    found = pd.DataFrame({"record": record.astype(np.int64), "caption": frame["caption"], "match": label == 1})
+    answered: pd.DataFrame = found.assign(weight=weight)[~np.isnan(label)]
+    return answered
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
         asked_A = judged.key_A if judged else NOTHING
         with worker_errors():
             mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
-        return report(Job(folder, cfg, source, corpus, mined, bounds, judged))
+        return report(Job(folder, cfg, source, corpus, mined, bounds, judged, models.report()))
 
 
 def main() -> None:

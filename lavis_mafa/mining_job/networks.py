@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -43,21 +43,29 @@ class RecordViews(RecordImages):
 
 def networks(cfg: JobConfig, data: Records, device: torch.device) -> Networks:
     """The judge (`run.con_d`, or `model`) and those who propose candidates (`run.retrievers`)."""
-    run, embedder = cfg.run_cfg, _embedder(cfg, device)
+    run = cfg.run_cfg
+    embedder = _embedder(cfg, device) if "model" in run.retrievers or not run.get("con_d") else None
     judge = build_judge(run, data, device) if run.get("con_d") else _own_judge(embedder, cfg)
     named: dict[str, Callable[[], Retriever]] = {
-        "model": lambda: _by_model(embedder, _batches(run, data, device)),
-        "judge": lambda: _by_judge(judge, _batches(run, data, device)),
+        "model": lambda: _by_model(embedder, batches_of(run, data, device)),
+        "judge": lambda: _by_judge(judge, batches_of(run, data, device)),
     }
     retrievers = tuple(named[name]() for name in run.retrievers)
-    return Networks(retrievers, _score(judge, data, _batches(run, data, device), device), _fingerprint(judge))
+    score = _score(judge, data, batches_of(run, data, device), device)
+    report: Callable[[], dict[str, int]] = getattr(getattr(judge, "inner", judge), "report", dict)
+    return Networks(retrievers, score, _fingerprint(judge), report)
 
 
-def build_judge(run: DictConfig, data: Records, device: torch.device) -> PairScorer:
-    """The judge of `run.con_d`; of an image it knows what mining knows: the first caption alone where siblings hide."""
+def build_judge(
+    run: DictConfig, data: Records, device: torch.device, section: Mapping[str, Any] | None = None
+) -> PairScorer:
+    """The judge of `run.con_d`, or of another section in its place.
+
+    Of an image it knows what mining knows: the first caption alone where siblings hide.
+    """
     known = data.table.first_captions() if run.hide_siblings else data.table
     records = RecordImages(known, data.open_image, None)
-    return build_scorer(ScorerRequest(run.con_d, "run.con_d", device, rule(run), records))
+    return build_scorer(ScorerRequest(section or run.con_d, "run.con_d", device, rule(run), records))
 
 
 def rule(run: DictConfig) -> MafaSettings:
@@ -80,7 +88,7 @@ def _own_judge(embedder: Network | None, cfg: JobConfig) -> PairScorer:
     raise ValueError(f"run.con_d is not set, and {arch} has no matching head to judge with: name one")
 
 
-def _batches(run: DictConfig, data: Records, device: torch.device) -> Batches:
+def batches_of(run: DictConfig, data: Records, device: torch.device) -> Batches:
     def batches(view: View | None, records: np.ndarray) -> Iterator[Batch]:
         views = RecordViews(data.table, data.open_image, view)
         shown, size = Subset(views, records.tolist()), int(run.batch_size_eval)
@@ -134,17 +142,29 @@ def _score(
     judge: PairScorer, data: Records, batches: Batches, device: torch.device
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def score(record_K: np.ndarray, row_K: np.ndarray) -> np.ndarray:
-        p_K = np.empty(len(record_K), np.float32)
-        for batch in batches(view_of(judge), np.unique(record_K)):
-            index = batch["index"].cpu().numpy()
-            at = np.flatnonzero(np.isin(record_K, index))
-            rows, text_K = np.unique(row_K[at], return_inverse=True)
-            asked: Batch = {**shown(batch), **_captions(data.table, rows)}
-            image_K = torch.from_numpy(np.searchsorted(index, record_K[at])).to(device)
-            p_K[at] = judge.score(asked, image_K, torch.from_numpy(text_K).to(device)).cpu().numpy()
-        return p_K
+        return scores(judge, batches, record_K, row_K, lambda rows: _captions(data.table, rows), device)
 
     return score
+
+
+def scores(
+    judge: PairScorer,
+    batches: Batches,
+    record_K: np.ndarray,
+    text_K: np.ndarray,
+    captions: Callable[[np.ndarray], Batch],
+    device: torch.device,
+) -> np.ndarray:
+    """(K,) of pairs, image by image. captions: text numbers, each once → the fields of a batch that are of captions."""
+    p_K = np.empty(len(record_K), np.float32)
+    for batch in batches(view_of(judge), np.unique(record_K)):
+        index = batch["index"].cpu().numpy()
+        at = np.flatnonzero(np.isin(record_K, index))
+        texts, text_k = np.unique(text_K[at], return_inverse=True)
+        asked: Batch = {**shown(batch), **captions(texts)}
+        image_k = torch.from_numpy(np.searchsorted(index, record_K[at])).to(device)
+        p_K[at] = judge.score(asked, image_k, torch.from_numpy(text_k).to(device)).cpu().numpy()
+    return p_K
 
 
 def shown(batch: Batch) -> Batch:

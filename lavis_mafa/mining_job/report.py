@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -43,6 +43,7 @@ class Job:
     mined: Mined
     rule: MafaSettings
     judged: Judged | None = None
+    judge_report: Mapping[str, int] = field(default_factory=dict)  # what the judge met in its inputs
 
 
 def report(job: Job) -> dict[str, object]:
@@ -64,6 +65,7 @@ def report(job: Job) -> dict[str, object]:
     summary = {
         **results.totals(corpus, mined, rule),
         **figures,
+        **({"judge": job.judge_report} if job.judge_report else {}),
         "annotations": files,
         "versions": versions(),
         "commit": commit(),

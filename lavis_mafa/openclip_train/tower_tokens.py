@@ -19,6 +19,7 @@ from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.core.scorer import PairScorer, TowerScorer
 from lavis_mafa.openclip_train.feature_table import BATCH
 from lavis_mafa.openclip_train.images import Images
+from lavis_mafa.scorers.calibrated import Calibrated
 
 
 class TowerTokens:
@@ -51,6 +52,7 @@ def tower_tokens(
     scorer: an ItmScorer whose `model` has a frozen `visual_encoder`. paths: the image of every row, kept once however
     many rows have it. Raises ValueError: a judge without a tower.
     """
+    scorer = scorer.inner if isinstance(scorer, Calibrated) else scorer
     if not isinstance(scorer, TowerScorer):
         raise ValueError("--mafa-con-d-cache-tokens keeps what a tower says, and this judge has none: leave it out")
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))

@@ -44,6 +44,11 @@ class CaptionScorer:
         known = () if self.own is None else (self.own.image_id_N, self.own.offsets, *self.own.captions.to_pylist())
         return f"captions:{digest(self.encode.fingerprint, *known)}"
 
+    @property
+    def weights_fingerprint(self) -> str:
+        """What a calibration belongs to: the encoder, whatever captions are known."""
+        return f"captions:{self.encode.fingerprint}"
+
     @torch.no_grad()
     def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) largest cosine of text_K[k] to a caption of image image_K[k], in [0, 1]."""

@@ -17,16 +17,18 @@ is. Tested in tests/jobs/test_plugins.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.registry import Registry
 from lavis_mafa.core.scorer import PairScorer, View, reads_tokens, same_view, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages
 from lavis_mafa.data.own_captions import OwnCaptions
+from lavis_mafa.scorers.calibrated import calibrated
 
 if TYPE_CHECKING:  # it stands on LAVIS, which a judge of captions does without
     from lavis_mafa.models.protocols import Student
@@ -68,7 +70,7 @@ class Judge:
     """A kind of judge.
 
     build: raises ValueError, naming `request.where` and a key, for whatever a user can get wrong.
-    keys: of its section, beside `arch`; any other is refused.
+    keys: of its section, beside `arch` and, where it judges any pair, `calibration`; any other is refused.
     is_model: `arch` is a model of LAVIS' registry, so that `model_type` and the keys of that model are allowed, too.
     files: section → (key, path) of the files it reads, which must be there before a run starts.
     training_only: it stands on the model in training, on its batches or on its data, and cannot judge any pair.
@@ -106,13 +108,28 @@ def build_scorer(request: ScorerRequest) -> PairScorer:
             f"{request.where}.arch: {request.section['arch']!r} judges in training alone, not any image and caption; "
             f"choose one of {serve}"
         )
-    scorer = judge.build(request)
+    scorer = _built(judge, request)
     if judge.is_stored and scorer.fingerprint is None:
         raise ValueError(
             f"{request.where}: {type(scorer).__name__} has no fingerprint that its stored scores could belong to; give "
             f"it one, or register {request.section['arch']!r} with is_stored=False"
         )
     return scorer
+
+
+def _built(judge: Judge, request: ScorerRequest) -> PairScorer:
+    """With the calibration that the section names, if any."""
+    path = request.section.get("calibration")
+    if not path:
+        return judge.build(request)
+    section = {key: value for key, value in plain_config(request.section).items() if key != "calibration"}
+    return calibrated(judge.build(replace(request, section=section)), str(path), request.where)
+
+
+def keys_of(section: Section, where: str = "run.con_d") -> tuple[str, ...]:
+    """The keys that a judge's section may have, beside those of its model. Raises ValueError: no such judge."""
+    judge = judge_of(section, where)
+    return ("arch", *judge.keys) if judge.training_only else ("arch", "calibration", *judge.keys)
 
 
 def missing_view(scorer: PairScorer, data: RecordImages) -> View | None:

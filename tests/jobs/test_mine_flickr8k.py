@@ -15,7 +15,7 @@ import lavis_mafa
 from lavis_mafa.data.identity import text_id
 from lavis_mafa.mining_job import job as mine
 
-CONFIG = Path(__file__).resolve().parents[2] / "projects" / "mafa" / "mine" / "mine_flickr8k.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "projects" / "mafa" / "mine" / "mine_flickr8k_con_d.yaml"
 PHOTOGRAPHS = 24
 
 
