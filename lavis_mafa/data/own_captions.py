@@ -12,31 +12,38 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lavis_mafa.data.records import RecordTable
+from lavis_mafa.data.records import RecordTable, TextProcessor
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class OwnCaptions:
-    """image_id_N: sorted, each once; image n has captions[offsets[n]:offsets[n+1]], in their order."""
+    """image_id_N: sorted, each once; image n has captions[offsets[n]:offsets[n+1]], in their order, raw.
+
+    text_processor: captions that it makes equal are one text (RecordTable.read_through).
+    """
 
     image_id_N: Ints
     offsets: Ints
     captions: pa.Array
+    text_processor: TextProcessor = str
 
     @classmethod
-    def of(cls, image_id_C: Ints, captions: pa.Array | Sequence[str]) -> OwnCaptions:
+    def of(
+        cls, image_id_C: Ints, captions: pa.Array | Sequence[str], text_processor: TextProcessor = str
+    ) -> OwnCaptions:
         """From one row a caption; several records of one image are one image."""
         captions = captions if isinstance(captions, pa.Array) else pa.array(captions, pa.large_string())
         order_C = np.argsort(image_id_C, kind="stable")
         image_id_N, first_N = np.unique(image_id_C[order_C], return_index=True)
-        return cls(image_id_N, np.append(first_N, len(image_id_C)), captions.take(pa.array(order_C)))
+        offsets = np.append(first_N, len(image_id_C))
+        return cls(image_id_N, offsets, captions.take(pa.array(order_C)), text_processor)
 
     @classmethod
     def of_table(cls, table: RecordTable) -> OwnCaptions:
         """Those of a data set."""
-        return cls.of(table.image_id[table.record_of_caption], table.captions)
+        return cls.of(table.image_id[table.record_of_caption], table.captions, table.text_processor)
 
     def __getitem__(self, image_id: int) -> list[str]:
         """The captions of an image.

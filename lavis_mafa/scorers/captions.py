@@ -20,6 +20,7 @@ from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.data.identity import text_id
 from lavis_mafa.data.own_captions import OwnCaptions
+from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.scorers.hf import named_folder
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 from lavis_mafa.scorers.text_encoder import TextEncoder, load_text_encoder
@@ -63,7 +64,8 @@ class CaptionScorer:
         flat = [caption for each in own for caption in each]
         image_O = torch.tensor([image for image, each in enumerate(own) for _ in each], dtype=torch.int64)
         cosine_OT = (self.encode(flat) @ self.encode(captions).T).cpu()
-        other_OT = cosine_OT.masked_fill(same_texts(flat, captions), -torch.inf)
+        read = self.own.text_processor if self.own else str
+        other_OT = cosine_OT.masked_fill(same_texts(flat, captions, read), -torch.inf)
         rows_OT = image_O[:, None].expand(-1, len(captions))
         empty_IT = torch.full((len(own), len(captions)), -torch.inf)
         nearest_IT, other_IT = (empty_IT.scatter_reduce(0, rows_OT, each, "amax") for each in (cosine_OT, other_OT))
@@ -92,9 +94,9 @@ def own_of(batch: Batch, images: Tensor, own: OwnCaptions | None) -> list[list[s
     return [own[image] for image in batch["image_id"][images.to(batch["image_id"].device)].tolist()]
 
 
-def same_texts(one: Sequence[str], other: Sequence[str]) -> Tensor:
-    """(O, T) bool: two captions are the same text, by text_id."""
-    id_O, id_T = (torch.tensor([text_id(text) for text in texts], dtype=torch.int64) for texts in (one, other))
+def same_texts(one: Sequence[str], other: Sequence[str], read: TextProcessor = str) -> Tensor:
+    """(O, T) bool: two captions are the same text, by text_id of what a model reads of them."""
+    id_O, id_T = (torch.tensor([text_id(read(text)) for text in texts], dtype=torch.int64) for texts in (one, other))
     return id_O[:, None] == id_T
 
 

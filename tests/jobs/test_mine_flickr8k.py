@@ -12,11 +12,18 @@ import pytest
 from omegaconf import OmegaConf
 
 import lavis_mafa
-from lavis_mafa.data.identity import text_id
+from lavis_mafa.data import identity
 from lavis_mafa.mining_job import job as mine
 
 CONFIG = Path(__file__).resolve().parents[2] / "projects" / "mafa" / "mine" / "mine_flickr8k_con_d.yaml"
 PHOTOGRAPHS = 24
+
+
+def text_id(caption: str) -> int:
+    """Of what the model reads of a caption."""
+    from lavis.processors.blip_processors import BlipCaptionProcessor
+
+    return identity.text_id(BlipCaptionProcessor()(caption))
 
 
 def read(file: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,15 @@ from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
 
 CPU = torch.device("cpu")
 ROWS = [("a.jpg", ["a dog runs", "a dog"]), ("b.jpg", ["a cat sits"]), ("a.jpg", ["the dog sleeps"])]
-ANGLES = {"a dog runs": 0, "A dog  runs": 0, "a dog": 20, "the dog sleeps": 50, "a cat sits": 80, "a car": 200}
+ANGLES = {
+    "a dog runs": 0,
+    "A dog  runs": 0,
+    "a dog": 20,
+    "the dog sleeps": 50,
+    "a cat sits": 80,
+    "a car": 200,
+    "dog": 20,
+}
 
 
 class Angles:
@@ -74,6 +82,12 @@ def test_the_score_is_the_largest_cosine_to_an_own_caption(judge: CaptionScorer,
 def test_an_annotated_pair_is_compared_with_the_other_captions(judge: CaptionScorer, table: RecordTable) -> None:
     found = ask(judge, table.image_id.tolist(), ["A dog  runs", "a cat sits"], [0, 1], [0, 1])
     assert found == [cosine(20), cosine(0)]  # the same text itself does not count, but where it is the only one
+
+
+def test_captions_that_a_model_reads_alike_are_one_text(table: RecordTable) -> None:
+    read = table.read_through(lambda caption: caption.replace("a ", ""))
+    judge = CaptionScorer(Angles(), OwnCaptions.of_table(read))  # type: ignore[arg-type]
+    assert ask(judge, table.image_id.tolist(), ["dog"], [0], [0]) == [cosine(20)], "not 0, of a dog"
 
 
 def test_where_data_stream_by_an_image_is_known_by_the_caption_at_its_place() -> None:
