@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from lavis_mafa.api import find_connections as find_connections
+    from lavis_mafa.api import score_pairs as score_pairs
     from lavis_mafa.models.saved import Loaded
 
 __version__ = "0.2.0"
@@ -42,3 +44,12 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Loaded:
     from lavis_mafa.models.saved import load_saved
 
     return load_saved(folder, device)
+
+
+def __getattr__(name: str) -> object:
+    """`find_connections` and `score_pairs` (api.py), imported when they are first asked for."""
+    if name in ("find_connections", "score_pairs"):
+        from lavis_mafa import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

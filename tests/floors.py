@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"registration"}),
     frozenset({"mining_job", "openclip_train"}),
-    frozenset({"train", "mine", "calibrate", "doctor", "compare"}),
+    frozenset({"api", "calibrate", "compare", "doctor", "mine", "train"}),
     frozenset({"evaluate"}),
     frozenset({"cli"}),
 )
