@@ -6,9 +6,10 @@ COCO's annotation lacks. Both name captions by COCO's annotation ids, which LAVI
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,18 +57,24 @@ def coco_ids(dataset: RetrievalDataset, captions_file: str) -> CocoIds:
 
 
 def refuse_other_split(split: str, ids: CocoIds) -> None:
-    """ECCV Caption and CxC rank all captions of COCO's 5,000 test images.
+    """ECCV Caption and CxC are about COCO's 5,000 test images (Karpathy); a part of them is judged by what is there.
 
     Raises:
-        ValueError: another split, or a part of it; or the package is not installed.
+        ValueError: a split that has none of the images or none of the captions; or the package is not installed.
     """
     known = _metrics().coco_gts
-    lacking = len(set(known["i2t"]) - set(ids.image.tolist())), len(set(known["t2i"]) - set(ids.caption.tolist()))
-    if any(lacking):
+    there = len(set(known["i2t"]) & set(ids.image.tolist())), len(set(known["t2i"]) & set(ids.caption.tolist()))
+    if not all(there):
         raise ValueError(
-            f"run.coco_captions: the split {split} is not COCO's test split (Karpathy), which ECCV Caption and CxC "
-            f"need: it lacks {lacking[0]} of its images and {lacking[1]} of its captions; evaluate the whole split "
-            "`test` of coco_retrieval (run.test_splits: [test]), or set run.coco_captions: null"
+            f"run.coco_captions: the split {split} has no image of COCO's test split (Karpathy), which ECCV Caption "
+            "and CxC are about; evaluate the split `test` of coco_retrieval (run.test_splits: [test]), or a part of "
+            "it, or set run.coco_captions: null"
+        )
+    if there != (len(known["i2t"]), len(known["t2i"])):
+        logging.getLogger(__name__).warning(
+            "ECCV Caption and CxC: the split %s has %d of %d images and %d of %d captions of COCO's test split; "
+            "figures are over these, and so higher than published ones",
+            *(split, there[0], len(known["i2t"]), there[1], len(known["t2i"])),
         )
 
 
@@ -82,21 +89,48 @@ def _number(path: str) -> int:
 def eccv_figures(
     of_images: Callable[[range], np.ndarray], of_texts: Callable[[range], np.ndarray], ids: CocoIds
 ) -> dict[str, dict[str, float]]:
-    """{metric: {text | image: percent}}, `text`: captions found for an image. `of_*`: rows of scores."""
+    """{metric: {text | image: percent}}, `text`: captions found for an image. `of_*`: rows of scores.
+
+    Of a part of the test split, matches and queries are those that are there; a metric that is left without a query is
+    left out, and `share_of_test_split` has the share of its images (text) and captions (image).
+    """
     i2t = _ranked(of_images, ids.image, ids.caption)
     t2i = _ranked(of_texts, ids.caption, ids.image)
-    found = _metrics().compute_all_metrics(i2t, t2i, target_metrics=METRICS, Ks=(1, 5, 10))
+    metrics = _metrics()
+    shares = {way: _share(metrics.coco_gts[way], there) for way, there in (("i2t", i2t), ("t2i", t2i))}
+    of_part = min(shares.values()) < 1
+    asked = [name for name in METRICS if not of_part or _restrict(metrics, name.partition("_")[0], i2t, t2i)]
+    found = metrics.compute_all_metrics(i2t, t2i, target_metrics=asked, Ks=(1, 5, 10))
+    found |= {"share_of_test_split": shares} if of_part else {}
     return {name: {"text": 100 * float(v["i2t"]), "image": 100 * float(v["t2i"])} for name, v in found.items()}
+
+
+def _share(known: Mapping[int, list[int]], there: Container[int]) -> float:
+    return sum(query in there for query in known) / len(known)
+
+
+Matches = dict[str, dict[int, list[int]]]  # {i2t | t2i: {id of a query: ids that match}}
 
 
 class _Metrics(Protocol):
     """What is used of eccv_caption's, which has no types. i2t, t2i: {id of a query: ids found, best first}."""
 
-    coco_gts: Mapping[str, Mapping[int, Sequence[int]]]
+    coco_gts: Matches
+    cxc_gts: Matches
+    eccv_gts: Matches
 
     def compute_all_metrics(
         self, i2t: dict[int, list[int]], t2i: dict[int, list[int]], target_metrics: Sequence[str], Ks: Sequence[int]
     ) -> dict[str, dict[str, float]]: ...
+
+
+def _restrict(metrics: _Metrics, data: str, i2t: Container[int], t2i: Container[int]) -> bool:
+    """Leaves of a data set's matches those whose image and caption are there. Returns whether queries are left."""
+    matches: Matches = getattr(metrics, f"{data}_gts")
+    for way, queries, items in (("i2t", i2t, t2i), ("t2i", t2i, i2t)):
+        kept = {query: [item for item in known if item in items] for query, known in matches[way].items()}
+        matches[way] = {query: known for query, known in kept.items() if known and query in queries}
+    return all(matches.values())
 
 
 def _metrics() -> _Metrics:
