@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from lavis_mafa import register
 from lavis_mafa.common.errors import one_line_errors
-from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.stdout import log_messages, print_anything
 from lavis_mafa.common.stopping import stops_on_signals
 
 if TYPE_CHECKING:  # they know LAVIS, which register() loads
@@ -38,7 +38,7 @@ def run(description: str, evaluate: bool) -> Results:
     if not evaluate and arguments.dry_run:
         sys.exit(int(bool(dry_run(cfg))))
     rank = int(os.environ.get("RANK", 0))
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
+    log_messages(logging.INFO if rank == 0 else logging.WARNING)
     if run_cfg.evaluate:
         set_apart(cfg, arguments.options)
     refuse_missing(cfg.config)

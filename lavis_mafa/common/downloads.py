@@ -17,7 +17,7 @@ from urllib.request import urlopen
 from filelock import FileLock
 
 from lavis_mafa.common.artifacts import atomic_write, reading
-from lavis_mafa.common.hashing import digest
+from lavis_mafa.common.hashing import digest, file_sha256
 from lavis_mafa.common.progress import progress_bar
 
 SILENCE_S = 60.0  # after which a server is given up
@@ -89,11 +89,10 @@ def _fetch(url: str, path: Path, stated: str | None) -> str:
 
 def _check(path: Path, note: Path, stated: str | None) -> None:
     """ValueError where the file is not what was fetched, or not what the URL states."""
-    remedy, sha256 = f"Remove {path.parent}, and it is downloaded again.", hashlib.sha256()
+    remedy = f"Remove {path.parent}, and it is downloaded again."
     with reading(note, "note of a download", remedy):
         kept = str(json.loads(note.read_text(encoding="utf-8"))["sha256"])
-    with reading(path, "download", remedy), path.open("rb") as file:
-        while block := file.read(BLOCK):
-            sha256.update(block)
-    if (found := sha256.hexdigest()) != (stated or kept):
+    with reading(path, "download", remedy):
+        found = file_sha256(path)
+    if found != (stated or kept):
         raise ValueError(f"{path} has the SHA-256 {found}, not {stated or kept}. {remedy}")

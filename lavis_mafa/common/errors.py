@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lavis_mafa.common.stdout import printable
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -23,7 +25,7 @@ def one_line_errors() -> Iterator[None]:
             raise  # a fault of ours
         logging.getLogger().debug("", exc_info=True)
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-        sys.exit(f"error: {rank}{message(error)}")
+        sys.exit(f"error: {rank}{printable(message(error))}")
 
 
 def message(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 
@@ -11,12 +12,27 @@ def print_anything() -> None:
         reconfigure(errors="backslashreplace")
 
 
-def printable(text: object) -> str:
+def printable(text: object, kept: str = "\n\t") -> str:
     """The text with every character that a terminal would obey, or not show, as the escape that `repr` writes.
 
     File names and captions of others may hold escape sequences, or marks that turn the direction of writing.
+    kept: characters that stay as they are.
     """
     lines = str(text)
     if lines.isprintable():
         return lines
-    return "".join(one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in lines)
+    return "".join(one if one.isprintable() or one in kept else repr(one)[1:-1] for one in lines)
+
+
+class Printable(logging.Formatter):
+    """A record's message as `printable` shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def log_messages(level: int) -> None:
+    """The log of a command, to stderr: messages alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])

@@ -13,6 +13,7 @@ from lavis.models.base_model import BaseModel
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lavis_mafa.common.stdout import printable
 from lavis_mafa.config.first_reads import refuse_as_the_run, to_fetch, unreadable
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.values import check_data, missing_files
@@ -59,11 +60,8 @@ def dry_run(cfg: Config) -> list[str]:
         disk = disk_bytes(model, train.table.n_records, cfg)
         print("disk, at most: " + ", ".join(f"{what} {_size(size)}" for what, size in disk.items()))
         missing += _lacking_disk(sum(disk.values()), Path(cfg.run_cfg.output_dir))
-    print(
-        "\n".join(
-            ["missing on this machine:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
-        )
-    )
+    lines = ["missing on this machine:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+    print(printable("\n".join(lines)))
     return missing
 
 

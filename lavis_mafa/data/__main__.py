@@ -20,7 +20,7 @@ from lavis_mafa.common.config_file import (
 from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
-from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.stdout import print_anything, printable
 from lavis_mafa.data.check import Annotation, SplitReport, check_split
 from lavis_mafa.data.images import ImageRules
 
@@ -65,7 +65,7 @@ def _check(given: argparse.Namespace) -> int:
         least = batch_size if split == "train" else 1
         annotation = Annotation(split, paths, roots, columns, rules)
         reports[split] = check_split(annotation, cleaned, given.workers, least)
-    text = "\n".join(_readable(split, report) for split, report in reports.items())
+    text = printable("\n".join(_readable(split, report) for split, report in reports.items()))
     _write(given.output, reports, text)
     print(f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl")
     return int(any(report.problems for report in reports.values()))

@@ -172,7 +172,7 @@ def open_file(path: str | os.PathLike[str], rules: ImageRules = DEFAULTS) -> Ima
 @contextmanager
 def opened(file: Path | IO[bytes], name: str, rules: ImageRules = DEFAULTS) -> Iterator[Image.Image]:
     """The image as stored, not yet decoded; what goes wrong with it in the block is a BadImageError that names it."""
-    shown = f"image file {printable(name)}"
+    shown = f"image file {printable(name, kept='')}"
     try:
         if isinstance(file, Path):
             _refuse_empty(file, shown)
@@ -204,7 +204,7 @@ def _what_is_wrong(file: Path | IO[bytes], error: Exception) -> str:
         if isinstance(file, Path) and (what := mistaken(file)):
             return what
         return f"cannot be read (it is none of {', '.join(FORMATS)}): replace it or remove its rows"
-    return f"cannot be read ({printable(str(error) or type(error).__name__)}): replace it or remove its rows"
+    return f"cannot be read ({printable(str(error) or type(error).__name__, kept='')}): replace it or remove its rows"
 
 
 @contextmanager

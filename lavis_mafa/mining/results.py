@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.spreadsheets import write_csv
 from lavis_mafa.core.pairs import CONNECTION, NEGATIVE, VERDICTS, judge
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import TruthFunction
@@ -62,8 +63,7 @@ def suspects(mined: Mined, rule: MafaSettings) -> Ints:
 def write_suspects(path: Path, corpus: Corpus, mined: Mined, at_S: Ints) -> None:
     similarity, p = mined.own_similarity_P[at_S], mined.own_p_P[at_S]
     table = corpus.rows(corpus.own_record_P[at_S], corpus.own_text_P[at_S], similarity=similarity, p=p)
-    with atomic_write(path) as file:
-        table.to_pandas().to_csv(file, index=False)
+    write_csv(path, table.to_pandas())
 
 
 def totals(corpus: Corpus, mined: Mined, rule: MafaSettings) -> dict[str, object]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lavis_mafa.common.artifacts import atomic_write
+from lavis_mafa.common.spreadsheets import from_text, write_csv
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.mining.candidates import CandidatePairs
@@ -57,8 +57,7 @@ def sample_for_review(p_K: Floats, size: int, seed: int) -> tuple[Ints, NDArray[
 
 def write_review(path: Path, frame: pd.DataFrame) -> None:
     """`frame` with an empty column `label`, to be filled in with 1 (the caption holds) or 0."""
-    with atomic_write(path) as file:
-        frame.assign(label="").to_csv(file, index=False)
+    write_csv(path, frame.assign(label=""))
 
 
 def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
@@ -94,7 +93,7 @@ def reviewed_pairs(path: Path, table: RecordTable) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(path, dtype=str, keep_default_na=False).map(from_text)
     except ValueError as error:  # pandas' own errors are
         raise ValueError(
             f"{path} is not a CSV file in UTF-8 ({error}): restore it, or delete it to get a new sample"

@@ -19,6 +19,7 @@ from lavis_mafa.core.neighbors import NeighborIndex, float32
 
 SHARD = 1 << 18  # vectors indexed at a time: 268 MB of 256 dimensions, up to twice that while FAISS builds
 CHUNK = 4096  # query vectors searched at a time
+FOUND = 1 << 22  # neighbours held at a time: some 300 MB
 EXACT_BLOCK = 8192  # vectors compared at a time by the exact check
 
 Ints = NDArray[np.int64]
@@ -38,10 +39,12 @@ class Known:
     def of(cls, anchor_K: Ints, item_K: Ints, items: int) -> Known:
         return cls(np.sort(anchor_K * items + item_K), items)
 
-    def most(self, start: int, stop: int) -> int:
-        """The largest number of known items among the anchors start … stop."""
+    def counts(self, anchor_a: Ints) -> Ints:
+        """(a,) known items of each of these anchors, which follow one another."""
+        start, stop = int(anchor_a[0]), int(anchor_a[-1]) + 1
         low, high = np.searchsorted(self.key_K, [start * self.items, stop * self.items])
-        return int(np.bincount(self.key_K[low:high] // self.items - start, minlength=1).max())
+        found: Ints = np.bincount(self.key_K[low:high] // self.items - start, minlength=stop - start)
+        return found
 
     def mask(self, anchor_A: Ints, item_An: Ints) -> NDArray[np.bool_]:
         if not len(self.key_K):
@@ -75,12 +78,12 @@ class ShardSearch:
         """items_BQD: the items start, start + 1, … of all."""
         (n_anchors, width, dim), depth = self.anchors_APD.shape, items_BQD.shape[1]
         index, best = self._index(items_BQD.reshape(-1, dim)), _nothing(n_anchors, self.k)
-        for rows in progress(_chunks(n_anchors, max(1, CHUNK // width)), desc=f"neighbours {self.name}", leave=False):
-            wanted = self.k + self.known.most(rows[0], rows[-1] + 1)
-            item, similarity = _search(index, float32(self.anchors_APD[rows[0] : rows[-1] + 1]), depth, wanted)
-            item = np.where(item >= 0, item + start, -1)
-            similarity[self.known.mask(rows, item)] = -np.inf
-            _merge(best, rows, item, similarity)
+        for chunk in progress(_chunks(n_anchors, max(1, CHUNK // width)), desc=f"neighbours {self.name}", leave=False):
+            for rows, wanted in _parts(chunk, self.k + self.known.counts(chunk), FOUND // width):
+                item, similarity = _search(index, float32(self.anchors_APD[rows]), depth, wanted)
+                item = np.where(item >= 0, item + start, -1)
+                similarity[self.known.mask(rows, item)] = -np.inf
+                _merge(best, rows, item, similarity)
         return best
 
     def _index(self, keys: Vectors) -> NeighborIndex:
@@ -123,6 +126,23 @@ def nearest_items(
 
 def _chunks(n: int, size: int) -> list[Ints]:
     return [np.arange(low, min(low + size, n)) for low in range(0, n, size)]
+
+
+def _parts(rows: Ints, wanted_a: Ints, most: int) -> Iterator[tuple[Ints, int]]:
+    """The rows, and how many neighbours they want; in parts where together they want more than `most`.
+
+    An image of 100,000 captions wants 100,000 neighbours, of which the others of its chunk need hardly any.
+    """
+    if len(rows) * int(wanted_a.max()) <= most:
+        yield rows, int(wanted_a.max())
+        return
+    order = np.argsort(wanted_a, kind="stable")
+    rows, wanted_a = rows[order], wanted_a[order]
+    while len(rows):
+        fits = np.arange(1, len(rows) + 1) * wanted_a <= most
+        n = max(1, int(fits.sum()))  # rising, as both factors are
+        yield rows[:n], int(wanted_a[n - 1])
+        rows, wanted_a = rows[n:], wanted_a[n:]
 
 
 def _nothing(n_anchors: int, k: int) -> Nearest:

@@ -23,7 +23,7 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.folders import held
 from lavis_mafa.common.loading import worker_errors
 from lavis_mafa.common.plugins import load_plugins
-from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.stdout import log_messages, print_anything
 from lavis_mafa.common.stopping import stops_on_signals
 from lavis_mafa.core.neighbors import choose
 from lavis_mafa.evaluation.judged_pairs import read_judged_pairs
@@ -113,7 +113,7 @@ def main() -> None:
 
     print_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_messages(logging.INFO)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every instruction set that it tries
     arguments = parse_arguments(
         "Find the missing connections of an image-text data set", engines=ENGINES, example=EXAMPLE

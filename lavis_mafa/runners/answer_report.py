@@ -10,6 +10,7 @@ from lavis.datasets.datasets.base_dataset import BaseDataset
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.common.config_file import plain_config
+from lavis_mafa.common.stdout import printable
 from lavis_mafa.common.tree import Keys, keys_at
 from lavis_mafa.evaluation.ground_truth import image_opener
 from lavis_mafa.reports.pages import write_run_page
@@ -58,7 +59,7 @@ def report_answers(
     write_run_page(folder, run.name, tables, results, written)
     written.insert(0, "results.html")
     for split, text in tables.items():
-        print(f"\n{run.name}, {split}\n{text}")
+        print(printable(f"\n{run.name}, {split}\n{text}"))
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.hashing import file_sha256
+from lavis_mafa.common.stdout import printable
 from lavis_mafa.common.versions import installed_versions
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import CONNECTION, judge
@@ -75,7 +76,7 @@ def report_run(
     write_run_page(folder, run.name, tables, results, written)
     written.insert(0, "results.html")
     for split, table in tables.items():
-        print(f"\n{run.name}, {split}\n{table}")
+        print(printable(f"\n{run.name}, {split}\n{table}"))
     print(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from lavis_mafa.common.errors import message, one_line_errors
+from lavis_mafa.common.stdout import Printable, printable
 
 
 class Named(ValueError):
@@ -58,3 +61,11 @@ def test_a_missing_package_is_named_with_who_knows_more() -> None:
 def test_a_fault_of_ours_keeps_its_traceback(fault: Exception) -> None:
     with pytest.raises(type(fault)), one_line_errors():
         raise fault
+
+
+def test_what_a_terminal_would_obey_is_shown_as_an_escape() -> None:
+    assert ended(ValueError("a\x1b]0;owned\x07\u202eb\nc\td")) == r"error: a\x1b]0;owned\x07\u202eb" + "\nc\td"
+    record = logging.LogRecord("x", logging.INFO, "x.py", 1, "image %s", ("\x1b[2J.jpg",), None)
+    assert Printable("%(message)s").format(record) == r"image \x1b[2J.jpg"
+    assert printable("ein Hund, 狗, \u00e9") == "ein Hund, 狗, \u00e9"
+    assert printable("a\nb", kept="") == r"a\nb"

@@ -220,3 +220,12 @@ def test_each_split_of_karpathy_is_checked_by_itself(folder: Path) -> None:
     assert main([*config(folder, file, batch_size=1), *options]) == 0
     written = json.loads((folder / "out" / "report.json").read_text())
     assert {split: found["rows"] for split, found in written.items()} == {"train": 1, "val": 1}
+
+
+def test_neither_the_terminal_nor_the_report_obeys_a_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = {"image": "\x1b]0;owned\x07.jpg", "caption": "x"}
+    assert main(config(folder, write(folder, [*GOOD, bad]))) == 1
+    printed = capsys.readouterr().out
+    assert r"\x1b]0;owned\x07.jpg" in printed
+    for text in (printed, (folder / "out" / "report.txt").read_text()):
+        assert text.replace("\n", "").isprintable()

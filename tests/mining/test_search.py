@@ -3,6 +3,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lavis_mafa.mining import search
 from lavis_mafa.mining.search import Known, nearest_items, recall_of_candidates, similarity_of_pairs
 
 NONE = Known.of(np.empty(0, np.int64), np.empty(0, np.int64), 4)
@@ -44,6 +45,25 @@ def test_the_search_equals_its_definition(tmp_path_factory, seed, sizes, k, shar
     np.testing.assert_array_equal(found.item_Ak, item)
     np.testing.assert_allclose(found.similarity_Ak, similarity, atol=1e-6)
     assert recall_of_candidates(anchors, items, found, known) == 1.0
+
+
+@pytest.mark.parametrize("found", [1, 8, 40, 10**6])
+def test_an_anchor_with_many_known_items_is_searched_apart(tmp_path, monkeypatch, found):
+    monkeypatch.setattr(search, "FOUND", found)
+    anchors, items = unit(20, 1, 8), unit(50, 1, 8, seed=1)
+    crowd = np.array([3] * 40 + [4] * 6)
+    known = Known.of(crowd, np.concatenate([np.arange(40), np.arange(6)]), len(items))
+    got = nearest_items(anchors, items, 5, known, tmp_path / "n.npz", "flat")
+    np.testing.assert_array_equal(got.item_Ak, plain(anchors, items, 5, known)[0])
+
+
+def test_an_image_with_a_hundred_thousand_captions_does_not_deepen_the_search_of_the_others():
+    wanted = np.full(4096, 25)
+    wanted[7] = 100_000
+    parts = list(search._parts(np.arange(4096), wanted, search.FOUND))
+    assert sorted(np.concatenate([rows for rows, _ in parts]).tolist()) == list(range(4096))
+    assert [(len(rows), depth) for rows, depth in parts] == [(4095, 25), (1, 100_000)]
+    assert len(list(search._parts(np.arange(4096), np.full(4096, 900), search.FOUND))) == 1
 
 
 def test_the_maximum_over_queries_counts_even_where_one_image_has_all_the_nearest_vectors(tmp_path):
