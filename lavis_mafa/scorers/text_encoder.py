@@ -132,7 +132,7 @@ def load_text_encoder(name: str, where: str, device: torch.device, section: Any)
         model,
         tokenizer,
         pooling=_pooling(name, section.get("pooling"), where),
-        max_length=_length(name, section.get("max_length"), model, tokenizer, where),
+        max_length=length_limit(name, section.get("max_length"), model, tokenizer, where),
         prompt=str(section.get("prompt") or ""),
         name=name,
     )
@@ -165,7 +165,7 @@ def _pooling(name: str, given: object, where: str) -> str:
     return NAMES[modes[0]]
 
 
-def _length(name: str, given: object, model: Any, tokenizer: Any, where: str) -> int:
+def length_limit(name: str, given: object, model: Any, tokenizer: Any, where: str) -> int:
     """As given, else as sentence_bert_config.json has it, else as much as model and tokenizer take."""
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST
     most = int(min(positions, tokenizer.model_max_length, LONGEST))
