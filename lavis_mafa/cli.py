@@ -28,6 +28,7 @@ COMMANDS = {
     "check": Command("lavis_mafa.data.__main__", "read a whole data set, and list what is broken", ("check",)),
     "compare": Command("lavis_mafa.compare", "compare finished runs, paired by seed"),
     "answers": Command("lavis_mafa.evaluation.compare", "one table of several evaluations of answers and captions"),
+    "convert": Command("lavis_mafa.convert", "convert checkpoints to and from transformers"),
     "openclip-train": Command("lavis_mafa.openclip.train", "open_clip's training with MAFA"),
     "configs": Command("lavis_mafa.common.run_configs", "list the configs of runs that --cfg-path may name"),
     "doctor": Command("lavis_mafa.doctor", "check whether this machine can run lavis_mafa"),

@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"registration"}),
     frozenset({"mining_job", "openclip_train"}),
-    frozenset({"api", "calibrate", "compare", "doctor", "mine", "train"}),
+    frozenset({"api", "calibrate", "compare", "convert", "doctor", "mine", "train"}),
     frozenset({"evaluate"}),
     frozenset({"cli"}),
 )

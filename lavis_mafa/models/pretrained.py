@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lavis_mafa.common.downloads import fetched, is_url
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.tensors import refuse_nan
+from lavis_mafa.models.blip2.hugging_face import BESIDE, BESIDE_KEYS, from_hugging_face, is_hugging_face
 from lavis_mafa.models.weights import Fit, fit_state, read_state_dict
 
 PATHS = ("finetuned", "pretrained")  # as in LAVIS, the first wins where both are loaded
@@ -117,10 +118,25 @@ def load_from_config(
 
 
 def load_checkpoint(model: nn.Module, path: str, adapt: Adapt = _as_it_is, may_miss: tuple[str, ...] = ()) -> Fit:
-    """Fit a local file, a packaged `package:` file, or a URL that the config names into `model`."""
-    file = weights_file(path)
+    """Fit a local file or folder, a packaged `package:` file, or a URL that the config names into `model`."""
     own_file = FROZEN_TOWER if getattr(model, "tower_has_weights", False) else ()
-    return fit_state(model, adapt(read_state_dict(file), model), str(file), own_file + may_miss)
+    state, lost = read_checkpoint(path)
+    return fit_state(model, adapt(state, model), str(weights_file(path)), own_file + may_miss + lost)
+
+
+def read_checkpoint(path: str) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """The tensors by our names, and the prefixes of those that the layout has no room for and nothing else gave.
+
+    Tensors of transformers' Blip2ForImageTextRetrieval are renamed; what `lavis_mafa.convert` kept beside them is read.
+    """
+    file = weights_file(path)
+    state = read_state_dict(file)
+    if not is_hugging_face(state):
+        return state, ()
+    beside = file.parent / BESIDE
+    if beside.is_file():
+        return from_hugging_face(state, read_state_dict(beside)), ()
+    return from_hugging_face(state), BESIDE_KEYS
 
 
 def weights_file(path: str) -> Path:
