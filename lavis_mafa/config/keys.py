@@ -22,12 +22,13 @@ from transformers import BertConfig
 from lavis_mafa.common.config_file import SECTIONS, loaded, merged
 from lavis_mafa.common.run_schema import Schema
 from lavis_mafa.data.annotations import read_annotations
+from lavis_mafa.data.rules import FileRules
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.models.pretrained import CHECKPOINT_KEYS
 from lavis_mafa.scorers.registry import judge_of, keys_of
 
 SPLIT_KEYS = ("train", "eval")
-DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image", "allow_symlinks", "max_pixels")
+DATASET_KEYS = ("type", "vis_processor", "text_processor", "on_bad_image", *(one.name for one in fields(FileRules)))
 WRITERS = ("mafa_vqa", "mafa_captioning")  # tasks whose answers a language model writes
 READ_BY_TASKS = {
     **dict.fromkeys(("prompt", "num_beams", "max_len", "min_len", "length_penalty", "without_image"), WRITERS),

@@ -17,7 +17,7 @@ from lavis_mafa.config.devices import check_device
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.run_values import check_folders, check_ranges, check_run, refuse
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.data.images import ImageRules
+from lavis_mafa.data.rules import FileRules
 from lavis_mafa.models.pretrained import local_files
 from lavis_mafa.scorers.registry import judge_of
 
@@ -66,7 +66,7 @@ def check_mining(cfg: DictConfig) -> None:
 def _check_image_rules(cfg: DictConfig) -> None:
     for name, dataset in cfg.datasets.items():
         with _named(f"datasets.{name}"):
-            ImageRules.of(dataset)
+            FileRules.of(dataset)
 
 
 def _check_evaluation(run: DictConfig, arch: str, has_itm: bool) -> None:

@@ -22,7 +22,7 @@ from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
 from lavis_mafa.common.stdout import print_anything, printable
 from lavis_mafa.data.check import Annotation, SplitReport, check_split
-from lavis_mafa.data.images import ImageRules
+from lavis_mafa.data.rules import FileRules
 
 CHECKED, RENDERED = "image_text", "scenes"
 SHOWN = 20  # problems of a split in the readable report; report.json has all
@@ -56,7 +56,7 @@ def _check(given: argparse.Namespace) -> int:
             raise ValueError(f"datasets.{CHECKED}.images: no folder at {root!r}")
     if not any((dataset.annotations or {}).values()):
         raise ValueError(f"datasets.{CHECKED}.annotations is empty; set it, e.g. annotations: {{train: my.json}}")
-    columns, rules = dataset.get("columns") or {}, ImageRules.of(dataset)
+    columns, rules = dataset.get("columns") or {}, FileRules.of(dataset)
     reports = {}
     splits = {split: files for split, files in dataset.annotations.items() if files}  # null: without that split
     for split, files in splits.items():

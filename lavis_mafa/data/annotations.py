@@ -16,6 +16,7 @@ import pyarrow as pa
 from lavis_mafa.data.identity import key_string
 from lavis_mafa.data.layouts import layout_hint
 from lavis_mafa.data.readers import CHUNK, rows_of
+from lavis_mafa.data.rules import MAX_CHARACTERS, encodable, readable
 
 ROWS = pa.schema(
     [
@@ -36,6 +37,7 @@ FilePath = str | os.PathLike[str]
 def read_annotations(
     files: FilePath | Sequence[FilePath],
     split: str | None = None,
+    longest: int = MAX_CHARACTERS,
     *,
     image_key: str | None = None,
     caption_key: str | None = None,
@@ -47,23 +49,24 @@ def read_annotations(
     (number or string). A list may be written as text, as JSON or as Python prints it: CSV knows no lists. Columns are
     found by their usual names unless a key names them. Of a file that holds several splits (Karpathy's) only the images
     of `split` are read, or all where it is None.
-    ValueError, naming file and row: unknown suffix, missing column, broken file, no rows, empty caption.
+    ValueError, naming file and row: unknown suffix, missing column, broken file, no rows, empty caption, one of more
+    than `longest` characters.
     """
     paths = [files] if isinstance(files, (str, os.PathLike)) else list(files)
     if not paths:
         raise ValueError("no annotation file given: name at least one")
-    return pa.concat_tables([_read_file(Path(path), split, image_key, caption_key, id_key) for path in paths])
+    return pa.concat_tables([_read_file(Path(path), split, longest, image_key, caption_key, id_key) for path in paths])
 
 
 def _read_file(
-    file: Path, split: str | None, image_key: str | None, caption_key: str | None, id_key: str | None
+    file: Path, split: str | None, longest: int, image_key: str | None, caption_key: str | None, id_key: str | None
 ) -> pa.Table:
     columns: Columns | None = None
     chunks, rows = [], _empty()
     for place, row in rows_of(file, split):
         try:
             columns = columns or Columns.find(row, image_key, caption_key, id_key)
-            found = columns.read(row)
+            found = columns.read(row, longest)
         except ValueError as error:
             raise ValueError(f"{file}, {place}: {error}") from None
         for name, value in zip(ROWS.names, found, strict=True):
@@ -124,12 +127,13 @@ class Columns:
             return name if not folder else encodable(str(folder))
         return posixpath.join(encodable(str(folder)), name)
 
-    def read(self, row: object) -> Fields:
-        """Raises ValueError: no object, or an image or a caption that is not text."""
+    def read(self, row: object, longest: int = MAX_CHARACTERS) -> Fields:
+        """Raises ValueError: no object, an image or a caption that is not text, or a caption that is too long."""
         values = _mapping(row)
         key = values.get(self.id)
         image_id = None if key is None or key == "" else encodable(key_string(key))
-        return Fields(self.path(values), _captions(values, self.caption), image_id)
+        captions = [readable(caption, longest) for caption in _captions(values, self.caption)]
+        return Fields(self.path(values), captions, image_id)
 
 
 def _mapping(row: object) -> Mapping[str, object]:
@@ -182,7 +186,7 @@ def written_list(text: str, key: str) -> list[str] | None:
         return None
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         found = _python_list(text)
     if isinstance(found, list) and all(isinstance(caption, str) for caption in found):
         return found
@@ -193,17 +197,6 @@ def _python_list(text: str) -> object:
     """The list that Python printed; None where the text is anything else, such as NumPy's list without commas."""
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested too deeply
         return None
     return found if repr(found) == text else None
-
-
-def encodable(string: str) -> str:
-    """The string, which must be one that UTF-8 can hold: no tokenizer, table or page takes another.
-
-    Raises:
-        ValueError: half a character, which JSON escapes may spell.
-    """
-    if not string.isascii() and any("\ud800" <= letter <= "\udfff" for letter in string):
-        raise ValueError(f"{string!r:.80} contains half a character (a lone surrogate): save it as UTF-8")
-    return string

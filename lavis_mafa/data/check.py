@@ -15,9 +15,10 @@ from lavis_mafa.common.artifacts import atomic_write, json_bytes
 from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.data.annotations import Columns
 from lavis_mafa.data.identity import clean_path, normalised
-from lavis_mafa.data.images import DEFAULTS, ImageRules, Roots, image_file, opened, relative_path
+from lavis_mafa.data.images import Roots, image_file, opened, relative_path
 from lavis_mafa.data.pixels import in_rgb, is_turned
 from lavis_mafa.data.readers import rows_of
+from lavis_mafa.data.rules import DEFAULTS, FileRules
 
 LONG_CAPTION = 1000  # characters; a tokenizer cuts far below
 CHUNK = 1024  # images submitted to the threads at a time
@@ -89,7 +90,7 @@ class Annotation:
     files: Sequence[Path]
     root: Roots
     columns: Mapping[str, str]
-    rules: ImageRules = DEFAULTS
+    rules: FileRules = DEFAULTS
 
 
 def check_split(annotation: Annotation, cleaned: Path, workers: int, batch_size: int = 1) -> SplitReport:
@@ -173,7 +174,7 @@ def _rows_of(file: Path, annotation: Annotation, problems: list[Problem]) -> Ite
     for place, values in rows_of(file, annotation.split, broken):
         found = found or Columns.find(values, *keys)
         try:
-            path, captions, image_id = found.read(values)
+            path, captions, image_id = found.read(values, annotation.rules.max_characters)
         except ValueError as error:
             broken(place, str(error))
             continue

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,7 @@ from lavis_mafa.common.files import mistaken
 from lavis_mafa.common.stdout import printable
 from lavis_mafa.data.identity import clean_path
 from lavis_mafa.data.pixels import in_rgb
+from lavis_mafa.data.rules import DEFAULTS, FileRules
 
 FilePath = str | os.PathLike[str]
 Roots = FilePath | Sequence[FilePath]  # the folder, or folders, that image paths start from
@@ -31,36 +32,6 @@ class BadImageError(ValueError):
 
 
 @dataclass(frozen=True)
-class ImageRules:
-    """What a data set's config says of its image files.
-
-    allow_symlinks: a link below the root may lead out of it. max_pixels: width times height of the largest image that
-    is read; decoding takes up to 16 bytes a pixel.
-    """
-
-    allow_symlinks: bool = False
-    max_pixels: int = 64_000_000
-
-    @classmethod
-    def of(cls, dataset: Mapping[str, object]) -> ImageRules:
-        """Of a section datasets.NAME.
-
-        Raises:
-            ValueError: a value of another type.
-        """
-        given = {one.name: dataset.get(one.name) for one in fields(cls)}
-        links, pixels = (one.default if given[one.name] is None else given[one.name] for one in fields(cls))
-        if not isinstance(links, bool):
-            raise ValueError(f"allow_symlinks is {links!r}: allowed is true or false")
-        if not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1:
-            raise ValueError(f"max_pixels is {pixels!r}: allowed is a whole number from 1 on")
-        return cls(links, pixels)
-
-
-DEFAULTS = ImageRules()
-
-
-@dataclass(frozen=True)
 class ImageFiles:
     """Opens the image of a record: the `open_image` of a data set whose images are files below `root`.
 
@@ -70,7 +41,7 @@ class ImageFiles:
     root: Roots
     images: pa.Array  # (N,) relative paths
     source: str = ""
-    rules: ImageRules = DEFAULTS
+    rules: FileRules = DEFAULTS
 
     def __call__(self, record: int) -> Image.Image:
         try:
@@ -81,7 +52,7 @@ class ImageFiles:
             raise type(error)(f"{self.source}: {error}") from error
 
 
-def open_image(root: Roots, path: str, rules: ImageRules = DEFAULTS) -> Image.Image:
+def open_image(root: Roots, path: str, rules: FileRules = DEFAULTS) -> Image.Image:
     """The image root/path in RGB, as `open_file` gives it.
 
     ValueError if `path` leads out of root; BadImageError, naming the file, if it cannot be read.
@@ -118,7 +89,7 @@ def _ending_in_slash(folder: FilePath) -> str:
     return posixpath.join(os.path.abspath(folder), "")
 
 
-def image_file(root: Roots, path: str, rules: ImageRules = DEFAULTS) -> Path:
+def image_file(root: Roots, path: str, rules: FileRules = DEFAULTS) -> Path:
     """The file of an image path; of several folders the one that has it, and the first where none has.
 
     Raises:
@@ -159,7 +130,7 @@ def _refuse_link(root: Roots, file: Path, path: str) -> None:
         )
 
 
-def open_file(path: str | os.PathLike[str], rules: ImageRules = DEFAULTS) -> Image.Image:
+def open_file(path: str | os.PathLike[str], rules: FileRules = DEFAULTS) -> Image.Image:
     """The image in RGB, upright: 16-bit and float levels scaled to 8 bits, alpha laid on white, of an animation the
     first frame, turned as its EXIF orientation says.
 
@@ -170,7 +141,7 @@ def open_file(path: str | os.PathLike[str], rules: ImageRules = DEFAULTS) -> Ima
 
 
 @contextmanager
-def opened(file: Path | IO[bytes], name: str, rules: ImageRules = DEFAULTS) -> Iterator[Image.Image]:
+def opened(file: Path | IO[bytes], name: str, rules: FileRules = DEFAULTS) -> Iterator[Image.Image]:
     """The image as stored, not yet decoded; what goes wrong with it in the block is a BadImageError that names it."""
     shown = f"image file {printable(name, kept='')}"
     try:
@@ -208,7 +179,7 @@ def _what_is_wrong(file: Path | IO[bytes], error: Exception) -> str:
 
 
 @contextmanager
-def _pillow_set(rules: ImageRules) -> Iterator[None]:
+def _pillow_set(rules: FileRules) -> Iterator[None]:
     """Whole files only, and the limit of the rules instead of Pillow's, which afterwards is what it was before."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, rules.max_pixels
     try:
@@ -231,7 +202,7 @@ def whole_files_only() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
-def _refuse_bomb(image: Image.Image, rules: ImageRules) -> None:
+def _refuse_bomb(image: Image.Image, rules: FileRules) -> None:
     # Pillow only warns between its limit and twice its limit.
     pixels = image.width * image.height
     if pixels > rules.max_pixels:

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lavis_mafa.data.annotations import encodable
 from lavis_mafa.data.identity import key_string
 from lavis_mafa.data.readers import rows_of
+from lavis_mafa.data.rules import MAX_CHARACTERS, readable
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,19 @@ class QuestionDataset(Dataset[QuestionSample]):
         }
 
 
-def read_questions(path: str | Path) -> list[QuestionRow]:
+def read_questions(path: str | Path, longest: int = MAX_CHARACTERS) -> list[QuestionRow]:
     """ALBEF's VQA style: JSON or JSON lines of {question_id, image, question, answer, question_type, answer_type}.
 
     Raises:
-        ValueError: a missing or foreign file, VQA's official layout, a row that lacks something, an id twice.
+        ValueError: a missing or foreign file, VQA's official layout, a row that lacks something, an id twice, a
+            question or an answer of more than `longest` characters.
     """
     path = Path(path).expanduser()
     rows: list[QuestionRow] = []
     place_of: dict[int, str] = {}
     for place, row in rows_of(path):
         try:
-            rows.append(_row(row))
+            rows.append(_row(row, longest))
         except ValueError as error:
             raise ValueError(f"{path}, {place}: {error}") from None
         number = rows[-1].question_id
@@ -79,7 +80,7 @@ def read_questions(path: str | Path) -> list[QuestionRow]:
     return rows
 
 
-def _row(row: object) -> QuestionRow:
+def _row(row: object, longest: int) -> QuestionRow:
     if isinstance(row, dict) and isinstance(row.get("questions"), list):
         raise ValueError(
             "this is VQA's official layout, which names no image files: write a list of {question_id, image, question, "
@@ -90,12 +91,12 @@ def _row(row: object) -> QuestionRow:
     for name in ("image", "question"):
         if not isinstance(row[name], str) or not row[name].strip():
             raise ValueError(f"{name!r} must be a non-empty text, not {row[name]!r:.80}")
-        encodable(row[name])
+        readable(row[name], longest)
     return QuestionRow(
         _number(row["question_id"]),
         row["image"],
         row["question"],
-        tuple(map(encodable, answers_of(row.get("answer")))),
+        tuple(readable(answer, longest) for answer in answers_of(row.get("answer"))),
         row.get("question_type"),
         row.get("answer_type"),
     )

@@ -36,21 +36,34 @@ def rows_of(file: Path, split: str | None = None, broken: Broken | None = None) 
     """
     if file.suffix.lower() not in READERS:
         raise ValueError(f"{file}: unknown suffix {file.suffix!r}; supported are {', '.join(READERS)}")
-    if not file.is_file():
-        raise ValueError(f"{file}: no such annotation file; check the path in the configuration")
-    if what := mistaken(file):
-        raise ValueError(f"{file} {what}")
     try:
+        if not file.is_file():
+            raise ValueError(f"{file}: no such annotation file; check the path in the configuration")
+        if what := mistaken(file):
+            raise ValueError(f"{file} {what}")
         yield from READERS[file.suffix.lower()](file, split, broken)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 ({error}): save it as UTF-8") from error
     except RecursionError as error:
         raise ValueError(f"{file}: JSON that is nested too deeply to be read") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error})") from error
+    except ValueError as error:
+        if str(file) in str(error):
+            raise
+        raise ValueError(f"{file}: {error}") from error  # Python reads no number of more than 4,300 digits
 
 
 def layout_of(file: Path) -> Document | None:
-    """The JSON object that the file is, if it is one of a known layout (layouts.py)."""
-    document = _document(file) if file.suffix.lower() in (".json", ".jsonl") else None
+    """The JSON object that the file is, if it is one of a known layout (layouts.py).
+
+    Raises:
+        ValueError: an object that is broken, or nested too deeply.
+    """
+    try:
+        document = _document(file) if file.suffix.lower() in (".json", ".jsonl") else None
+    except RecursionError as error:
+        raise ValueError(f"{file}: JSON that is nested too deeply to be read") from error
     return document if document is not None and is_layout(document) else None
 
 

@@ -15,19 +15,20 @@ from lavis.datasets.datasets.base_dataset import BaseDataset
 from lavis.datasets.datasets.retrieval_datasets import RetrievalEvalDataset
 from omegaconf import DictConfig
 
-from lavis_mafa.data.annotations import ROWS, encodable
+from lavis_mafa.data.annotations import ROWS
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
 from lavis_mafa.data.identity import key_string
-from lavis_mafa.data.images import DEFAULTS, ImageFiles, ImageRules
+from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.mixed import MixedImages, mixed_table
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.data.rules import DEFAULTS, FileRules, readable
 from lavis_mafa.datasets.pairs import AUGMENTING
 
 Splits = dict[str, Any]  # {split: data set}, as LAVIS' builders give them
 
 
 def as_records(
-    name: str, dataset: object, one_caption_a_record: bool = False, rules: ImageRules = DEFAULTS
+    name: str, dataset: object, one_caption_a_record: bool = False, rules: FileRules = DEFAULTS
 ) -> tuple[RecordTable, ImageFiles]:
     """The records of a LAVIS data set with `annotation` (dicts of image, caption, perhaps image_id) and `vis_root`."""
     if not isinstance(dataset, BaseDataset):
@@ -41,7 +42,7 @@ def as_records(
             raise ValueError(f"datasets.{name}, row {number}: it needs an image and a caption, but is {str(row)[:80]}")
         captions = [row["caption"]] if isinstance(row["caption"], str) else row["caption"]
         try:
-            columns["caption"].append([encodable(str(caption)) for caption in captions])
+            columns["caption"].append([readable(str(caption), rules.max_characters) for caption in captions])
         except ValueError as error:
             raise ValueError(f"datasets.{name}, row {number}: {error}") from None
         columns["image"].append(row["image"])
@@ -62,7 +63,7 @@ def gathered(
         return datasets
     choices = {settings.get("on_bad_image", "raise") for settings in datasets_cfg.values()}
     augmented = next(iter(datasets_cfg.values())).vis_processor.train.name in AUGMENTING
-    rules = {name: ImageRules.of(settings) for name, settings in datasets_cfg.items()}
+    rules = {name: FileRules.of(settings) for name, settings in datasets_cfg.items()}
     return mix(datasets, seed, augmented, "replace" if "replace" in choices else "raise", one_caption_a_record, rules)
 
 
@@ -72,7 +73,7 @@ def mix(
     augmented: bool,
     on_bad_image: str,
     one_caption_a_record: bool = False,
-    rules: Mapping[str, ImageRules] | None = None,
+    rules: Mapping[str, FileRules] | None = None,
 ) -> dict[str, Splits]:
     """{"coco_caption+vg_caption": {"train": PairDataset}} from LAVIS' data sets by name and split.
 
@@ -101,7 +102,7 @@ def mix(
     return {"+".join(trained): {"train": mixed, **held_out}}
 
 
-def _evaluated(name: str, splits: Splits, rules: ImageRules) -> dict[str, RetrievalDataset]:
+def _evaluated(name: str, splits: Splits, rules: FileRules) -> dict[str, RetrievalDataset]:
     held_out = {split: dataset for split, dataset in splits.items() if isinstance(dataset, RetrievalEvalDataset)}
     return {
         split: RetrievalDataset(*as_records(name, dataset, rules=rules), dataset.vis_processor, dataset.text_processor)

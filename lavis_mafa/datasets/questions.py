@@ -13,9 +13,10 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.dataset import OpenImage, VisProcessor
 from lavis_mafa.data.downstream import AnsweredQuestions
-from lavis_mafa.data.images import ImageFiles, ImageRules
+from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, read_questions
 from lavis_mafa.data.records import TextProcessor
+from lavis_mafa.data.rules import FileRules
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.questions import Question, compositional, knowledge
 from lavis_mafa.data.scenes.scene import Scene, scene_number, scene_rng
@@ -92,6 +93,7 @@ class ImageQuestionsBuilder(QuestionBuilder):
 
     def source(self, options: Any) -> tuple[list[QuestionRow], OpenImage]:
         root = image_folder(self.config, "image_questions")
-        rows = read_questions(options)[: self.config.get("max_rows")]
+        rules = FileRules.of(self.config)
+        rows = read_questions(options, rules.max_characters)[: self.config.get("max_rows")]
         images = pa.array([row.image for row in rows], pa.string())
-        return rows, ImageFiles(root, images, str(options), ImageRules.of(self.config))
+        return rows, ImageFiles(root, images, str(options), rules)

@@ -11,8 +11,9 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.data.dataset import VisProcessor
 from lavis_mafa.data.downstream import StatementRow, Statements
-from lavis_mafa.data.images import DEFAULTS, ImageRules, open_image
+from lavis_mafa.data.images import open_image
 from lavis_mafa.data.records import TextProcessor
+from lavis_mafa.data.rules import DEFAULTS, FileRules
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.scene import scene_number, scene_rng
 from lavis_mafa.data.scenes.statements import statement_about
@@ -52,7 +53,7 @@ def _rows(n: int, seed: int) -> Iterator[StatementRow]:
         yield StatementRow(number, keys, sentence, holds)
 
 
-def from_lavis(dataset: NLVRDataset, seed: int, rules: ImageRules = DEFAULTS) -> Statements:
+def from_lavis(dataset: NLVRDataset, seed: int, rules: FileRules = DEFAULTS) -> Statements:
     """LAVIS' NLVR2 split; its images are opened as ours are, and its sides flipped by seed."""
     rows = [
         StatementRow(number, tuple(one["images"]), str(one["sentence"]), one["label"] == "True")

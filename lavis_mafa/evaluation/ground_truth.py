@@ -17,8 +17,9 @@ from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.downloads import fetched, is_url
 from lavis_mafa.common.files import local_file
 from lavis_mafa.data.dataset import OpenImage, RetrievalDataset
-from lavis_mafa.data.images import ImageRules, open_image
+from lavis_mafa.data.images import open_image
 from lavis_mafa.data.questions import QuestionDataset, QuestionRow, answers_of
+from lavis_mafa.data.rules import FileRules
 from lavis_mafa.data.splits import OpensImages
 
 
@@ -53,15 +54,16 @@ def image_opener(dataset: OpensImages | BaseDataset) -> OpenImage:
     """What opens the image of sample i."""
     if isinstance(dataset, OpensImages):
         return dataset.open_image
-    rules = ImageRules(allow_symlinks=True)  # LAVIS' data set has followed them already
+    rules = FileRules(allow_symlinks=True)  # LAVIS' data set has followed them already
     return lambda number: open_image(dataset.vis_root, dataset.annotation[number]["image"], rules)
 
 
 def _official(path: str | None) -> dict[int, Annotation]:
     if not path:
         return {}
-    with open(path, encoding="utf-8") as file:
-        return {int(one["question_id"]): one for one in json.load(file)["annotations"]}
+    with reading(Path(path), "file of VQA's annotations"):
+        annotations: list[Annotation] = json.loads(Path(path).read_text(encoding="utf-8"))["annotations"]
+        return {int(one["question_id"]): one for one in annotations}
 
 
 def _row(annotation: Annotation, official: Annotation) -> QuestionRow:

@@ -161,7 +161,7 @@ def _listed(name: str, value: object) -> list[float]:
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{name!r} must be a number or a list of numbers, not {value!r:.80}") from None
     if value is None or value == "":
         return []

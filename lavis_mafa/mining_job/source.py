@@ -14,8 +14,9 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.common.tree import Keys, at
 from lavis_mafa.data.dataset import OpenImage, TruthFunction
-from lavis_mafa.data.images import ImageRules, Roots, image_file
+from lavis_mafa.data.images import Roots, image_file
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.data.rules import FileRules
 from lavis_mafa.datasets.lavis_captions import as_records
 
 
@@ -65,7 +66,7 @@ class Source:
 def _size_and_time(root: Roots, path: str) -> tuple[int, int] | None:
     """None for what is missing or cannot be reached: opening it says so."""
     try:
-        stat = image_file(root, path, ImageRules(allow_symlinks=True)).stat()
+        stat = image_file(root, path, FileRules(allow_symlinks=True)).stat()
     except (OSError, ValueError):
         return None
     return stat.st_size, stat.st_mtime_ns
@@ -87,7 +88,7 @@ def load_source(cfg: JobConfig) -> Source:
         raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
     data = built[split]
     if isinstance(data, BaseDataset):
-        table, opener = as_records(str(name), data, rules=ImageRules.of(options))
+        table, opener = as_records(str(name), data, rules=FileRules.of(options))
         records = Records(table.read_through(data.text_processor), opener)
     elif hasattr(data, "table"):
         records = Records(data.table, data.open_image, data.truth)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from lavis_mafa.data.rules import MAX_CHARACTERS
+
 WEIGHT = "weight"  # a column that a file of connections may have
 
 
@@ -13,7 +15,8 @@ def read_pairs(path: str | Path, image_key: str, caption_key: str, separator: st
     """Image paths and captions (N,) of a CSV file with a header, to the letter: "None" and "NA" are words.
 
     Raises:
-        ValueError: a file that is missing or no CSV, a column that is not there, an empty path or caption by its row.
+        ValueError: a file that is missing or no CSV, a column that is not there, an empty path or caption,
+            or a caption that is too long, by its row.
     """
     table = _table(path, separator)
     for key in (image_key, caption_key):
@@ -30,6 +33,13 @@ def read_pairs(path: str | Path, image_key: str, caption_key: str, separator: st
             raise ValueError(
                 f"{path}: {key!r} is empty in {empty.sum()} rows (row {rows}): fill it in or remove the row"
             )
+    too_long = table[caption_key].str.len().gt(MAX_CHARACTERS)
+    if too_long.any():
+        row = int(too_long.to_numpy().argmax())
+        raise ValueError(
+            f"{path}, row {row + 1}: {caption_key!r} has {len(table[caption_key][row]):,} characters, and at most "
+            f"{MAX_CHARACTERS:,} are read: shorten it or remove the row"
+        )
     return table[image_key].tolist(), table[caption_key].tolist()
 
 

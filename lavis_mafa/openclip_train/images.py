@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View
-from lavis_mafa.data.images import ImageRules, open_file, open_image
+from lavis_mafa.data.images import open_file, open_image
+from lavis_mafa.data.rules import FileRules
 from lavis_mafa.openclip_train.csv_table import read_pairs
 
 
@@ -26,7 +27,7 @@ def open_csv_image(path: str) -> Image.Image:
     """
     if Path(path).is_absolute():  # as open_clip's CSV files mostly have them
         return open_file(path)
-    return open_image(Path.cwd(), path, ImageRules(allow_symlinks=True))  # an absolute path may lead anywhere, too
+    return open_image(Path.cwd(), path, FileRules(allow_symlinks=True))  # an absolute path may lead anywhere, too
 
 
 def checked_rows(csv_dataset: type[Any]) -> type[Any]:

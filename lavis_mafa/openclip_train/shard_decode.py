@@ -13,6 +13,7 @@ from typing import Any
 
 from lavis_mafa.data.images import opened
 from lavis_mafa.data.pixels import in_rgb
+from lavis_mafa.data.rules import readable
 
 IMAGES, CAPTION = ("jpg", "png", "jpeg", "webp"), "txt"  # open_clip takes the first of a sample that it has
 Decode = Callable[..., object]
@@ -23,7 +24,7 @@ def decoded(sample: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         BadImageError: naming shard and image.
-        ValueError: a caption that is not UTF-8, or a file named as webdataset's own notes are (__url__).
+        ValueError: a caption that is not UTF-8 or too long, or a file named as webdataset's own notes are (__url__).
     """
     if not isinstance(sample["__url__"], str):
         raise ValueError(f"a shard holds a file {sample['__key__']}.__url__, a name that webdataset keeps to itself")
@@ -31,7 +32,7 @@ def decoded(sample: dict[str, Any]) -> dict[str, Any]:
     suffix = next(suffix for suffix in IMAGES if suffix in sample)
     name = f"{sample['__key__']}.{suffix} in {sample['__url__']}"
     with opened(io.BytesIO(sample[suffix]), name) as image:
-        return {**known, suffix: in_rgb(image), CAPTION: sample[CAPTION].decode()}
+        return {**known, suffix: in_rgb(image), CAPTION: readable(sample[CAPTION].decode())}
 
 
 def safe_decode(wds: ModuleType) -> dict[str, Decode]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,13 +38,14 @@ class GalleryRow:
 
     verdict: one of VERDICTS; a suspect is an annotated pair that Con-D doubts. caption_record: the record that the
     caption was annotated with, None if it is this one. similarity: of ITC, None if not known. path, image_id: as
-    annotated. true: whether they match, None if not known.
+    annotated. true: whether they match, None if not known. own_more: how many captions of the image are left out.
     """
 
     record: int
     text_row: int
     caption: str
     own_captions: Sequence[str]
+    own_more: int = field(default=0, kw_only=True)
     caption_record: int | None
     p: float
     verdict: str = "connection"

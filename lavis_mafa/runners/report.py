@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Required, Unpack
 
 SHOWN = 48  # connections on the page
+OWN_SHOWN = 10  # captions of an image beside each
 COUNTS = {"pairs_scored": "scored", "connections": "connections"}
 LABELLED = ("false_negatives", "mismatches")
 
@@ -132,12 +133,13 @@ class Known(TypedDict, total=False):
 
 def gallery_row(table: RecordTable, record: int, text_row: int, **known: Unpack[Known]) -> GalleryRow:
     """A pair as the gallery shows it, with what is `known` of it."""
-    other = int(table.record_of_caption[text_row])
+    other, own = int(table.record_of_caption[text_row]), table.caption_rows(record)
     return GalleryRow(
         record=record,
         text_row=text_row,
         caption=table.caption(text_row),
-        own_captions=[table.caption(own) for own in table.caption_rows(record)],
+        own_captions=[table.caption(row) for row in own[:OWN_SHOWN]],
+        own_more=max(len(own) - OWN_SHOWN, 0),
         caption_record=other if other != record else None,
         path=table.image(record),
         image_id=table.annotated_id[record].as_py() or "",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
+from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.scorers.hf import hub_file, load_frozen, weights_digest
 
@@ -148,7 +149,10 @@ def load_tokenizer(name: str, where: str) -> Any:
 
 def _json(name: str, file: str) -> Any:
     path = hub_file(name, file)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    if not path:
+        return None
+    with reading(Path(path), "config of an encoder"):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _pooling(name: str, given: object, where: str) -> str:

@@ -27,7 +27,8 @@ from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.downstream import AnsweredQuestions, Statements, TextAssignment
-from lavis_mafa.data.images import DEFAULTS, ImageFiles, ImageRules
+from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.rules import DEFAULTS, FileRules
 from lavis_mafa.datasets.lavis_captions import Splits, gathered
 from lavis_mafa.datasets.statements import from_lavis
 from lavis_mafa.evaluation.ground_truth import question_rows
@@ -67,7 +68,7 @@ class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
     def build_datasets(self, cfg: Config) -> dict[str, Splits]:
         name, splits = self._lone(cfg)
         if isinstance(train := splits.get("train"), VQADataset):
-            splits["train"] = _answered(train, int(self.run_cfg.seed), ImageRules.of(cfg.datasets_cfg[name]))
+            splits["train"] = _answered(train, int(self.run_cfg.seed), FileRules.of(cfg.datasets_cfg[name]))
         self.answer_list = self._answers(splits)
         return {name: splits}
 
@@ -90,7 +91,7 @@ class MafaRankVqaTask(VqaAnswers, MafaFinetuneTask):
         return model.predict_answers(dict(samples), self.answer_list, int(self.run_cfg.num_ans_candidates))
 
 
-def _answered(dataset: VQADataset, seed: int, rules: ImageRules = DEFAULTS) -> AnsweredQuestions:
+def _answered(dataset: VQADataset, seed: int, rules: FileRules = DEFAULTS) -> AnsweredQuestions:
     rows = question_rows(dataset)
     images = ImageFiles(dataset.vis_root, pa.array([row.image for row in rows]), rules=rules)
     return AnsweredQuestions(rows, images, dataset.vis_processor, dataset.text_processor, seed)
@@ -118,7 +119,7 @@ class MafaNlvrTask(MafaFinetuneTask):
             ((name, splits),) = super().build_datasets(cfg).items()
             return {name: {"train": self._assignment(splits["train"])}}
         name, splits = self._lone(cfg)
-        made = int(self.run_cfg.seed), ImageRules.of(cfg.datasets_cfg[name])
+        made = int(self.run_cfg.seed), FileRules.of(cfg.datasets_cfg[name])
         lavis = {split: from_lavis(data, *made) for split, data in splits.items() if isinstance(data, NLVRDataset)}
         return {name: {**splits, **lavis}}
 
