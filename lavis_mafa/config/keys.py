@@ -151,6 +151,9 @@ def _check_judge(section: DictConfig, where: str) -> None:
         _check_model(section, where, keys)
     else:
         check_keys(section, keys, where)
+    for number, member in enumerate(section.get("judges") or ()):
+        if OmegaConf.is_dict(member):  # else its builder says what is wrong
+            _check_judge(member, f"{where}.judges.{number}")
 
 
 def _check_dataset(name: str, dataset: DictConfig) -> None:

@@ -19,7 +19,7 @@ from lavis_mafa.config.run_values import check_folders, check_ranges, check_run,
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.rules import FileRules
 from lavis_mafa.models.pretrained import local_files
-from lavis_mafa.scorers.registry import judge_of
+from lavis_mafa.scorers.registry import judge_files
 
 ON_BAD_IMAGE = ("raise", "replace")
 
@@ -108,7 +108,7 @@ def _weights(cfg: DictConfig) -> Iterator[tuple[str, str]]:
     yield from ((f"model.{key}", path) for key, path in local_files(cfg.model))
     con_d, mafa = cfg.run.get("con_d"), MafaSettings.from_dict(cfg.model.get("mafa") or {})
     if con_d and not cfg.run.evaluate and mafa.asks_scorer:
-        yield from ((f"run.con_d.{key}", path) for key, path in judge_of(con_d).files(con_d))
+        yield from ((f"run.con_d.{key}", path) for key, path in judge_files(con_d))
 
 
 def _lacks(path: str) -> str:

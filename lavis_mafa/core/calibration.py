@@ -23,7 +23,6 @@ Bools = NDArray[np.bool_]
 FOLDS = 5
 LEAST = 1e-6  # of a score, and of its distance from 1: beyond, a logit says nothing
 BINS = 15  # of the reliability diagram, as in Guo et al.
-METHODS = ("temperature", "isotonic")
 
 
 def features(score_K: ArrayLike) -> Floats:
@@ -72,8 +71,30 @@ class Isotonic:
         return found
 
 
-Curve = Temperature | Isotonic
-CURVES: Mapping[str, type[Temperature] | type[Isotonic]] = {"temperature": Temperature, "isotonic": Isotonic}
+@dataclass(frozen=True)
+class Logistic:
+    """P = σ(weights · logits of F scores + bias): several judges joined by a logistic regression."""
+
+    weights: list[float]
+    bias: float
+    method: Literal["logistic"] = "logistic"
+
+    @classmethod
+    def fitted(cls, score_KF: Floats, match_K: Bools) -> Logistic:
+        weight_F, bias = fit_logistic(features(score_KF), match_K)
+        return cls(weight_F.tolist(), bias)
+
+    def __call__(self, score_KF: Floats) -> Floats:
+        found: Floats = expit(features(score_KF) @ np.array(self.weights) + self.bias)
+        return found
+
+
+Curve = Temperature | Isotonic | Logistic
+CURVES: Mapping[str, type[Temperature] | type[Isotonic] | type[Logistic]] = {
+    "temperature": Temperature,
+    "isotonic": Isotonic,
+    "logistic": Logistic,
+}
 
 
 def fit_logistic(x_KF: Floats, match_K: Bools) -> tuple[Floats, float]:
@@ -104,7 +125,10 @@ def fold_of(image_id_K: ArrayLike) -> Ints:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One curve a fold: curve f saw no label of the images of fold f. An image without labels has a fold, too."""
+    """One curve a fold, over scores (K,), or (K, F) where several judges are joined.
+
+    Curve f saw no label of the images of fold f. An image without labels has a fold, too.
+    """
 
     curves: tuple[Curve, ...]
 

@@ -15,17 +15,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.formats import header
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.calibration import Calibration, expected_calibration_error, reliability
 from lavis_mafa.core.metrics import roc_auc
+from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.mining_job.labels import LabelledPairs, labelled_pairs
 from lavis_mafa.mining_job.networks import batches_of, build_judge, scores
 from lavis_mafa.mining_job.source import load_source
 from lavis_mafa.reports.reliability import draw_reliability
 from lavis_mafa.reports.table import write_json
 from lavis_mafa.scorers.calibrated import weights_of
+from lavis_mafa.scorers.composite import Cascade, Composite, Ensemble
 
 EXAMPLE = "projects/mafa/mine/mine_flickr8k.yaml", "run.calibration_curve=isotonic"
 LENGTHS = 3  # groups of captions by their number of words
@@ -49,20 +52,23 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     pairs = labelled_pairs(settings, data.table)
     take_device(settings.device)
     device = torch.device(settings.device)
-    plain = {key: value for key, value in settings.con_d.items() if key != "calibration"}
+    plain = {key: value for key, value in plain_config(settings.con_d).items() if key != "calibration"}
     judge = build_judge(settings, data, device, plain)
     started = time.perf_counter()
     text_K, captions = _numbered(pairs.caption_K)
     batches = batches_of(settings, data, device)
-    score_K = scores(judge, batches, pairs.record_K, text_K, lambda rows: _asked(captions, rows), device)
+    members = judge.members if isinstance(judge, Composite) else (judge,)
+    score_FK = [
+        scores(member, batches, pairs.record_K, text_K, lambda rows: _asked(captions, rows), device)
+        for member in members
+    ]
     seconds = time.perf_counter() - started
     image_id_K = data.table.image_id[pairs.record_K]
-    calibration = Calibration.fitted(score_K, pairs.match_K, image_id_K, settings.calibration_curve)
-    p_K = calibration(score_K, image_id_K)
+    score_K, p_K, fitted = _fitted(judge, score_FK, pairs.match_K, image_id_K, settings.calibration_curve)
     found = {
         **header("calibration"),
         "judge": weights_of(judge),
-        "curves": calibration.as_json(),
+        **fitted,
         "labels": {"source": pairs.source, "pairs": len(score_K), "matches": int(pairs.match_K.sum())},
         "figures": figures(score_K, p_K, pairs),
         "pairs_a_second": len(score_K) / seconds,
@@ -75,6 +81,25 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     write_json(path, found)
     print(_text(found, path))
     return found
+
+
+def _fitted(
+    judge: PairScorer, score_FK: list[Floats], match_K: NDArray[np.bool_], image_id_K: NDArray[np.int64], curve: str
+) -> tuple[Floats, Floats, dict[str, object]]:
+    """(scores (K,), P(match) (K,), what the file keeps); F judges where one is made of others."""
+    if isinstance(judge, (Ensemble, Cascade)):
+        score_KF = np.column_stack(score_FK).astype(np.float64)
+        fitted = judge.fit(score_KF, match_K, image_id_K)
+        return judge.plain(score_KF), fitted.combined(score_KF, image_id_K), _kept(fitted, score_KF)
+    calibration = Calibration.fitted(score_FK[0], match_K, image_id_K, curve)
+    return score_FK[0], calibration(score_FK[0], image_id_K), {"curves": calibration.as_json()}
+
+
+def _kept(fitted: Ensemble | Cascade, score_KF: Floats) -> dict[str, object]:
+    """Of a cascade also how much its first judge settles."""
+    if isinstance(fitted, Cascade):
+        return {**fitted.as_json(), "asked_of_the_second": float(fitted.open(score_KF[:, 0]).mean())}
+    return fitted.as_json()
 
 
 def _target(section: dict[str, object] | None) -> Path:

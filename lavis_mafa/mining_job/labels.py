@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from lavis_mafa.data.records import RecordTable
-from lavis_mafa.evaluation.judgments import read_judged_pairs
+from lavis_mafa.evaluation.judged_pairs import read_judged_pairs
 from lavis_mafa.mining.review import reviewed_pairs
 
 Ints = NDArray[np.int64]
@@ -33,7 +33,7 @@ def labelled_pairs(run: DictConfig, table: RecordTable) -> LabelledPairs:
     Raises ValueError: what the readers refuse, or a data set where no image has two captions and no label is given.
     """
     if run.judged_pairs:
-        return _judged(run.judged_pairs, table)
+        return _judged(run, table)
     if run.review:
         found = reviewed_pairs(Path(run.review).expanduser(), table)
         columns = found["record"].to_numpy(), found["caption"].tolist(), found["match"].to_numpy()
@@ -41,12 +41,12 @@ def labelled_pairs(run: DictConfig, table: RecordTable) -> LabelledPairs:
     return _annotated(table, int(run.seed))
 
 
-def _judged(file: str, table: RecordTable) -> LabelledPairs:
+def _judged(run: DictConfig, table: RecordTable) -> LabelledPairs:
     """False negatives against hard true negatives; a judge knows the annotated pairs among the others."""
-    judged = read_judged_pairs(file, table)
+    judged = read_judged_pairs(run.judged_pairs, table, run.judged_threshold)
     pairs = judged.pairs[judged.selections()["all"]]
     captions = [judged.captions[text] for text in pairs["text"]]
-    return LabelledPairs(judged.record_I[pairs["image"]], captions, pairs["label"].to_numpy(), str(file))
+    return LabelledPairs(judged.record_I[pairs["image"]], captions, pairs["label"].to_numpy(), str(run.judged_pairs))
 
 
 def _annotated(table: RecordTable, seed: int) -> LabelledPairs:

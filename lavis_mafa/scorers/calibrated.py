@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -62,8 +64,17 @@ def weights_of(scorer: PairScorer) -> str | None:
     return found
 
 
-def calibrated(scorer: PairScorer, path: str, where: str) -> Calibrated:
-    """Raises ValueError: no such file, no calibration, or one that was fitted for another network."""
+@runtime_checkable
+class Fitted(PairScorer, Protocol):
+    """A judge that knows itself what the file is to it: one made of others."""
+
+    def fitted(self, found: Mapping[str, object]) -> PairScorer: ...
+
+
+def calibrated(scorer: PairScorer, path: str, where: str) -> PairScorer:
+    """The scorer with what a file of `lavis_mafa.calibrate` says of it.
+
+    Raises ValueError: no such file, no calibration, or one that was fitted for another network."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"{where}.calibration: no file at {path}; {REMEDY}, or drop the key")
@@ -73,4 +84,6 @@ def calibrated(scorer: PairScorer, path: str, where: str) -> Calibrated:
     if found["judge"] != weights_of(scorer):
         raise ValueError(f"{where}.calibration: {path} was fitted for another network; {REMEDY}")
     with reading(file, "calibration", REMEDY):
+        if isinstance(scorer, Fitted):
+            return scorer.fitted(found)
         return Calibrated(scorer, Calibration.from_json(found["curves"]))

@@ -132,6 +132,13 @@ def keys_of(section: Section, where: str = "run.con_d") -> tuple[str, ...]:
     return ("arch", *judge.keys) if judge.training_only else ("arch", "calibration", *judge.keys)
 
 
+def judge_files(section: Section) -> Iterable[tuple[str, str]]:
+    """(key, path) of the files that a judge reads, its calibration among them."""
+    yield from judge_of(section).files(section)
+    if section.get("calibration"):
+        yield "calibration", str(section["calibration"])
+
+
 def missing_view(scorer: PairScorer, data: RecordImages) -> View | None:
     """The view that `data` must add to its samples for the scorer; None where they hold what it looks at.
 

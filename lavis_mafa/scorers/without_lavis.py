@@ -4,5 +4,6 @@ from __future__ import annotations
 
 import lavis_mafa.scorers.captions
 import lavis_mafa.scorers.clip
+import lavis_mafa.scorers.composite
 import lavis_mafa.scorers.cross_encoder
 import lavis_mafa.scorers.verdict_file  # noqa: F401

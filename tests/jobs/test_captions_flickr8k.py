@@ -76,6 +76,32 @@ def test_the_bounds_are_those_of_a_probability(folder: Path) -> None:
     assert 0.3 < least < 0.55, "of a cosine 0.8 would be far too much"
 
 
+@pytest.mark.parametrize("arch", ["ensemble", "cascade"])
+def test_captions_and_a_matching_network_judge_together(
+    folder: Path, shared_data: Path, tmp_path: Path, arch: str
+) -> None:
+    """Fitted by the same command, on the same labels; then they mine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAVIS_MAFA_DATA", str(shared_data))
+        config = OmegaConf.load(folder / "mine.yaml")
+        network = {"arch": "mafa_albef", "model_type": "scenes_con_d"}  # knows nothing of photographs
+        encoder = config.run.con_d.encoder
+        judges = [{"arch": "captions", "encoder": encoder}, network]
+        config.run.con_d = {"arch": arch, "judges": judges, "calibration": str(tmp_path / "fitted.json")}
+        config.run.update(output_dir=str(tmp_path / "out"), retrievers=["model"], range_max=1)
+        OmegaConf.save(config, tmp_path / "mine.yaml")
+        arguments = Namespace(cfg_path=str(tmp_path / "mine.yaml"), options=[])
+        calibrate.run(arguments)
+        summary = mine.run(arguments) if arch == "ensemble" else None
+    found = read(tmp_path / "fitted.json")
+    if arch == "ensemble":
+        assert found["figures"]["auc"] > 0.93 > found["figures"]["auc_of_scores"], "the mean listens to the network"
+        assert all(curve["weights"][0] > 5 * abs(curve["weights"][1]) for curve in found["curves"])
+        assert summary["candidates"] > 100 and summary["judge"]["captions_read"] > 0
+    else:
+        assert 0 <= found["asked_of_the_second"] <= 1
+
+
 def test_a_file_that_is_no_calibration_is_not_overwritten(folder: Path, shared_data: Path) -> None:
     other = folder / "mine.json"
     other.write_text('{"mine": 1}')
