@@ -161,6 +161,15 @@ class MineRun(CommonRun):
     split: str = key("train", "the split of the data set that is mined")
     low: float = key(0.5, "P(match) below: a negative", Range(0, 1))
     high: float = key(0.8, "P(match) above: a connection", Range(0, 1))
+    target_precision: float | None = key(
+        None,
+        "in place of high the loosest bound whose precision is, by labels and with 95 % confidence, at least that",
+        Range(0, 1, open=True),
+    )
+    batch_size_train: int = key(
+        96, "with target_precision: of the batches whose false negatives are estimated", Range(2)
+    )
+    search_space: int | str = key(4800, "of GRIT, likewise: records that a chain may choose from, or `all`")
     hide_siblings: bool = key(False, "show only an image's first caption; how many of the others are found is reported")
 
     calibration_curve: Literal["temperature", "isotonic"] = key(

@@ -60,13 +60,17 @@ def check_ranges(run: DictConfig, schema: Schema) -> None:
             refuse(f"run.{one.name}", value, allowed_values(schema, one.name))
 
 
+def check_search_space(run: DictConfig, least: int) -> None:
+    space = run.search_space
+    if space != "all" and (isinstance(space, str) or space < least):  # a chain of fewer records is no batch
+        refuse("run.search_space", space, f"a number of records from {least} on (run.batch_size_train), or all")
+
+
 def check_run(run: DictConfig) -> None:
     for key in ("task", "runner"):
         registered(key, run.get(key), f"run.{key}")
     registered("lr_scheduler", run.get("lr_sched"), "run.lr_sched")
-    space, least = run.search_space, run.batch_size_train if run.sampling == "grit" else 1
-    if space != "all" and (isinstance(space, str) or space < least):  # a chain of fewer records is no batch
-        refuse("run.search_space", space, f"a number of records from {least} on (run.batch_size_train), or all")
+    check_search_space(run, run.batch_size_train if run.sampling == "grit" else 1)
     check_folders(run, "output_dir", "token_folder")
     check_device(run.device)
     precision(run)

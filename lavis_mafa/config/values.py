@@ -15,7 +15,7 @@ from lavis_mafa.common.files import local_file
 from lavis_mafa.common.run_schema import MineRun, TrainRun
 from lavis_mafa.config.devices import check_device
 from lavis_mafa.config.keys import is_ours
-from lavis_mafa.config.run_values import check_folders, check_ranges, check_run, refuse
+from lavis_mafa.config.run_values import check_folders, check_ranges, check_run, check_search_space, refuse
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.rules import FileRules
 from lavis_mafa.models.pretrained import local_files
@@ -57,6 +57,10 @@ def check_mining(cfg: DictConfig) -> None:
     names = list(cfg.run.retrievers)
     if not names or len({*names}) < len(names) or not {*names} <= {"model", "judge"}:
         refuse("run.retrievers", names, "[model], [judge], or both")
+    if cfg.run.target_precision:
+        if cfg.run.high != MineRun.high:
+            refuse("run.high", cfg.run.high, "its default where run.target_precision chooses the bound")
+        check_search_space(cfg.run, cfg.run.batch_size_train)
     check_device(cfg.run.device)
     check_folders(cfg.run, "output_dir", "cache_folder")
     _check_image_rules(cfg)

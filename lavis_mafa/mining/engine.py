@@ -137,7 +137,7 @@ def _found(corpus: Corpus, networks: Networks, search: SearchSettings, cache: Pa
     """The candidates of every retriever."""
     found: dict[str, Found] = {}
     for number, retriever in enumerate(networks.retrievers):
-        embeddings = _hash(retriever.fingerprint, data, corpus.text_row_T)
+        embeddings = _embeddings(corpus, retriever, data)
         key = _hash(embeddings, sorted(asdict(search).items()), len(corpus.hidden_H))
         vectors = embedded(corpus, engine, cache, embeddings, number)
         found[retriever.name] = find_candidates(corpus, *vectors, search, cache, key, engine.search_shards)
@@ -160,6 +160,18 @@ def _rows(corpus: Corpus, key_S: Ints) -> tuple[Ints, Ints]:
     """Record and caption row of packed pairs, by which the store knows them."""
     record_S, text_S = unpacked(key_S)
     return record_S, corpus.text_row_T[text_S]
+
+
+def stored_embeddings(
+    corpus: Corpus, networks: Networks, cache: Path, data_fingerprint: str
+) -> tuple[Vectors, Vectors]:
+    """What the first retriever made of images (N, Q, D) and captions (T, D), as `mine` left it in the cache."""
+    data = f"{corpus.table.fingerprint}:{data_fingerprint}"
+    return embedded(corpus, Local(networks), cache, _embeddings(corpus, networks.retrievers[0], data))
+
+
+def _embeddings(corpus: Corpus, retriever: Retriever, data: str) -> str:
+    return _hash(retriever.fingerprint, data, corpus.text_row_T)
 
 
 def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str, retriever: int = 0) -> tuple[Vectors, Vectors]:

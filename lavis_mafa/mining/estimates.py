@@ -62,7 +62,7 @@ class Powered:
         """λ times what the scores say, and what the labels say beside it."""
         tuning = self._tuning(z_K)
         rest_L = z_K[self.at_L] * (self.true_L - tuning * self.p_K[self.at_L])
-        labels_S, size_S = self._counts()
+        size_S = self._counts()[1]
         return float(tuning * (z_K * self.p_K).sum() + (size_S * self._means(rest_L)).sum())
 
     def _half(self, z_K: Doubles) -> float:
@@ -103,4 +103,3 @@ class Powered:
         sums_S = np.bincount(self.stratum_K[self.at_L], value_L, len(labels_S))
         means_S: Doubles = sums_S / np.maximum(labels_S, 1)
         return means_S
-

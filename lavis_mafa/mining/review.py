@@ -16,7 +16,6 @@ from lavis_mafa.data.records import RecordTable
 from lavis_mafa.mining.candidates import CandidatePairs
 from lavis_mafa.mining.corpus import Corpus, packed, places
 
-BINS = 10  # strata: equal steps of P(match)
 LABELS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 Ints = NDArray[np.int64]
@@ -25,34 +24,17 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled candidates: at_L their places, true_L, weight_L how many candidates each stands for."""
+    """Labelled candidates: at_L their places, true_L, weight_L how many candidates each stands for.
+
+    above_L: lower edge of the stratum of P(match) that each was drawn from (mining/strata.py); None: from none that the
+    labels name.
+    """
 
     at_L: Ints
     true_L: NDArray[np.bool_]
     weight_L: NDArray[np.float64]
     outside: int = 0  # labelled pairs that are no candidates
-
-
-def sample_for_review(p_K: Floats, size: int, seed: int) -> tuple[Ints, NDArray[np.float64]]:
-    """Places of up to `size` pairs, as many from each stratum of P(match), and how many pairs each stands for."""
-    rng = np.random.default_rng(seed)
-    stratum_K = np.minimum((p_K * BINS).astype(int), BINS - 1)
-    chosen, weight = [], []
-    strata = sorted((np.flatnonzero(stratum_K == b) for b in range(BINS)), key=len)
-    left, open_strata = size, sum(len(members) > 0 for members in strata)
-    for members in strata:  # the smallest first: the larger ones fill up what they lack
-        if not len(members):
-            continue
-        count = min(len(members), left // open_strata)
-        left, open_strata = left - count, open_strata - 1
-        if count:
-            chosen.append(np.sort(rng.permutation(members)[:count]))
-            weight.append(np.full(count, len(members) / count))
-    if not chosen:
-        return np.empty(0, np.int64), np.empty(0)
-    at = np.concatenate(chosen).astype(np.int64)
-    order = rng.permutation(len(at))  # shuffled, so that the position does not hint at the label
-    return at[order], np.concatenate(weight)[order]
+    above_L: Floats | None = None
 
 
 def write_review(path: Path, frame: pd.DataFrame) -> None:
@@ -61,10 +43,12 @@ def write_review(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
-    """Labels of candidates from a CSV with the columns image, caption, label and, if it is a sample, weight.
+    """Labels of candidates from a CSV with the columns image, caption, label and, if it is a sample, weight and above.
+
+    Where the rows of a stratum are labelled in part, those stand for the others, too.
 
     Raises ValueError, naming file and line: no CSV, a missing column, a label that is not 0, 1 or empty, an unknown
-    image, a weight that is none.
+    image, a weight or an edge that is none.
     """
     answers = reviewed_pairs(path, corpus.table)
     text = corpus.places(answers["caption"])
@@ -72,11 +56,15 @@ def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
     at_L, inside = places(packed(pairs.record_K, pairs.text_K), key_L)
     inside &= text >= 0
     match, weight = answers["match"].to_numpy(), answers["weight"].to_numpy()
-    return Labelled(at_L[inside], match[inside], weight[inside], int((~inside).sum()))
+    above = answers["above"].to_numpy(np.float32)[inside] if "above" in answers else None
+    return Labelled(at_L[inside], match[inside], weight[inside], int((~inside).sum()), above)
 
 
 def reviewed_pairs(path: Path, table: RecordTable) -> pd.DataFrame:
-    """The rows that have a label: record, caption, match, weight. Errors: those of read_review."""
+    """The rows that have a label: record, caption, match, weight and, if the file has it, above.
+
+    Errors: those of read_review.
+    """
     frame = _read(path)
     missing = {"image", "caption", "label"} - set(frame.columns)
     if missing:
@@ -85,10 +73,27 @@ def reviewed_pairs(path: Path, table: RecordTable) -> pd.DataFrame:
     record_of = {image: record for record, image in enumerate(table.images.to_pylist())}
     record = _column(path, frame["image"].map(clean_path), "image", record_of.get, "an image of the data set")
     given = frame["weight"] if "weight" in frame else pd.Series("1", frame.index)
-    weight = _column(path, given, "weight", _weight, "a number above 0")
+    stands = _column(path, given, "weight", _weight, "a number above 0")
     found = pd.DataFrame({"record": record.astype(np.int64), "caption": frame["caption"], "match": label == 1})
-    answered: pd.DataFrame = found.assign(weight=weight)[~np.isnan(label)]
-    return answered
+    if "above" in frame:
+        found["above"] = _column(path, frame["above"], "above", _number, "a number, as mining wrote it")
+        stands = stands * _drawn_for_each(found["above"].factorize()[0], ~np.isnan(label))
+    answers: pd.DataFrame = found.assign(weight=stands)[~np.isnan(label)]
+    return answers
+
+
+def _drawn_for_each(stratum: Ints, answered: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How many drawn rows of its stratum a labelled row stands for."""
+    rows = np.bincount(stratum) / np.maximum(np.bincount(stratum, answered), 1)
+    drawn: NDArray[np.float64] = rows[stratum]
+    return drawn
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value) if np.isfinite(float(value)) else None
+    except ValueError:
+        return None
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -101,10 +106,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _weight(value: str) -> float | None:
-    try:
-        return float(value) if 0 < float(value) < float("inf") else None
-    except ValueError:
-        return None
+    number = _number(value)
+    return number if number is not None and number > 0 else None
 
 
 def _column(

@@ -47,7 +47,7 @@ def by_tenths(p_K: Floats, size: int) -> Strata:
     step_K = BINS - 1 - np.minimum((p_K * BINS).astype(int), BINS - 1)
     step_S, stratum_K, size_S = np.unique(step_K, return_inverse=True, return_counts=True)
     count_S, left = np.zeros_like(size_S), size
-    for number, stratum in enumerate(np.argsort(size_S, kind="stable")):
+    for number, stratum in enumerate(_smallest_first(size_S)):
         count_S[stratum] = min(size_S[stratum], left // (len(step_S) - number))
         left -= count_S[stratum]
     return Strata(stratum_K.ravel(), _edges(p_K, stratum_K.ravel(), len(step_S)), size_S, count_S)
@@ -79,13 +79,19 @@ def draw(strata: Strata, seed: int) -> Drawn:
     """The pairs to label, shuffled, so that a position does not hint at the label."""
     rng = np.random.default_rng(seed)
     chosen = [np.empty(0, np.int64)]
-    for stratum in np.argsort(strata.size_S, kind="stable"):
+    for stratum in _smallest_first(strata.size_S):
         if count := strata.count_S[stratum]:
             chosen.append(np.sort(rng.permutation(np.flatnonzero(strata.stratum_K == stratum))[:count]))
     at_L = np.concatenate(chosen)
     at_L = at_L[rng.permutation(len(at_L))] if len(at_L) else at_L
     stratum_L = strata.stratum_K[at_L]
     return Drawn(at_L, (strata.size_S / np.maximum(strata.count_S, 1))[stratum_L], strata.above_S[stratum_L])
+
+
+def _smallest_first(size_S: Ints) -> Ints:
+    """Of equal ones the least sure first."""
+    order_S: Ints = np.lexsort((-np.arange(len(size_S)), size_S))
+    return order_S
 
 
 def _edges(p_K: Floats, stratum_K: Ints, strata: int) -> Floats:

@@ -9,7 +9,7 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ from lavis_mafa.core.neighbors import choose
 from lavis_mafa.evaluation.judged_pairs import read_judged_pairs
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
-from lavis_mafa.mining.engine import NOTHING, Networks, mine
+from lavis_mafa.mining.engine import NOTHING, Networks, mine, stored_embeddings
 from lavis_mafa.mining.ray_engine import RayEngine
 from lavis_mafa.mining_job.judgments import Judged
 from lavis_mafa.mining_job.networks import networks, rule
@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     from lavis_mafa.config.devices import take_device
     from lavis_mafa.config.load import load_config
     from lavis_mafa.config.output import output_folder
-    from lavis_mafa.mining_job.report import Job, report
+    from lavis_mafa.mining_job.parts import Job
+    from lavis_mafa.mining_job.report import report
 
     cfg = load_config(arguments, MineRun)
     settings = cfg.run_cfg
@@ -105,7 +106,10 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
         asked_A = judged.key_A if judged else NOTHING
         with worker_errors():
             mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
-        return report(Job(folder, cfg, source, corpus, mined, bounds, judged, models.report()))
+        job = Job(folder, cfg, source, corpus, mined, bounds, judged, models.report())
+        if settings.target_precision:
+            job = replace(job, embeddings=stored_embeddings(corpus, models, cache, source.stamp))
+        return report(job)
 
 
 def main() -> None:

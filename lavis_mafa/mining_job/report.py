@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-from lavis.common.config import Config
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.tree import Keys, at, keys_at, number_at
 from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
-from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import TruthFunction
 from lavis_mafa.data.images import Roots
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
-from lavis_mafa.mining.corpus import Corpus
-from lavis_mafa.mining.engine import Mined
-from lavis_mafa.mining_job.judgments import Judged, against_judgments
-from lavis_mafa.mining_job.source import Source
+from lavis_mafa.mining.strata import around_target, by_tenths, draw
+from lavis_mafa.mining_job.guarantee import guarantee_text, guaranteed
+from lavis_mafa.mining_job.judgments import against_judgments
+from lavis_mafa.mining_job.parts import Job
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
@@ -32,27 +30,17 @@ from lavis_mafa.runners.report import commit, gallery_row, versions
 LOW_RECALL = 0.9  # of the candidates; below, the report names the remedy
 
 
-@dataclass
-class Job:
-    """A mined data set and where its results go."""
-
-    folder: Path
-    cfg: Config
-    source: Source
-    corpus: Corpus
-    mined: Mined
-    rule: MafaSettings
-    judged: Judged | None = None
-    judge_report: Mapping[str, int] = field(default_factory=dict)  # what the judge met in its inputs
-
-
 def report(job: Job) -> dict[str, object]:
     """Write everything, summary.json last; prints the figures and returns them."""
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "summary.json").unlink(missing_ok=True)  # that of the run before: it speaks of what is replaced now
+    by_people = _by_people(job)
+    guarantee: dict[str, object] = {}
+    if job.cfg.run_cfg.target_precision:
+        job, guarantee = guaranteed(job, by_people)
     corpus, mined, rule, run = job.corpus, job.mined, job.rule, job.cfg.run_cfg
     at_S = results.suspects(mined, rule)
-    labelled, figures = _labelled(job)
+    labelled, figures = _labelled(job, by_people)
     results.write_connections(job.folder / "connections.parquet", corpus, mined, mined.store.fingerprint)
     results.write_suspects(job.folder / "suspects.csv", corpus, mined, at_S)
     files = _annotations(job)
@@ -66,6 +54,7 @@ def report(job: Job) -> dict[str, object]:
         **results.totals(corpus, mined, rule),
         **figures,
         **({"judge": job.judge_report} if job.judge_report else {}),
+        **({"guarantee": guarantee} if guarantee else {}),
         "annotations": files,
         "versions": versions(),
         "commit": commit(),
@@ -76,14 +65,30 @@ def report(job: Job) -> dict[str, object]:
     return summary
 
 
-def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, object]]:
+def _by_people(job: Job) -> review.Labelled | None:
+    """The labels of the review, if it has any."""
+    given = job.cfg.run_cfg.review
+    path = Path(given).expanduser() if given else job.folder / "review.csv"
+    if review.has_labels(path):
+        return review.read_review(path, job.corpus, job.mined.candidates)
+    if given:
+        logging.warning("run.review: %s has no labels yet: fill its column label with 1 or 0", path)
+    return None
+
+
+def _write_sample(job: Job) -> None:
+    """Candidates for people to label, drawn for the precision that they are to show, or over all scores alike."""
+    p_K, run = job.mined.p_K, job.cfg.run_cfg
+    target, size = run.target_precision, run.review_size
+    drawn = draw(around_target(p_K, target, size) if target and len(p_K) else by_tenths(p_K, size), run.seed)
+    shown = results.candidate_rows(job.corpus, job.mined, drawn.at_L).drop_columns([*KEY]).to_pandas()
+    above_L = drawn.above_L.astype(float)  # as it stands: a file has no float32
+    review.write_review(job.folder / "review.csv", shown.assign(weight=drawn.weight_L, above=above_L))
+
+
+def _labelled(job: Job, by_people: review.Labelled | None) -> tuple[review.Labelled | None, dict[str, object]]:
     """Labels where there are any, the truth before people's; else a sample is written for people to label."""
     corpus, mined, truth = job.corpus, job.mined, job.source.data.truth
-    given = job.cfg.run_cfg.get("review")
-    path = Path(given).expanduser() if given else job.folder / "review.csv"
-    by_people = review.read_review(path, corpus, mined.candidates) if review.has_labels(path) else None
-    if given and by_people is None:
-        logging.warning("run.review: %s has no labels yet: fill its column label with 1 or 0", path)
     figures: dict[str, object] = {}
     if job.judged:
         figures["against_judgments"] = against_judgments(job.judged, mined)
@@ -91,10 +96,8 @@ def _labelled(job: Job) -> tuple[review.Labelled | None, dict[str, object]]:
         figures["against_siblings"] = results.against_siblings(corpus, mined)
     if by_people:
         figures["against_review"] = results.quality(mined, by_people)
-    elif not given:
-        at_L, weight_L = review.sample_for_review(mined.p_K, job.cfg.run_cfg.review_size, job.cfg.run_cfg.seed)
-        shown = results.candidate_rows(corpus, mined, at_L).drop_columns([*KEY]).to_pandas()
-        review.write_review(path, shown.assign(weight=weight_L))
+    elif not job.cfg.run_cfg.review:
+        _write_sample(job)
     if truth is None:
         return by_people, figures
     by_truth = results.labelled_by_truth(corpus, mined, truth)
@@ -188,6 +191,8 @@ def _text(summary: Keys) -> str:
     lines += [_judged(name, figures) for name, figures in keys_at(summary, "against_judgments").items()]
     if "against_siblings" in summary:
         lines.append(_quality("hidden siblings", keys_at(summary, "against_siblings")))
+    if "guarantee" in summary:
+        lines += guarantee_text(keys_at(summary, "guarantee"))
     return "\n".join([*lines, ""])
 
 

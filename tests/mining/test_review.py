@@ -12,29 +12,8 @@ from lavis_mafa.mining.review import (
     has_labels,
     precision_recall,
     read_review,
-    sample_for_review,
     write_review,
 )
-
-
-def test_the_sample_takes_from_every_stratum_and_stands_for_all():
-    p_K = np.concatenate([np.full(1000, 0.05), np.full(40, 0.55), np.full(3, 0.95)]).astype(np.float32)
-    at_L, weight_L = sample_for_review(p_K, 30, seed=1)
-    assert len(at_L) == len(set(at_L.tolist())) == 30
-    taken, stands = {}, {}
-    for p in (0.05, 0.55, 0.95):
-        here = np.isclose(p_K[at_L], p)
-        taken[p], stands[p] = int(here.sum()), weight_L[here].sum()
-    assert taken == {0.05: 14, 0.55: 13, 0.95: 3}
-    assert stands == pytest.approx({0.05: 1000, 0.55: 40, 0.95: 3})
-    again, _ = sample_for_review(p_K, 30, seed=1)
-    np.testing.assert_array_equal(at_L, again)
-
-
-@pytest.mark.parametrize(("pairs", "size", "taken"), [(0, 10, 0), (3, 10, 3), (5, 0, 0)])
-def test_few_pairs_are_all_taken(pairs, size, taken):
-    at_L, weight_L = sample_for_review(np.linspace(0, 1, pairs, dtype=np.float32), size, seed=0)
-    assert len(at_L) == len(weight_L) == taken
 
 
 def review(mined, corpus, path, **labels):
@@ -56,6 +35,17 @@ def test_labels_come_back_to_their_pairs(mined, corpus, tmp_path):
     found = dict(zip(labelled.at_L.tolist(), labelled.true_L.tolist(), strict=True))
     assert found == {0: True, 2: True, 5: False}
     assert labelled.weight_L.tolist() == [2.0] * 3 and labelled.outside == 0
+
+
+def test_the_labelled_rows_of_a_stratum_stand_for_the_others(mined, corpus, tmp_path):
+    path = review(mined, corpus, tmp_path / "review.csv", row0="1", row1="0", row2="1")
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False).iloc[::-1]  # as it was written
+    above = ["0.5" if n < 4 else "0.25" for n in range(len(frame))]
+    frame.assign(above=above).to_csv(path, index=False)
+    labelled = read_review(path, corpus, mined.candidates)
+    assert labelled.at_L.tolist() == [0, 1, 2]
+    assert labelled.weight_L.tolist() == pytest.approx([2 * 4 / 3] * 3)  # four rows of weight 2, three labelled
+    assert labelled.above_L.tolist() == [0.5] * 3
 
 
 def test_a_table_of_image_caption_and_label_will_do(mined, corpus, tmp_path):
@@ -101,6 +91,7 @@ def test_precision_and_recall_at_every_threshold_by_hand():
         (b"image,caption,label\n\xff\xfe,x,1\n", "is not a CSV file in UTF-8"),
         (b"image,caption,label,weight\na.jpg,x,1,heavy\n", "line 2: weight is 'heavy'"),
         (b"image,caption,label,weight\na.jpg,x,1,-1\n", "line 2: weight is '-1'"),
+        (b"image,caption,label,above\na.jpg,x,1,nan\n", "line 2: above is 'nan'"),
     ],
 )
 def test_a_file_that_is_no_review_is_reported(mined, corpus, tmp_path, content, expected):
