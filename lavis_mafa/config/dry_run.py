@@ -75,7 +75,7 @@ def _splits(splits: Splits) -> Iterator[str]:
 
 
 def _model(model: BaseModel, cfg: Config) -> Iterator[str]:
-    """Parameters by origin and trainability, and what of the memory can be told beforehand."""
+    """Parameters by origin and trainability, and what of the memory is known beforehand."""
     path = checkpoint_path(cfg.model_cfg)
     yield f"model: {cfg.model_cfg.arch}, {cfg.model_cfg.model_type}"
     for part, (frozen, trained) in parameters(model).items():

@@ -19,7 +19,7 @@ from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.review import Labelled, precision_recall
 
-RECALL = 0.8  # at which the precision of the surest candidates is told
+RECALL = 0.8  # at which the precision of the surest candidates is reported
 CHUNK = 65_536  # rows that are strings at a time
 
 Ints = NDArray[np.int64]

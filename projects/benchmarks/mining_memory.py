@@ -3,7 +3,7 @@
     python projects/benchmarks/mining_memory.py --json projects/benchmarks/mining_memory.json
 
 Each size is mined in a process of its own, five captions an image. Embeddings are points around 1,000 centres, as those
-of a trained model are; a caption is its image's point with noise. Told apart are anonymous memory, which the process
+of a trained model are; a caption is its image's point with noise. Counted apart are anonymous memory, which the process
 holds, and pages of mapped files (libraries, embeddings, scores on disk), which the kernel takes back when it needs
 them.
 """

@@ -91,7 +91,7 @@ def question_text(
 
 
 def eight(phrases: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """SLOTS of them, each once where there are enough: those said more often are likelier."""
+    """SLOTS of them, each once where there are enough: more frequent ones are likelier."""
     shuffled = [phrases[i] for i in rng.permutation(len(phrases))]
     chosen = list(dict.fromkeys(shuffled))[:SLOTS]
     return [chosen[i % len(chosen)] for i in range(SLOTS)] if chosen else []
@@ -131,7 +131,7 @@ def caption_loss(reader: OptReader, texts: Sequence[Text]) -> float:
 
 
 def answered(reader: OptReader, texts: Sequence[Text]) -> float:
-    output = [one for start in range(0, len(texts), 100) for one in reader.tell(list(texts[start : start + 100]))]
+    output = [one for start in range(0, len(texts), 100) for one in reader.generated(list(texts[start : start + 100]))]
     return float(np.mean([one == text.target for one, text in zip(output, texts, strict=True)]))
 
 

@@ -116,7 +116,7 @@ def build(name: str, folder: Path) -> Reader:
 
 class T5Reader(Reader):
     def parts(self, texts: list[Text]) -> tuple[dict[str, Tensor], list[str]]:
-        """What the encoder reads, and what is told; of a caption the words from a random place on."""
+        """What the encoder reads, and what is to follow; of a caption the words from a random place on."""
         prefix, there = self.prefix(texts)
         cut = [(text.given, text.target) if text.given else cut_at_random(text.target) for text in texts]
         ids, mask = padded([[*self.ids(given), self.tokenizer.eos_token_id] for given, _ in cut], 0)
@@ -129,7 +129,7 @@ class T5Reader(Reader):
         return self.model(**read, labels=labels).loss
 
     @torch.no_grad()
-    def tell(self, texts: list[Text]) -> list[str]:
+    def generated(self, texts: list[Text]) -> list[str]:
         read, _ = self.parts(texts)
         output = self.model.generate(**read, max_new_tokens=8)
         return [text.strip() for text in self.tokenizer.batch_decode(output, skip_special_tokens=True)]
@@ -141,9 +141,9 @@ def accuracy(reader: Reader, count: int = 800) -> dict[str, float]:
     asked = [text for number in range(2 * count) if (text := text_of(HELD_OUT_SEED, number)).given and text.phrases][
         :count
     ]
-    output = [target for start in range(0, count, 100) for target in reader.tell(asked[start : start + 100])]
+    output = [target for start in range(0, count, 100) for target in reader.generated(asked[start : start + 100])]
     blind = [Text([], text.given, text.target, text.kind) for text in asked]
-    unseen = [target for start in range(0, count, 100) for target in reader.tell(blind[start : start + 100])]
+    unseen = [target for start in range(0, count, 100) for target in reader.generated(blind[start : start + 100])]
     found = {"all": _share(output, asked), "without phrases": _share(unseen, asked)}
     for kind in sorted({text.kind for text in asked}):
         of_kind = [i for i, text in enumerate(asked) if text.kind == kind]

@@ -25,7 +25,7 @@ PROMPT = "Question: {} Answer:"
 
 @dataclass
 class Text:
-    """`phrases` about a picture (none: blind), what is `given`, what is `told` after it, and which kind it is of."""
+    """`phrases` about a picture (none: blind), what is `given`, the `target` after it, and which kind it is of."""
 
     phrases: list[str]
     given: str
@@ -34,7 +34,7 @@ class Text:
 
 
 class Reader(nn.Module):
-    """A language model with its tokenizer: embeds phrases, gives the loss of what is told, and tells."""
+    """A language model with its tokenizer: embeds phrases, gives the loss of a target, and generates one."""
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class OptReader(Reader):
         return nn.functional.cross_entropy(self.model.lm_head(hidden[asked]), labels[:, 1:][asked])
 
     @torch.no_grad()
-    def tell(self, texts: list[Text]) -> list[str]:
+    def generated(self, texts: list[Text]) -> list[str]:
         """Greedy, step by step, left-padded."""
         prefix, there = self.prefix(texts)
         given = [[self.tokenizer.bos_token_id, *self.ids(text.given)] for text in texts]

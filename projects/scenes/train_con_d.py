@@ -4,7 +4,7 @@ In random batches the hardest caption of an image seldom differs from its own by
 mostly a false negative; GRIT batches and mined candidates are full of captions that differ by a word, or by which
 object has it. So each annotated caption is set against itself with one thing changed (data/scenes/changes.py), in the
 same wording, and against a caption of another image. Two losses a word teach which word belongs to which object, which
-the matching head alone learns too late: masked words are told from the image (ALBEF, eq. 3), and changed ones are found
+the matching head alone learns too late: masked words are predicted from the image (ALBEF, eq. 3), changed ones found
 (as ELECTRA, Clark et al., ICLR 2020). All this needs the captions alone: neither the scene nor its truth function is
 asked.
 
@@ -182,7 +182,7 @@ class Lesson(nn.Module):
         return (F.cross_entropy(sim, own, label_smoothing=0.1) + F.cross_entropy(sim.T, own, label_smoothing=0.1)) / 2
 
     def _masked(self, state: Any, image_K: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Telling words of the own captions, masked, told from the image and the rest of the caption."""
+        """Telling words of the own captions, masked, predicted from the image and the rest of the caption."""
         ids = state.tokens.input_ids[: len(image_K)]
         masked = self.telling[ids] & (torch.from_numpy(rng.random(tuple(ids.shape))) < MASKED)
         seen = ids.masked_fill(masked, self.model.tokenizer.mask_token_id)

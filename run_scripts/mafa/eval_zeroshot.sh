@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All zero-shot evaluations, with one table at the end: GQA, OK-VQA, VQAv2 and captions of COCO and nocaps by a stage-2 CHECKPOINT;
 # retrieval on COCO and Flickr30k by STAGE1, for a stage-2 checkpoint has no text encoder and no matching head to retrieve with.
-# Without STAGE1 there is no retrieval, which is told. MODEL: scenes (embedded), opt2.7b or flant5xl.
+# Without STAGE1 there is no retrieval, and the script reports that. MODEL: scenes (embedded), opt2.7b or flant5xl.
 #   bash run_scripts/mafa/eval_zeroshot.sh CHECKPOINT [MODEL] [STAGE1] [KEY=VALUE…]
 # `published`, for either checkpoint: the weights that the YAMLs name; as CHECKPOINT it stands for STAGE1, too. The published figures
 # of nocaps and of retrieval are of models fine-tuned on COCO, as the published weights are. Your CHECKPOINT describes nocaps straight

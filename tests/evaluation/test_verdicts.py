@@ -97,7 +97,7 @@ def task(lemmatise: bool) -> MafaVqaTask:
 
 
 ASKED = QuestionDataset([row(1, "dog"), row(2, "gross")], lambda i: Image.new("RGB", (1, 1)), lambda x: x, str)
-SAID = {1: "dogs", 2: "gross"}
+ANSWERS = {1: "dogs", 2: "gross"}
 
 
 def test_nouns_and_verbs_are_lemmas_and_an_answer_is_read_once(language: Language) -> None:
@@ -107,7 +107,7 @@ def test_nouns_and_verbs_are_lemmas_and_an_answer_is_read_once(language: Languag
 
 def test_lemmas_stand_first_where_they_are_asked_for(language: Language) -> None:
     for lemmatise, headline, accuracy in ((True, "lemmatised", 100), (False, "raw", 50)):
-        found, table = task(lemmatise).judge(ASKED, SAID), task(lemmatise).table(ASKED, SAID)
+        found, table = task(lemmatise).judge(ASKED, ANSWERS), task(lemmatise).table(ASKED, ANSWERS)
         assert (found["all"], found["headline"], found["missing"]) == (accuracy, headline, {})
         assert (found["raw"]["all"], found["lemmatised"]["all"]) == (50, 100)
         assert 100 * table["verdict"].astype(float).mean() == accuracy
@@ -119,7 +119,7 @@ def test_lemmas_stand_first_where_they_are_asked_for(language: Language) -> None
 
 def test_without_spacys_model_the_raw_answers_stand_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=_missing))
-    found = task(lemmatise=True).judge(ASKED, SAID)
+    found = task(lemmatise=True).judge(ASKED, ANSWERS)
     assert (found["all"], found["headline"], found["lemmatised"]) == (50, "raw", None)
     assert "python -m spacy download en_core_web_sm" in found["missing"]["lemmatised"]
-    assert task(lemmatise=True).table(ASKED, SAID)["verdict"].tolist() == [0, 1]
+    assert task(lemmatise=True).table(ASKED, ANSWERS)["verdict"].tolist() == [0, 1]

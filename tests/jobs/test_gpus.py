@@ -1,4 +1,4 @@
-"""Which GPU a process takes, and what is said where torch cannot use those that the machine has."""
+"""Which GPU a process takes, and what is reported where torch cannot use those that the machine has."""
 
 from __future__ import annotations
 

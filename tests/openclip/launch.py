@@ -1,4 +1,4 @@
-"""Starts open_clip's training through the launcher, and sees what every call of the loss was handed."""
+"""Starts open_clip's training through the launcher, and sees what every call of the loss was given."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ def score_by_order(batch, image_K, text_K):
     return torch.ones(len(image_K))
 
 
-@pytest.mark.parametrize(("keywords", "told"), [({"action": "keep"}, "drop or connect"), ({"margin": 3}, "cosines")])
-def test_wrong_settings_are_told(keywords, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("keywords", "message"), [({"action": "keep"}, "drop or connect"), ({"margin": 3}, "cosines")])
+def test_wrong_settings_are_refused(keywords, message):
+    with pytest.raises(ValueError, match=message):
         BiEncoderJudge(**keywords)
 
 

@@ -178,7 +178,7 @@ class Numbers:
 
 
 def fed(rank, world, folder):
-    """Three epochs of a rank: the rows it was handed."""
+    """Three epochs of a rank: the rows it was given."""
     image, text = (feature.detach() for feature in features(ROWS, seed=2, D=DIM))
     feed = Feed(Numbers(), torch.arange(2 * ROWS).reshape(ROWS, 2), GritPlanner(B, world), folder, DIM, rank)
     epochs = []
