@@ -18,6 +18,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lavis_mafa.common.cache import JOB
+from lavis_mafa.common.folders import held
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.common.run_schema import MineRun
 from lavis_mafa.core.batch import Batch
@@ -119,6 +121,8 @@ def find_connections(
     with ExitStack() as stack:
         folder = Path(cache or stack.enter_context(tempfile.TemporaryDirectory()))
         corpus, search = Corpus.of(data.table), SearchSettings(range_max=nearest)
+        if cache:
+            stack.enter_context(held(folder, JOB, "cache"))
         pictures = digest_of(map(_content, images)) if cache else ""
         mined = mine(corpus, found, search, rule(run), folder, pictures)
         return _frame(corpus, mined)

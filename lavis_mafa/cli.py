@@ -30,6 +30,7 @@ COMMANDS = {
     "answers": Command("lavis_mafa.evaluation.compare", "one table of several evaluations of answers and captions"),
     "convert": Command("lavis_mafa.convert", "convert checkpoints to and from transformers"),
     "openclip-train": Command("lavis_mafa.openclip.train", "open_clip's training with MAFA"),
+    "cache": Command("lavis_mafa.cache", "list or prune caches of embeddings, tokens and scores"),
     "configs": Command("lavis_mafa.common.run_configs", "list the configs of runs that --cfg-path may name"),
     "doctor": Command("lavis_mafa.doctor", "check whether this machine can run lavis_mafa"),
 }

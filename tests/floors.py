@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"common"}),
     frozenset({"compat"}),
-    frozenset({"core"}),
+    frozenset({"cache", "core"}),
     frozenset({"data", "reports"}),
     frozenset({"openclip", "mining"}),
     frozenset({"models"}),

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, mapped
+from lavis_mafa.common.cache import JOB, cache_path, note_use
 from lavis_mafa.common.folders import held
-from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.common.ranks import barrier, is_main_process
 
@@ -27,6 +27,7 @@ def cached_rows(
     n_rows: int,
     compute: Callable[[], Iterable[Tensor]],
     remedy: str,
+    about: str = "",
 ) -> NDArray[np.float16]:
     """(n_rows, …) float16, memory-mapped from `folder`/{name}_{hash of content}.npy. Called by every rank.
 
@@ -34,16 +35,19 @@ def cached_rows(
         content: all that the rows depend on (common.hashing.digest_of).
         compute: parts (n, …) of the rows in their order; called by rank 0 alone, without gradients.
         remedy: what the user can do where a value leaves float16's range.
+        about: whose rows they are, for `lavis-mafa cache`.
 
     Raises:
         ValueError: such a value, or a torn file.
     """
-    path = folder / f"{name}_{digest_of(content)}.npy"
+    path = cache_path(folder, name, content)
     if is_main_process() and not path.exists():
-        held_folder = held(folder, "cache", "the folder of cached rows")  # only to write: whole files are shared
+        held_folder = held(folder, JOB, "the folder of cached rows")  # only to write: whole files are shared
         with held_folder, torch.no_grad(), progress_bar(total=n_rows, desc=name, unit="row") as bar:
             _write(path, n_rows, compute(), remedy, bar)
         logging.info("%s: %d rows in %s (%.0f MB)", name, n_rows, path, path.stat().st_size / 1e6)
+    if is_main_process():
+        note_use(path, about)
     barrier()
     return mapped(path, "Delete it, and it is computed anew.")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol, runtime_checkable
 
 import pyarrow as pa
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -50,6 +50,39 @@ class ImageFiles:
             if not self.source:
                 raise
             raise type(error)(f"{self.source}: {error}") from error
+
+    def content(self) -> Iterator[object]:
+        """Folder, name, size and time of every image."""
+        yield [os.path.abspath(folder) for folder in folders(self.root)]
+        for path in self.images.to_pylist():
+            try:
+                yield path, size_and_time(image_file(self.root, path, FileRules(allow_symlinks=True)))
+            except ValueError:
+                yield path, None
+
+
+@runtime_checkable
+class HasContent(Protocol):
+    """An `open_image` that can name what it opens without opening it."""
+
+    def content(self) -> Iterable[object]: ...
+
+
+def content_of(open_image: object) -> Iterable[object]:
+    """What a cache of something made of images is keyed by: the folder, name, size and time of each.
+
+    Nothing of images that are made on the spot: the records name them.
+    """
+    return open_image.content() if isinstance(open_image, HasContent) else ()
+
+
+def size_and_time(file: Path) -> tuple[int, int] | None:
+    """None for what is missing or cannot be reached: opening it says so."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def open_image(root: Roots, path: str, rules: FileRules = DEFAULTS) -> Image.Image:

@@ -1,7 +1,8 @@
 """Several record tables as one, which can be planned. Each part keeps its ids and the root of its images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lavis_mafa.data.identity import check_collisions
+from lavis_mafa.data.images import content_of
 from lavis_mafa.data.records import RecordTable
 
 Ints = NDArray[np.int64]
@@ -46,3 +48,7 @@ class MixedImages:
     def __call__(self, record: int) -> Image.Image:
         part = int(np.searchsorted(self.first, record, side="right")) - 1
         return self.openers[part](record - self.first[part])
+
+    def content(self) -> Iterator[object]:
+        """That of every part, see images.content_of."""
+        return chain.from_iterable(map(content_of, self.openers))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lavis_mafa.common.cache import note_use
 from lavis_mafa.core.neighbors import BACKENDS, load_faiss
 from lavis_mafa.mining.corpus import Corpus, packed, unpacked
 from lavis_mafa.mining.search import (
@@ -124,7 +125,7 @@ def find_candidates(
 
     def side(name: str, anchors: Vectors, items: Vectors, anchor_P: Ints, item_P: Ints) -> _Side:
         known = Known.of(anchor_P, item_P, len(items))
-        path, k = folder / f"{name}_{key}.npz", settings.range_max
+        path, k = note_use(folder / f"{name}_{key}.npz", f"the nearest, {corpus.about}"), settings.range_max
         backend = settings.backend(anchors, items)
         near = nearest_items(
             anchors, items, k, known, path, backend, search_shards=search_shards, nprobe=settings.nprobe

@@ -51,6 +51,11 @@ class Corpus:
     def n_texts(self) -> int:
         return len(self.text_row_T)
 
+    @property
+    def about(self) -> str:
+        """For people: which data set it is."""
+        return f"{self.n_images:,} images, the first {self.table.image(0)}"
+
     def texts(self, start: int, stop: int) -> list[str]:
         """Raw captions of the texts start … stop."""
         captions: list[str] = self.table.captions.take(pa.array(self.text_row_T[start:stop])).to_pylist()

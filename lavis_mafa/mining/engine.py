@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lavis_mafa.common.cache import note_use
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.pairs import judge
@@ -120,13 +121,14 @@ def mine(
 ) -> Mined:
     """Mine the whole corpus. Files in `cache` are named by a hash of everything they depend on; engines share them.
 
-    asked_A: packed pairs to score beside the candidates, such as those that people judged.
+    data_fingerprint: what the images are, beside the records. asked_A: packed pairs to score beside the candidates,
+    such as those that people judged.
     """
     engine = engine or Local(networks)
     data = f"{corpus.table.fingerprint}:{data_fingerprint}"
     found = _found(corpus, networks, search, cache, data, engine)
     scores = _hash(networks.scorer_fingerprint, data)
-    store = ConnectionStore(cache / f"scores_{scores}", scores)
+    store = ConnectionStore(note_use(cache / f"scores_{scores}", f"of {corpus.about}"), scores)
     pairs = found.candidates
     p_K, own_p_P, asked_p_A = _scores(corpus, pairs, asked_A, store, engine)
     verdict_K = judge(p_K, rule.low, rule.high).astype(np.int8)
@@ -139,7 +141,8 @@ def _found(corpus: Corpus, networks: Networks, search: SearchSettings, cache: Pa
     for number, retriever in enumerate(networks.retrievers):
         embeddings = _embeddings(corpus, retriever, data)
         key = _hash(embeddings, sorted(asdict(search).items()), len(corpus.hidden_H))
-        vectors = embedded(corpus, engine, cache, embeddings, number)
+        about = f"{retriever.name}, {corpus.about}"
+        vectors = embedded(corpus, engine, cache, embeddings, number, about)
         found[retriever.name] = find_candidates(corpus, *vectors, search, cache, key, engine.search_shards)
         if not number:
             first = vectors
@@ -174,7 +177,9 @@ def _embeddings(corpus: Corpus, retriever: Retriever, data: str) -> str:
     return _hash(retriever.fingerprint, data, corpus.text_row_T)
 
 
-def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str, retriever: int = 0) -> tuple[Vectors, Vectors]:
+def embedded(
+    corpus: Corpus, engine: Engine, cache: Path, key: str, retriever: int = 0, about: str = ""
+) -> tuple[Vectors, Vectors]:
     """A retriever's embeddings (N, Q, D) and (T, D), float16, memory-mapped."""
 
     def images(parts: list[range]) -> Iterator[Vectors]:
@@ -184,8 +189,9 @@ def embedded(corpus: Corpus, engine: Engine, cache: Path, key: str, retriever: i
         captions = ((corpus.texts(part.start, part.stop),) for part in parts)
         return map(_float16, engine.run(("embed_texts", retriever), captions))
 
-    images_NQD = filled(cache / f"images_{key}.npy", corpus.n_images, PART, images, "images")
-    texts_TD = filled(cache / f"captions_{key}.npy", corpus.n_texts, PART, texts, "captions")
+    files = (note_use(cache / f"{kind}_{key}.npy", about) for kind in ("images", "captions"))
+    images_NQD = filled(next(files), corpus.n_images, PART, images, "images")
+    texts_TD = filled(next(files), corpus.n_texts, PART, texts, "captions")
     return images_NQD, texts_TD
 
 

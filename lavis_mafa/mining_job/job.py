@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
+from lavis_mafa.common.cache import JOB
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.folders import held
 from lavis_mafa.common.loading import worker_errors
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     take_device(settings.device)
     folder = Path(settings.output_dir).resolve()
     cache = Path(settings.cache_folder) if settings.cache_folder else folder / "cache"
-    with output_folder(settings, "mine"), held(cache, "cache", "run.cache_folder"):
+    with output_folder(settings, "mine"), held(cache, JOB, "run.cache_folder"):
         for place in (folder, cache, *cache.glob("scores_*")):
             sweep(place)
         models = networks(cfg, source.data, torch.device(settings.device))

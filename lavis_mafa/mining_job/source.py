@@ -14,7 +14,7 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.common.tree import Keys, at
 from lavis_mafa.data.dataset import OpenImage, TruthFunction
-from lavis_mafa.data.images import Roots, image_file
+from lavis_mafa.data.images import content_of
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.rules import FileRules
 from lavis_mafa.datasets.lavis_captions import as_records
@@ -57,19 +57,8 @@ class Source:
 
     @property
     def stamp(self) -> str:
-        """Hash of the image files' sizes and times: an image that was replaced is embedded anew."""
-        root: Roots = getattr(self.data.open_image, "root", None) or ()
-        paths = self.data.table.images.to_pylist() if root else ()
-        return digest_of((path, _size_and_time(root, str(path))) for path in paths)
-
-
-def _size_and_time(root: Roots, path: str) -> tuple[int, int] | None:
-    """None for what is missing or cannot be reached: opening it says so."""
-    try:
-        stat = image_file(root, path, FileRules(allow_symlinks=True)).stat()
-    except (OSError, ValueError):
-        return None
-    return stat.st_size, stat.st_mtime_ns
+        """Hash of what the images are: one that was replaced, or moved, is embedded anew."""
+        return digest_of(content_of(self.data.open_image))
 
 
 def load_source(cfg: JobConfig) -> Source:

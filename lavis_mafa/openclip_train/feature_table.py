@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.core.scorer import View
+from lavis_mafa.data.images import size_and_time
 from lavis_mafa.openclip.judges import OpenClipEncoder
 from lavis_mafa.openclip_train.csv_feed import CsvRows
-from lavis_mafa.openclip_train.images import Images, RowBatch
+from lavis_mafa.openclip_train.images import Images, RowBatch, image_contents
 
 BATCH = 64
 
@@ -45,7 +46,8 @@ def feature_table(
     model: str, pretrained: str, dataset: CsvRows, folder: Path, device: torch.device, workers: int = 0
 ) -> FeatureTable:
     """The table in `folder`, computed where it is not there yet; dataset: open_clip_train's CsvDataset."""
-    content, n = (model, pretrained, dataset.images, dataset.captions), len(dataset)
+    weights = model, pretrained, size_and_time(Path(pretrained))  # None for a tag, whose weights do not change
+    n, about = len(dataset), f"{model} {pretrained}, {len(dataset):,} rows"
 
     @cache
     def network() -> tuple[OpenClipEncoder, View]:
@@ -64,6 +66,6 @@ def feature_table(
 
     remedy = "take another --mafa-bi-encoder"
     return FeatureTable(
-        cached_rows(folder, "bi_encoder_image", content, n, images, remedy),
-        cached_rows(folder, "bi_encoder_text", content, n, texts, remedy),
+        cached_rows(folder, "bi_encoder_image", (*weights, *image_contents(dataset.images)), n, images, remedy, about),
+        cached_rows(folder, "bi_encoder_text", (*weights, *map(str, dataset.captions)), n, texts, remedy, about),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View
-from lavis_mafa.data.images import open_file, open_image
+from lavis_mafa.data.images import open_file, open_image, size_and_time
 from lavis_mafa.data.rules import FileRules
 from lavis_mafa.openclip_train.csv_table import read_pairs
 
@@ -28,6 +29,11 @@ def open_csv_image(path: str) -> Image.Image:
     if Path(path).is_absolute():  # as open_clip's CSV files mostly have them
         return open_file(path)
     return open_image(Path.cwd(), path, FileRules(allow_symlinks=True))  # an absolute path may lead anywhere, too
+
+
+def image_contents(paths: Iterable[object]) -> Iterator[object]:
+    """Of every CSV image what a cache is keyed by: its absolute path, size and time."""
+    return ((os.path.abspath(str(path)), size_and_time(Path(str(path)))) for path in paths)
 
 
 def checked_rows(csv_dataset: type[Any]) -> type[Any]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.core.scorer import PairScorer, TowerScorer
 from lavis_mafa.openclip_train.feature_table import BATCH
-from lavis_mafa.openclip_train.images import Images
+from lavis_mafa.openclip_train.images import Images, image_contents
 from lavis_mafa.scorers.calibrated import Calibrated
 
 
@@ -57,11 +57,12 @@ def tower_tokens(
         raise ValueError("--mafa-con-d-cache-tokens keeps what a tower says, and this judge has none: leave it out")
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))
     view = repr(getattr(scorer.view, "transform", scorer.view))
-    content = scorer.fingerprint, view, images.tolist()
+    content = (scorer.fingerprint, view, *image_contents(images.tolist()))
 
     def tokens() -> Iterator[Tensor]:
         for batch in DataLoader(Images(images.tolist(), scorer.view), batch_size=BATCH, num_workers=workers):
             yield scorer.model.visual_encoder(batch.to(device))
 
     remedy = "leave out --mafa-con-d-cache-tokens"
-    return TowerTokens(cached_rows(folder, "con_d_tokens", content, len(images), tokens, remedy), image_of_row)
+    about = f"the judge's tower, {len(images):,} images"
+    return TowerTokens(cached_rows(folder, "con_d_tokens", content, len(images), tokens, remedy, about), image_of_row)

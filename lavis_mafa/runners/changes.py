@@ -20,6 +20,7 @@ FREE = frozenset(
             "zero_shot",
             "coco_captions",
             "judged_pairs",
+            "judged_threshold",
             "references",
             "without_image",
             "expected",

@@ -13,6 +13,7 @@ from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.tensors import tensor_parts
 from lavis_mafa.data.dataset import RecordImages, image_named
+from lavis_mafa.data.images import content_of
 from lavis_mafa.models.protocols import Student
 
 
@@ -32,11 +33,13 @@ def attach_tokens(
         )
     tower = model.visual_encoder.to(device)  # frozen, so LAVIS keeps it in eval mode
     view = repr(getattr(dataset.vis_processor, "transform", dataset.vis_processor))
-    content = chain(tensor_parts(tower.state_dict()), (view, dataset.table.fingerprint))
+    images = content_of(dataset.open_image)
+    content = chain(tensor_parts(tower.state_dict()), (view, dataset.table.fingerprint), images)
+    about = f"{type(tower).__name__}, {len(dataset):,} images, the first {dataset.table.image(0)}"
 
     def tokens() -> Iterator[Tensor]:
         loader = WatchedLoader(dataset, batch_size=batch_size, num_workers=workers, name_of=image_named(dataset))
         for batch in loader:
             yield model.vision_tokens({"image": batch["image"].to(device)})
 
-    dataset.tokens = cached_rows(folder, "tokens", content, len(dataset), tokens, "set run.cache_tokens: false")
+    dataset.tokens = cached_rows(folder, "tokens", content, len(dataset), tokens, "set run.cache_tokens: false", about)
