@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +20,9 @@ from safetensors.torch import save_file
 import lavis_mafa
 from lavis_mafa.common.artifacts import atomic_folder, atomic_write
 from lavis_mafa.common.errors import one_line_errors
+
+if TYPE_CHECKING:
+    from lavis.models.base_model import BaseModel
 
 CARD = """---
 library_name: transformers
@@ -49,7 +52,7 @@ License: that of the weights and data it was trained from; fill it in before you
 """
 
 
-def to_folder(model: Any, folder: Path, source: Path | None = None) -> Path:
+def to_folder(model: BaseModel, folder: Path, source: Path | None = None) -> Path:
     """Write a `mafa_blip2` with an EVA tower as a folder for transformers, and return the folder.
 
     Args:

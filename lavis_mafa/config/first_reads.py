@@ -59,7 +59,7 @@ def _language_model(model_cls: type[BaseModel], model: DictConfig) -> Iterator[s
         return
     source = language_model_folder(str(model[key]))
     try:
-        AutoConfig.from_pretrained(source, local_files_only=True)
+        AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         yield f"model.{key}: the run will download {source}"
 

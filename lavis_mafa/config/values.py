@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lavis.common.registry import registry
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lavis_mafa.common.downloads import is_url
 from lavis_mafa.common.files import local_file
@@ -134,7 +133,7 @@ def check_downloads(cfg: DictConfig) -> None:
     """
     cache = registry.get_path("cache_root")
     for name, dataset in cfg.datasets.items():
-        for key, url, file in _lavis_annotations(dataset.get("build_info") or {}):
+        for key, url, file in _lavis_annotations(dataset.get("build_info") or OmegaConf.create({})):
             path = Path(cache, file)
             given = is_url(url) or Path(url).is_file()  # which LAVIS copies
             if given and not path.exists() and not path.resolve().is_relative_to(Path(cache).resolve()):
@@ -163,7 +162,7 @@ def _lavis_paths(build_info: DictConfig) -> Iterator[tuple[str, str]]:
             yield key, str(Path(cache, file))
 
 
-def _lavis_annotations(build_info: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _lavis_annotations(build_info: DictConfig) -> Iterator[tuple[str, str, str]]:
     """(key, URL or "", place) of the annotation files of one of LAVIS' data sets."""
     for split, info in (build_info.get("annotations") or {}).items():
         urls, files = ([value] if isinstance(value, str) else value for value in (info.get("url") or [], info.storage))

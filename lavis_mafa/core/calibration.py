@@ -6,9 +6,9 @@ Tested in tests/core/test_calibration.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -155,15 +155,16 @@ class Calibration:
             p_K[fold_K == fold] = curve(score_K[fold_K == fold])
         return p_K.clip(0, 1)
 
-    def as_json(self) -> list[dict[str, Any]]:
+    def as_json(self) -> list[dict[str, object]]:
         return [asdict(curve) for curve in self.curves]
 
     @classmethod
-    def from_json(cls, curves: Sequence[Mapping[str, Any]]) -> Calibration:
+    def from_json(cls, curves: Sequence[Mapping[str, object]]) -> Calibration:
         """Raises KeyError, TypeError or ValueError: no calibration."""
         if len(curves) != FOLDS:
             raise ValueError(f"{len(curves)} curves instead of {FOLDS}")
-        return cls(tuple(CURVES[curve["method"]](**curve) for curve in curves))
+        kinds = [cast("Callable[..., Curve]", CURVES[str(curve["method"])]) for curve in curves]
+        return cls(tuple(kind(**curve) for kind, curve in zip(kinds, curves, strict=True)))
 
 
 def reliability(p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS) -> pd.DataFrame:

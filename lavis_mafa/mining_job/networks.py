@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def networks(cfg: JobConfig, data: Records, device: torch.device) -> Networks:
 
 
 def build_judge(
-    run: DictConfig, data: Records, device: torch.device, section: Mapping[str, Any] | None = None
+    run: DictConfig, data: Records, device: torch.device, section: Mapping[str, object] | None = None
 ) -> PairScorer:
     """The judge of `run.con_d`, or of another section in its place.
 

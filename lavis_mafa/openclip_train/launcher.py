@@ -131,8 +131,7 @@ class Training:
                     f"--mafa-con-d: {type(scorer).__name__} has no view by which it could see the images of shards"
                 )
             paths = [str(path) for path in dataset.images] if kept else []
-            place = self._folder(args), args.device, args.workers
-            tokens = tower_tokens(scorer, paths, *place) if kept else None
+            tokens = tower_tokens(scorer, paths, self._folder(args), args.device, args.workers) if kept else None
             return ScorerAnswers(scorer, con_d_rule(options), tokens)
         if not options.mafa_bi_encoder:
             return None

@@ -14,6 +14,7 @@ from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip_train import launcher as train
 from lavis_mafa.openclip_train.answers import ScorerAnswers
 from lavis_mafa.openclip_train.images import RowViews
+from lavis_mafa.scorers.registry import JUDGES
 
 from . import launch
 from .tiny import register_tiny
@@ -122,6 +123,7 @@ def test_the_launcher_hands_its_verdicts_to_the_loss(monkeypatch, data, tmp_path
 
 def test_without_lavis_it_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "lavis", None)
+    monkeypatch.delitem(JUDGES, "mafa_blip2", raising=False)  # as another test may have registered it
     monkeypatch.setattr("lavis_mafa.register", lambda: __import__("lavis"))
     with pytest.raises(ValueError, match="needs LAVIS"):
         train._con_d(train.parser().parse_args(["--mafa-con-d", "arch=mafa_blip2"]), torch.device("cpu"))
