@@ -160,6 +160,7 @@ class PairDataset(RecordImages):
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, not {seed}")
         self.text_processor = text_processor
+        self.on_bad_image = on_bad_image
         self.seed = seed
         self.augmented = augmented
         # Shared memory: persistent workers see the new epoch, and the main process sees what workers replaced.

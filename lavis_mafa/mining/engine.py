@@ -96,7 +96,7 @@ class Local:
 class Mined:
     """Candidates with P(match) and verdict (core/pairs.py), own pairs with P(match); `recall`: see candidates.Found.
 
-    asked_p_A: P(match) of the further pairs that `mine` was given.
+    asked_p_A: P(match) of the further pairs that `mine` was given. by_person_K: verdicts that people gave; None: none.
     """
 
     candidates: CandidatePairs
@@ -107,6 +107,7 @@ class Mined:
     recall: dict[str, float]
     store: ConnectionStore
     asked_p_A: Floats
+    by_person_K: NDArray[np.bool_] | None = None
 
 
 def mine(

@@ -28,14 +28,17 @@ Ints = NDArray[np.int64]
 def candidate_rows(corpus: Corpus, mined: Mined, at_L: Ints) -> pa.Table:
     """The candidates at these places, as connections.parquet has them."""
     pairs, text_L = mined.candidates, mined.candidates.text_K[at_L]
+    similarity_L = pairs.similarity_K[at_L]
+    by_person_L = np.zeros(len(at_L), np.bool_) if mined.by_person_K is None else mined.by_person_K[at_L]
     return corpus.rows(
         pairs.record_K[at_L],
         text_L,
-        similarity=mined.candidates.similarity_K[at_L],
+        similarity=pa.array(similarity_L, mask=np.isnan(similarity_L)),
         rank_of_text=_rank(pairs.rank_of_text_K[at_L]),
         rank_of_image=_rank(pairs.rank_of_image_K[at_L]),
         p=mined.p_K[at_L],
         verdict=pa.array([VERDICTS[verdict] for verdict in mined.verdict_K[at_L].tolist()], pa.string()),
+        verdict_by=pa.array(np.where(by_person_L, "person", "judge").tolist(), pa.string()),
         record=pairs.record_K[at_L].astype(np.int64),  # with text_row the pair's key in the ConnectionStore
         text_row=corpus.text_row_T[text_L],
     )
@@ -118,9 +121,10 @@ def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, float | None]:
     }
 
 
-def quality(mined: Mined, labelled: Labelled) -> dict[str, float | None]:
+def quality(mined: Mined, labelled: Labelled) -> dict[str, object]:
     """Weighted precision and recall of the connections over the labelled candidates, and the precision at a recall of
-    four fifths."""
+    four fifths. connections: so many of the labelled are; precision_95: the interval that holds their precision with
+    95 % confidence; base_rate: the share of all labelled candidates that match, what a random choice would reach."""
     connected_L = mined.verdict_K[labelled.at_L] == CONNECTION
     weight_L, true_L = labelled.weight_L, labelled.true_L
     hits = float(weight_L[connected_L & true_L].sum())
@@ -129,10 +133,24 @@ def quality(mined: Mined, labelled: Labelled) -> dict[str, float | None]:
     return {
         "labelled": len(labelled.at_L),
         "labelled_outside_the_candidates": labelled.outside,
+        "connections": int(connected_L.sum()),
         "precision": _ratio(hits, float(weight_L[connected_L].sum())),
+        "precision_95": wilson(true_L[connected_L], weight_L[connected_L]),
+        "base_rate": _ratio(float(weight_L[true_L].sum()), float(weight_L.sum())),
         "recall": _ratio(hits, float(weight_L[true_L].sum())),
         f"precision_at_recall_{RECALL}": float(reached.iloc[0]) if len(reached) else None,
     }
+
+
+def wilson(true_L: NDArray[np.bool_], weight_L: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The 95 % interval of a share (Wilson 1927, eq. 3); of weighted labels, by their effective number (Kish 1965,
+    section 8.2), (sum w)^2 / sum w^2. None without labels."""
+    if not len(true_L):
+        return None
+    number = float(weight_L.sum() ** 2 / (weight_L**2).sum())
+    share, z2 = float(weight_L[true_L].sum() / weight_L.sum()), 1.959964**2
+    middle, spread = share + z2 / (2 * number), (z2 * (share * (1 - share) + z2 / (4 * number)) / number) ** 0.5
+    return max(0.0, (middle - spread) / (1 + z2 / number)), min(1.0, (middle + spread) / (1 + z2 / number))
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -60,6 +60,30 @@ def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
     return Labelled(at_L[inside], match[inside], weight[inside], int((~inside).sum()), above)
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What people said of L pairs, candidates or not, packed (corpus.py), each once."""
+
+    key_L: Ints
+    true_L: NDArray[np.bool_]
+
+
+def read_labels(path: Path, corpus: Corpus) -> Labels:
+    """The labels of all pairs whose caption is among the mined ones.
+
+    Errors: those of read_review; and a pair that is labelled 1 in one row and 0 in another.
+    """
+    answers = reviewed_pairs(path, corpus.table)
+    text = corpus.places(answers["caption"])
+    known = answers[text >= 0]
+    key_R, true_R = packed(known["record"].to_numpy(), text[text >= 0]), known["match"].to_numpy()
+    key_L, first_L, row_R = np.unique(key_R, return_index=True, return_inverse=True)
+    for row in np.flatnonzero(true_R != true_R[first_L][row_R]).tolist():
+        lines = known.index[first_L[row_R[row]]] + 2, known.index[row] + 2  # the header is line 1
+        raise ValueError(f"{path}: lines {lines[0]} and {lines[1]} label the same pair differently: keep one of them")
+    return Labels(key_L, true_R[first_L])
+
+
 def reviewed_pairs(path: Path, table: RecordTable) -> pd.DataFrame:
     """The rows that have a label: record, caption, match, weight and, if the file has it, above.
 

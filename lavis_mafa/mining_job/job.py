@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from lavis.common.config import Config
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
@@ -27,11 +28,13 @@ from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import log_messages, print_anything
 from lavis_mafa.common.stopping import stops_on_signals
 from lavis_mafa.core.neighbors import choose
+from lavis_mafa.evaluation.judge_check import report_judge
 from lavis_mafa.evaluation.judged_pairs import read_judged_pairs
 from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import NOTHING, Networks, mine, stored_embeddings
 from lavis_mafa.mining.ray_engine import RayEngine
+from lavis_mafa.mining.review import Labels, has_labels, read_labels
 from lavis_mafa.mining_job.judgments import Judged
 from lavis_mafa.mining_job.networks import networks, rule
 from lavis_mafa.mining_job.source import load_source
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     from lavis_mafa.config.devices import take_device
     from lavis_mafa.config.load import load_config
     from lavis_mafa.config.output import output_folder
-    from lavis_mafa.mining_job.parts import Job
+    from lavis_mafa.mining_job.parts import Job, Reviewed
     from lavis_mafa.mining_job.report import report
 
     cfg = load_config(arguments, MineRun)
@@ -102,15 +105,28 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     with output_folder(settings, "mine"), held(cache, JOB, "run.cache_folder"):
         for place in (folder, cache, *cache.glob("scores_*")):
             sweep(place)
+        labels = _labels(settings, folder, corpus)
         models = networks(cfg, source.data, torch.device(settings.device))
         worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
-        asked_A = judged.key_A if judged else NOTHING
+        asked = [judged.key_A if judged else NOTHING, labels.key_L if labels else NOTHING]
+        asked_A = np.unique(np.concatenate(asked))
         with worker_errors():
+            check = report_judge(models.score, source.data.table, bounds)
             mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
-        job = Job(folder, cfg, source, corpus, mined, bounds, judged, models.report())
+        judged_p, label_p = (mined.asked_p_A[np.searchsorted(asked_A, keys)] for keys in asked)
+        mined = replace(mined, asked_p_A=judged_p)
+        job = Job(folder, cfg, source, corpus, mined, bounds, check, judged, models.report())
+        if labels:
+            job = replace(job, reviewed=Reviewed(labels, label_p))
         if settings.target_precision:
             job = replace(job, embeddings=stored_embeddings(corpus, models, cache, source.stamp))
         return report(job)
+
+
+def _labels(settings: DictConfig, folder: Path, corpus: Corpus) -> Labels | None:
+    """What people said of pairs, in run.review or in the sample of an earlier start; None where it has no labels."""
+    path = Path(settings.review).expanduser() if settings.review else folder / "review.csv"
+    return read_labels(path, corpus) if has_labels(path) else None
 
 
 def main() -> None:

@@ -9,16 +9,29 @@ from pathlib import Path
 from lavis.common.config import Config
 
 from lavis_mafa.core.settings import MafaSettings
+from lavis_mafa.evaluation.judge_check import JudgeCheck
 from lavis_mafa.mining.corpus import Corpus
-from lavis_mafa.mining.engine import Mined
+from lavis_mafa.mining.engine import Floats, Mined
+from lavis_mafa.mining.review import Labels
 from lavis_mafa.mining.search import Vectors
 from lavis_mafa.mining_job.judgments import Judged
 from lavis_mafa.mining_job.source import Source
 
 
+@dataclass(frozen=True)
+class Reviewed:
+    """What people said of pairs, and the judge's P(match) of these."""
+
+    labels: Labels
+    p_L: Floats
+
+
 @dataclass
 class Job:
-    """A mined data set and where its results go. embeddings: of images and captions, where the report needs them."""
+    """A mined data set and where its results go. embeddings: of images and captions, where the report needs them.
+
+    check: what the judge said of a sample of annotated pairs, before it mined.
+    """
 
     folder: Path
     cfg: Config
@@ -26,6 +39,8 @@ class Job:
     corpus: Corpus
     mined: Mined
     rule: MafaSettings
+    check: JudgeCheck
     judged: Judged | None = None
     judge_report: Mapping[str, int] = field(default_factory=dict)  # what the judge met in its inputs
     embeddings: tuple[Vectors, Vectors] | None = None
+    reviewed: Reviewed | None = None

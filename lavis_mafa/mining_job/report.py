@@ -16,8 +16,10 @@ from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
 from lavis_mafa.data.dataset import TruthFunction
 from lavis_mafa.data.images import Roots
+from lavis_mafa.evaluation.judge_check import JudgeCheck
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
+from lavis_mafa.mining.overrule import overruled
 from lavis_mafa.mining.strata import around_target, by_tenths, draw
 from lavis_mafa.mining_job.guarantee import guarantee_text, guaranteed
 from lavis_mafa.mining_job.judgments import against_judgments
@@ -40,19 +42,24 @@ def report(job: Job) -> dict[str, object]:
         job, guarantee = guaranteed(job, by_people)
     corpus, mined, rule, run = job.corpus, job.mined, job.rule, job.cfg.run_cfg
     at_S = results.suspects(mined, rule)
-    labelled, figures = _labelled(job, by_people)
+    labelled, figures = _labelled(job, by_people)  # of the judge alone
+    curve = review.precision_recall(mined.p_K[labelled.at_L], labelled) if labelled else None
+    if job.reviewed:
+        mined, figures["labelled_by_people"] = overruled(corpus, mined, job.reviewed.labels, job.reviewed.p_L)
+        job = replace(job, mined=mined)
     results.write_connections(job.folder / "connections.parquet", corpus, mined, mined.store.fingerprint)
     results.write_suspects(job.folder / "suspects.csv", corpus, mined, at_S)
     files = _annotations(job)
     counts_N = np.bincount(mined.candidates.record_K[mined.verdict_K == CONNECTION], minlength=corpus.n_images)
-    curve = review.precision_recall(mined.p_K[labelled.at_L], labelled) if labelled else None
     draw_mining(job.folder / "mining.png", mined.p_K, (rule.low, rule.high), counts_N, curve)
     rows, title = _gallery_rows(job, at_S, run.gallery_size), f"Connections in {job.source.name}"
     note = _left_out(int(counts_N.sum()), run.gallery_size)
     write_gallery(job.folder / "gallery", rows, job.source.data.open_image, title, note)
+    check = JudgeCheck.of(mined.own_p_P, job.check.auc_against_shuffled, rule)  # now of every annotated pair
     summary = {
         **results.totals(corpus, mined, rule),
         **figures,
+        "judge_check": check.as_dict(),
         **({"judge": job.judge_report} if job.judge_report else {}),
         **({"guarantee": guarantee} if guarantee else {}),
         "annotations": files,
@@ -61,7 +68,8 @@ def report(job: Job) -> dict[str, object]:
         "config": OmegaConf.to_container(job.cfg.config),
     }
     write_json(job.folder / "summary.json", summary)
-    print(_text(summary), f"written to {job.folder}: connections.parquet, gallery/index.html, mining.png, …", sep="\n")
+    print(_text(summary, check))
+    print(f"written to {job.folder}: connections.parquet, gallery/index.html, mining.png, …")
     return summary
 
 
@@ -171,7 +179,7 @@ def _rows(
         yield replace(found, caption_record=None) if verdict == "suspect" else found
 
 
-def _text(summary: Keys) -> str:
+def _text(summary: Keys, check: JudgeCheck) -> str:
     recalls = cast(Mapping[str, float], summary["recall_of_candidates"])
     lines = [
         "",
@@ -183,6 +191,9 @@ def _text(summary: Keys) -> str:
         "recall of the candidates compared with exact search: "
         + ", ".join(f"{name} {value:.1%}" for name, value in recalls.items()),
     ]
+    lines.append(f"the judge: {check}")
+    if check.advice:
+        lines.append(f"WARNING: the judge is doubtful: {check.advice}")
     if min(recalls.values()) < LOW_RECALL:
         lines.append("the search is not exact and misses many of the nearest: raise run.nprobe, or set run.index: flat")
     for name, words in (("against_truth", "truth function"), ("against_review", "labels")):
@@ -197,8 +208,13 @@ def _text(summary: Keys) -> str:
 
 
 def _quality(words: str, figures: Keys) -> str:
-    keys = ("precision", "recall", f"precision_at_recall_{results.RECALL}", "coverage", "found")
+    keys = ("recall", f"precision_at_recall_{results.RECALL}", "coverage", "found")
     shown = [f"{key.replace('_', ' ')} {_percent(number_at(figures, key))}" for key in keys if key in figures]
+    if "precision" in figures:
+        within = figures["precision_95"]
+        interval = " ({} to {})".format(*map(_percent, within)) if isinstance(within, tuple) else ""
+        precision, base = (_percent(number_at(figures, name)) for name in ("precision", "base_rate"))
+        shown.insert(0, f"precision {precision}{interval} of {figures['connections']:,}, where {base} of all match")
     labelled = figures["labelled"] if "labelled" in figures else figures["candidates"]
     return f"against the {words} ({labelled:,} candidates): " + ", ".join(shown)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 from lavis.common.registry import registry
 
+from lavis_mafa.common.ranks import is_main_process
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.grit import SAMPLINGS
 from lavis_mafa.core.miner import ConnectionMiner
-from lavis_mafa.core.scorer import PairScorer
+from lavis_mafa.core.scorer import PairScorer, SeeingScorer
+from lavis_mafa.data.dataset import PairDataset
+from lavis_mafa.data.images import BadImageError
+from lavis_mafa.evaluation.judge_check import JudgeCheck, report_judge, scores_of
 from lavis_mafa.models.base import MafaOutput
 from lavis_mafa.runners.grit_state import GritState
 from lavis_mafa.runners.resumable import ResumableRunner
 from lavis_mafa.runners.retrieval_evaluation import RetrievalEvaluation
 from lavis_mafa.runners.step_metrics import step_row
+from lavis_mafa.scorers.registry import judge_of
 
 
 @registry.register_runner("grit_runner")
@@ -29,8 +36,23 @@ class GritRunner(ResumableRunner[MafaOutput]):
     def build_state(self) -> GritState:
         network = self.run.network
         self.scorer: PairScorer | None = self.task.build_scorer(network, self.run.train_set, self.device)
+        self.evaluation.judge = self._check_judge()
         network.teacher = self.task.build_teacher(network)
         return GritState(self.run, self.learner(), self.scorer)
+
+    def _check_judge(self) -> JudgeCheck | None:
+        """What the judge says of annotated pairs, before anything is mined; of one that needs no model in training."""
+        section, scorer = self.run.settings.get("con_d"), self.scorer
+        data: PairDataset = self.run.splits["train"]
+        if not isinstance(scorer, SeeingScorer) or judge_of(section).training_only or not is_main_process():
+            return None
+        try:
+            return report_judge(scores_of(scorer, data, self.device), data.table, self.run.network.mafa)
+        except BadImageError as error:
+            if data.on_bad_image != "replace":
+                raise
+            logging.warning("the judge is not checked: %s", error)
+            return None
 
     def resume(self) -> tuple[int, int]:
         place = super().resume()

@@ -20,6 +20,7 @@ from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import CONNECTION, judge
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.evaluation.judge_check import JudgeCheck
 from lavis_mafa.models.pretrained import checkpoint_path, weights_file
 from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.reports.curves import draw_curves
@@ -43,10 +44,11 @@ def report_run(
     retrieval: Mapping[str, object],
     judgments: Mapping[str, object] | None = None,
     zero_shot: Mapping[str, float] | None = None,
+    checks: Mapping[str, JudgeCheck | None] | None = None,
 ) -> Results:
     """Write the report of a finished run and print its table; returns what results.json holds.
 
-    miner: what mined in the run; None where nothing did.
+    miner: what mined in the run; None where nothing did. checks: what judges say of annotated pairs.
     """
     folder = run.folder
     splits = list(retrieval)
@@ -55,6 +57,7 @@ def report_run(
         results["judgments"] = judgments
     if zero_shot is not None:
         results["zero_shot"] = zero_shot
+    results.update({name: check.as_dict() for name, check in (checks or {}).items() if check})
     written, judged = ["results.json"], _judges(miner)
     journal = folder / "epochs.jsonl"
     if journal.exists() and journal.stat().st_size:

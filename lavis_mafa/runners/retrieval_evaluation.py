@@ -10,8 +10,10 @@ from omegaconf import DictConfig
 
 from lavis_mafa.common.ranks import barrier, is_main_process
 from lavis_mafa.core.miner import ConnectionMiner
+from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.evaluation.eccv import CocoIds, coco_ids, refuse_other_split
+from lavis_mafa.evaluation.judge_check import JudgeCheck, report_judge, scores_of_head
 from lavis_mafa.evaluation.judged_pairs import JudgedPairs, read_judged_pairs
 from lavis_mafa.evaluation.judgments import configured_judge, evaluate_judgments
 from lavis_mafa.evaluation.retrieval import RetrievalFigures, evaluate_retrieval
@@ -30,9 +32,11 @@ class Loading(TypedDict):
 
 
 class RetrievalEvaluation(Evaluation):
-    """Evaluates retrieval. `miner`: what mined in this run, for the report; None where nothing did."""
+    """Evaluates retrieval. `miner`, `judge`: who mined in this run and what it says of annotated pairs, for the report;
+    None where nothing mined."""
 
     miner: ConnectionMiner | None = None
+    judge: JudgeCheck | None = None
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -58,9 +62,10 @@ class RetrievalEvaluation(Evaluation):
             self.keep_final()
         k_test = int(run.settings.get("k_test", 0))
         results: Results = {split: self._retrieval(split, k_test, self._coco.get(split)) for split in run.test_splits}
+        checks = {"judge_check": self.judge, "matching_head": self._matching_head()}
         judgments = self._judgments()
         if is_main_process():
-            results = report_run(run, self.miner, results, judgments, self._zero_shot())
+            results = report_run(run, self.miner, results, judgments, self._zero_shot(), checks)
         barrier()
         return results
 
@@ -75,6 +80,16 @@ class RetrievalEvaluation(Evaluation):
     def _retrieval(self, split: str, k_test: int, coco: CocoIds | None = None) -> RetrievalFigures:
         dataset = self.run.splits[split]
         return evaluate_retrieval(self.run.network, dataset, k_test=k_test, coco=coco, **self._loading())
+
+    def _matching_head(self) -> JudgeCheck | None:
+        """How the model's own head treats annotated pairs of the first test split: it may become a Con-D."""
+        run = self.run
+        if not getattr(run.network, "has_itm", False) or not run.test_splits:
+            return None
+        dataset = run.splits[run.test_splits[0]]
+        score = scores_of_head(run.network, dataset, **self._loading())
+        rule = getattr(run.network, "mafa", MafaSettings())
+        return report_judge(score, dataset.table, rule, "the matching head, as a Con-D")
 
     def _zero_shot(self) -> dict[str, float] | None:
         """Classification of run.zero_shot, an image folder, by a model of open_clip."""

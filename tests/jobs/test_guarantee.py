@@ -17,6 +17,7 @@ import pytest
 import lavis_mafa
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.scenes.dataset import scenes_table
+from lavis_mafa.evaluation.judge_check import JudgeCheck
 from lavis_mafa.mining.candidates import CandidatePairs
 from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.review import Labelled
@@ -32,6 +33,9 @@ SMALL = [f"datasets.scenes.splits.train.{name}={value}" for name, value in SPLIT
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> None:
     lavis_mafa.register()
+
+
+CHECK = JudgeCheck.of(np.ones(1, np.float32), None, MafaSettings())
 
 
 def mine_here(config: Path, *options: str) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def job(p_K: np.ndarray, true_K: np.ndarray, target: float = 0.9) -> Any:
     mined = Mined(candidates, p_K, np.zeros(len(p_K), np.int8), none, none, {}, store, none)
     run = {"target_precision": target, "seed": 0, "review_size": 200, "batch_size_train": 96, "search_space": "all"}
     cfg, source = SimpleNamespace(run_cfg=SimpleNamespace(**run)), SimpleNamespace(data=SimpleNamespace(truth=None))
-    return Job(Path(), cfg, source, SimpleNamespace(n_images=len(p_K)), mined, MafaSettings())  # type: ignore[arg-type]
+    return Job(Path(), cfg, source, SimpleNamespace(n_images=len(p_K)), mined, MafaSettings(), CHECK)  # type: ignore[arg-type]
 
 
 @pytest.fixture

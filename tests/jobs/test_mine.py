@@ -224,8 +224,31 @@ def test_image_files_their_annotation_and_labels(files: tuple[Path, Path], tmp_p
     review["label"] = (review["p"] > 0.3).astype(int)
     review.to_csv(tmp_path / "review.csv", index=False)
     labelled = (tmp_path / "review.csv").read_bytes()
-    assert mine_here(config, f"run.output_dir={tmp_path}")["against_review"]["precision"] == 1.0
+    again = mine_here(config, f"run.output_dir={tmp_path}")
+    assert again["against_review"]["precision"] == 1.0  # of the judge alone, whose connections are above 0.3
     assert (tmp_path / "review.csv").read_bytes() == labelled
+    people = review[["image", "caption", "label"]].merge(pd.read_parquet(tmp_path / "connections.parquet"))
+    assert len(people) == len(review) and set(people["verdict_by"]) == {"person"}
+    assert (people["verdict"] == people["label"].map({1: "connection", 0: "negative"})).all()
+    more = again["labelled_by_people"]["connected"]
+    assert more > 0 and again["connections"] == summary["connections"] + more - again["labelled_by_people"]["rejected"]
+    assert again["annotations"]["train_connected.jsonl"] == again["connections"]
+
+
+def test_a_doubtful_judge_says_so(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, _ = files
+    strict = "run.low=0.99999", "run.high=0.999999"
+    with caplog.at_level("INFO"):
+        summary = mine_here(config, f"run.output_dir={tmp_path}", *strict)
+    judge = summary["judge_check"]
+    assert judge["annotated_pairs"] == summary["own_pairs"] and judge["below_low"] > 0.5
+    assert judge["below_low"] == pytest.approx(summary["suspected_false_positives"] / summary["own_pairs"])
+    assert 0.9 < judge["auc_against_shuffled"] <= 1 and judge["advice"].startswith("it doubts ")
+    assert "WARNING: the judge is doubtful: it doubts" in capsys.readouterr().out
+    before = [record.message for record in caplog.records if "doubtful" in record.message]
+    assert len(before) == 1 and "do not fit its scale" in before[0]  # before anything is mined
 
 
 def test_an_image_that_was_replaced_is_embedded_anew(files: tuple[Path, Path], tmp_path: Path) -> None:

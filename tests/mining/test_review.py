@@ -5,12 +5,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from lavis_mafa.core.pairs import CONNECTION
 from lavis_mafa.mining import results
 from lavis_mafa.mining import review as review_file
 from lavis_mafa.mining.review import (
     Labelled,
     has_labels,
     precision_recall,
+    read_labels,
     read_review,
     write_review,
 )
@@ -67,12 +69,16 @@ def test_a_table_of_image_caption_and_label_will_do(mined, corpus, tmp_path):
         ("image,caption\na.jpg,x", "lacks the column label"),
         ("image,caption,label\na.jpg,x,1\na.jpg,y,yes", "line 3: label is 'yes'"),
         ("image,caption,label\nz.jpg,x,1", "line 2: image is 'z.jpg'"),
+        (
+            "image,caption,label\na.jpg,a cat sits,1\nb.jpg,a red car,0\na.jpg,A cat sits,0",
+            "lines 2 and 4 label the same pair differently",
+        ),
     ],
 )
 def test_a_review_that_cannot_be_read_is_reported(mined, corpus, tmp_path, text, message):
     (tmp_path / "review.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_review(tmp_path / "review.csv", corpus, mined.candidates)
+        read_labels(tmp_path / "review.csv", corpus)
 
 
 def test_precision_and_recall_at_every_threshold_by_hand():
@@ -122,3 +128,20 @@ def test_a_spreadsheet_runs_no_caption(mined, corpus, tmp_path, monkeypatch, nam
     written = pd.read_csv(tmp_path / "x.csv", dtype=str)
     assert written["caption"].tolist() == ["'" + formula] and written["image"].tolist() == ["'-1.jpg"]
     assert written["p"].tolist() == ["-0.5"]
+
+
+def test_the_interval_of_a_precision_is_wilsons_by_its_effective_number():
+    true = np.array([True] * 5 + [False] * 2)
+    assert results.wilson(true, np.ones(7)) == pytest.approx((0.359, 0.918), abs=1e-3)  # of 5 of 7
+    assert results.wilson(true, np.full(7, 9.0)) == pytest.approx(results.wilson(true, np.ones(7)))
+    uneven = results.wilson(np.array([True, False]), np.array([3.0, 1.0]))  # 16 / 10 labels
+    assert uneven == pytest.approx((0.169, 0.978), abs=1e-3) and results.wilson(true[:0], np.ones(0)) is None
+
+
+def test_a_precision_comes_with_its_number_interval_and_base_rate(mined):
+    true = np.arange(len(mined.p_K)) % 2 == 0
+    figures = results.quality(mined, Labelled(np.arange(len(true)), true, np.ones(len(true))))
+    connected = mined.verdict_K == CONNECTION
+    assert figures["connections"] == connected.sum() and figures["base_rate"] == pytest.approx(true.mean())
+    low, high = figures["precision_95"]
+    assert low < figures["precision"] == true[connected].mean() < high
