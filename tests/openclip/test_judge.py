@@ -126,7 +126,7 @@ def test_without_lavis_it_is_reported(monkeypatch):
     monkeypatch.delitem(JUDGES, "mafa_blip2", raising=False)  # as another test may have registered it
     monkeypatch.setattr("lavis_mafa.register", lambda: __import__("lavis"))
     with pytest.raises(ValueError, match="needs LAVIS"):
-        train._con_d(train.parser().parse_args(["--mafa-con-d", "arch=mafa_blip2"]), torch.device("cpu"))
+        train._con_d(train.parser().parse_args(["--mafa-con-d", "arch=of_lavis"]), torch.device("cpu"))
 
 
 def test_a_packaged_con_d_judges_images_or_their_tokens(data, tmp_path, monkeypatch):
@@ -156,7 +156,8 @@ def test_captions_judge_rows_and_what_streams_by(encoder_folder, shards):
     words = ["--mafa-con-d", "arch=captions", f"encoder={encoder_folder}", "--mafa-con-d-action", "connect"]
     training = train.Training(train.parser().parse_args(words))
     rows = SimpleNamespace(images=["a", "b", "a"], captions=["a dog runs", "the red car", "the red car"])
-    answers = training._answers(SimpleNamespace(device="cpu"), None if shards else rows)
+    run = SimpleNamespace(device="cpu", logs="logs", name="run", workers=0)
+    answers = training._answers(run, None if shards else rows)
     ids_N2 = train.pair_ids(rows.images, rows.captions)
     samples = {"caption": rows.captions[:2], "image_id": ids_N2[:2, 0], "text_id": torch.tensor([1, 2])}
     assert answers(samples, torch.eye(2), torch.eye(2))["pairs"].connected_2BB.shape == (2, 2, 2)
