@@ -34,9 +34,21 @@ def matched_masks(candidates: Candidates, matches_C: Tensor, B: int, W: int, fir
 
 
 def itc_targets(own_col_B: Tensor, known_BW: Tensor, connected_BW: Tensor) -> Tensor:
-    """(B, W) float32 target rows (own + known + connected) / count; each sums to 1.
+    """Target rows: own pair, known positives and connections share them.
 
-    connected_BW: a mask, or weights in [0, 1] of which the count is the sum. Own and known positives weigh 1.
+    Args:
+        own_col_B: (B,) the column of each row's own pair.
+        known_BW: (B, W) bool, known positives.
+        connected_BW: (B, W) connections: a mask, or weights in [0, 1]. Own and known positives weigh 1.
+
+    Returns:
+        (B, W) float32; each row sums to 1.
+
+    Example:
+        >>> known = torch.eye(2, 3, dtype=torch.bool)
+        >>> connected = torch.tensor([[False, True, False], [False, False, False]])
+        >>> itc_targets(torch.arange(2), known, connected).tolist()
+        [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]
     """
     certain_BW = known_BW.scatter(1, own_col_B[:, None], True)
     positive_BW = connected_BW.float().masked_fill(certain_BW, 1.0)
@@ -44,7 +56,17 @@ def itc_targets(own_col_B: Tensor, known_BW: Tensor, connected_BW: Tensor) -> Te
 
 
 def smooth_own_columns(target_BW: Tensor, alpha: float, first_col: int, B: int) -> Tensor:
-    """S-ITC: (1-α)·y + α/B over the rank's own columns, which GRIT grouped (MAFA, smoothed ITC)."""
+    """S-ITC: (1-α)·y + α/B over the rank's own columns, which GRIT grouped (MAFA, smoothed ITC).
+
+    Args:
+        target_BW: (B, W) rows that sum to 1.
+        alpha: α in [0, 1].
+        first_col: the first of the rank's own B columns.
+
+    Example:
+        >>> smooth_own_columns(torch.tensor([[1.0, 0.0, 0.0]]), 0.5, first_col=0, B=2).tolist()
+        [[0.75, 0.25, 0.0]]
+    """
     smoothed_BW = target_BW * (1 - alpha)
     smoothed_BW[:, first_col : first_col + B] += alpha / B
     return smoothed_BW
@@ -58,10 +80,18 @@ def label_smooth(target_BW: Tensor, eps: float) -> Tensor:
 def managed_itc_targets(
     settled: SettledPairs, known_BW: Tensor, first_col: int, alpha: float, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """The (B, W) targets of one step, image→text and text→image.
+    """The ITC targets of one step.
 
-    known_BW: known positives (pairs.known_positives), or the own pairs alone (pairs.own_positives).
-    alpha: S-ITC of this epoch (MafaSettings.smoothing_at); at 0 the plain label smoothing stands in.
+    Args:
+        settled: pairs with their verdicts (pairs.settle).
+        known_BW: (B, W) bool, known positives (pairs.known_positives), or own pairs alone (pairs.own_positives).
+        first_col: the first of the rank's own columns; 0 in one process.
+        alpha: S-ITC of this epoch (MafaSettings.smoothing_at); at 0 the plain label smoothing stands in.
+        label_smoothing: ε of that.
+
+    Returns:
+        (i2t_BW, t2i_BW) float32 rows that sum to 1: what an image's row of captions, and a caption's row of images,
+        is to learn.
     """
     B, W = known_BW.shape
     own_col_B = torch.arange(first_col, first_col + B, device=known_BW.device)
@@ -87,7 +117,20 @@ def soft_cross_entropy(logits_BW: Tensor, target_BW: Tensor) -> Tensor:
 
 
 def itc_loss(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor, target_i2t_BW: Tensor, target_t2i_BW: Tensor) -> Tensor:
-    """Image-text contrastive loss, the mean of both directions; logits are similarities / temperature."""
+    """Image-text contrastive loss, the mean of both directions.
+
+    Args:
+        logits_i2t_BW, logits_t2i_BW: similarities / temperature, images by captions and captions by images.
+        target_i2t_BW, target_t2i_BW: rows that sum to 1 (managed_itc_targets).
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> logits, target = torch.zeros(2, 2), torch.eye(2)
+        >>> round(itc_loss(logits, logits, target, target).item(), 4)  # ln 2
+        0.6931
+    """
     return (soft_cross_entropy(logits_i2t_BW, target_i2t_BW) + soft_cross_entropy(logits_t2i_BW, target_t2i_BW)) / 2
 
 
@@ -124,9 +167,11 @@ def token_loss(logits_MV: Tensor, label_M: Tensor, teacher_MV: Tensor | None = N
 
 
 def itm_labels(B: int, settled: SettledPairs) -> Tensor:
-    """(B + K,) long: the B own pairs match, then the settled pairs as they are labelled.
+    """What the matching head is to say of the B own pairs, and then of the K settled ones.
 
-    Where these carry P(match), it is (B + K, 2) float: of no match, and of a match (a distilled Con-D).
+    Returns:
+        (B + K,) long, 1 for a match; where the pairs carry P(match), (B + K, 2) float: of no match, and of a match
+        (a distilled Con-D).
     """
     if settled.p_K is None:
         return torch.cat([settled.label_K.new_ones(B), settled.label_K])
@@ -137,6 +182,12 @@ def itm_labels(B: int, settled: SettledPairs) -> Tensor:
 def itm_loss(logits_K2: Tensor, labels: Tensor) -> Tensor:
     """Image-text matching: mean cross-entropy in float32; 0 for no pair, where a plain mean would be NaN.
 
-    labels: of itm_labels, (K,) classes or (K, 2) probabilities.
+    Args:
+        logits_K2: (K, 2) of the matching head: no match, match.
+        labels: of itm_labels, (K,) classes or (K, 2) probabilities.
+
+    Example:
+        >>> round(itm_loss(torch.zeros(3, 2), torch.tensor([1, 0, 0])).item(), 4)  # ln 2
+        0.6931
     """
     return F.cross_entropy(logits_K2.float(), labels, reduction="sum") / max(len(labels), 1)

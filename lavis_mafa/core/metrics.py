@@ -25,7 +25,10 @@ def query_figures(sim_QC: Floats, positive_QC: Bools) -> Floats:
     Caption, arXiv 2204.03359).
 
     Example:
-        >>> recall, at_r = summary(query_figures(sim_IT.T, positive_IT.T))  # of image retrieval
+        >>> sim_TI = np.array([[0.9, 0.1], [0.6, 0.4]])  # of image retrieval: a query a row
+        >>> recall, _ = summary(query_figures(sim_TI, np.eye(2, dtype=bool)))
+        >>> recall["r1"]
+        50.0
     """
     known_Q = positive_QC.any(axis=1)
     sim_QC, positive_QC = sim_QC[known_Q], positive_QC[known_Q]

@@ -67,10 +67,18 @@ class SettledPairs:
 def known_positives(
     image_id_B: Tensor, text_id_B: Tensor, image_id_W: Tensor | None = None, text_id_W: Tensor | None = None
 ) -> Tensor:
-    """Pairs known to match by identity: (B, W) bool, True where image or caption are equal.
+    """Pairs known to match by identity: the same image, or the same caption.
 
-    Reads both ways: image b with text w, and text b with image w. Without the gathered ids, W is the batch itself and
-    the diagonal (own pairs) is True.
+    Args:
+        image_id_B, text_id_B: (B,) int64 of the rank's batch; equal ids are the same image or text.
+        image_id_W, text_id_W: (W,) of all ranks; None: W is the batch itself.
+
+    Returns:
+        (B, W) bool. It reads both ways: image b with text w, and text b with image w. Own pairs are True.
+
+    Example:
+        >>> known_positives(torch.tensor([1, 1, 2]), torch.tensor([7, 8, 9])).int().tolist()
+        [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     """
     image_id_W = image_id_B if image_id_W is None else image_id_W
     text_id_W = text_id_B if text_id_W is None else text_id_W
@@ -108,9 +116,21 @@ def hardest_pairs(
 ) -> Candidates:
     """For every text its most similar image, for every image its most similar text, and the second of each.
 
-    sim_i2t_BB[i, t] and sim_t2i_BB[t, i] are similarities, excluded_BB[i, t] is True for pairs that may not be
-    chosen (own and known positives). Ties go to the lowest index. Source: GRIT-VLP's hard negatives; MAFA's mining.
-    no_spare: (i2t_BB, t2i_BB) bool, as the similarities, further pairs that may not be a spare.
+    Source: GRIT-VLP's hard negatives; MAFA's mining. Ties go to the lowest index.
+
+    Args:
+        sim_i2t_BB, sim_t2i_BB: similarities of image i with text t at [i, t], and at [t, i].
+        excluded_BB: bool at [i, t], pairs that may not be chosen: own and known positives.
+        no_spare: (i2t_BB, t2i_BB) bool, as the similarities, further pairs that may not be a spare.
+
+    Returns:
+        The candidates, those of texts first; an anchor without a pair has none.
+
+    Example:
+        >>> sim = torch.tensor([[0.9, 0.2, 0.5], [0.1, 0.8, 0.3], [0.4, 0.6, 0.7]])
+        >>> found = hardest_pairs(sim, sim.T, torch.eye(3, dtype=torch.bool))
+        >>> list(zip(found.image_C.tolist(), found.text_C.tolist()))
+        [(2, 0), (2, 1), (0, 2), (0, 2), (1, 2), (2, 1)]
     """
     spare_i2t_BB, spare_t2i_BB = _spares(excluded_BB, no_spare)
     image_B, spare_image_B = _top_two(sim_t2i_BB, excluded_BB.T, spare_t2i_BB)
@@ -147,7 +167,12 @@ def sampled_pairs(
 
 
 def judge(p_C: Numbers, low: float, high: float) -> Numbers:
-    """Verdict of each P(match): CONNECTION above high, NEGATIVE below low, else AMBIGUOUS (a bound itself too)."""
+    """The ECM rule: CONNECTION above `high`, NEGATIVE below `low`, else AMBIGUOUS, as at a bound itself.
+
+    Example:
+        >>> judge(torch.tensor([0.9, 0.6, 0.1]), low=0.5, high=0.8).tolist()
+        [1, 0, -1]
+    """
     return (p_C > high) * CONNECTION + (p_C < low) * NEGATIVE
 
 
