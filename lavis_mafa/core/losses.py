@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lavis_mafa.core.batch import sent
 from lavis_mafa.core.pairs import Candidates, SettledPairs
 
 
@@ -96,7 +97,8 @@ def managed_itc_targets(
     B, W = known_BW.shape
     own_col_B = torch.arange(first_col, first_col + B, device=known_BW.device)
     i2t_BW, t2i_BW = (
-        itc_targets(own_col_B, known_BW, connected_BW) for connected_BW in connection_masks(settled, B, W, first_col)
+        itc_targets(own_col_B, known_BW, sent(connected_BW, known_BW.device))
+        for connected_BW in connection_masks(settled, B, W, first_col)
     )
     if alpha > 0:
         return smooth_own_columns(i2t_BW, alpha, first_col, B), smooth_own_columns(t2i_BW, alpha, first_col, B)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, fetched
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.pairs import (
     CONNECTION,
@@ -83,14 +83,16 @@ class ConnectionMiner:
         batch: the collated samples; with a store, `index` (record) and `text_row` (caption), both (B,), are read.
         sim_i2t_BB[i, t], sim_t2i_BB[t, i]: the rank's own similarities; drawing (negatives: multinomial) takes them
         as divided by the temperature already. known_BB: see pairs.known_positives; only the own pairs count where
-        the setting known_positives is off. generator: on the similarities' device, needed for drawing alone.
+        the setting known_positives is off. generator: on the CPU, needed for drawing alone. Pairs are found on the CPU,
+        wherever the similarities are: a GPU is waited for once to have them, and once by the scorer.
 
         counts: candidates, connections, ambiguous, negatives, spares (rows, see pairs.settle), scored (pairs put to
         the scorer), from_store (scores found in the store), known_positives (known matches beside the own pairs).
 
         Raises ValueError if the scorer returns anything but probabilities.
         """
-        excluded_BB = self._excluded(known_BB)
+        sim_i2t_BB, sim_t2i_BB = fetched(sim_i2t_BB, sim_t2i_BB)
+        excluded_BB = self._excluded(known_BB.cpu())
         if self.settings.candidates == "batch" and self.scorer is not None:
             return self._mine_batch(batch, sim_i2t_BB, sim_t2i_BB, excluded_BB, generator)
         is_relative = self.settings.rule == "relative"
@@ -194,18 +196,18 @@ class ConnectionMiner:
             p_U[missing_U] = self._score(batch, image_U[missing_U], text_U[missing_U])
             if self.store is not None:
                 record_M, text_row_M = _keys(batch, image_U[missing_U], text_U[missing_U])
-                self.store.add(record_M.numpy(), text_row_M.numpy(), p_U[missing_U].cpu().numpy())
+                self.store.add(record_M.numpy(), text_row_M.numpy(), p_U[missing_U].numpy())
         return p_U[inverse_K]
 
     def _stored(self, batch: Batch, image_U: Tensor, text_U: Tensor) -> Tensor:
         if self.store is None:
-            return torch.full(image_U.shape, torch.nan, device=image_U.device)
+            return torch.full(image_U.shape, torch.nan)
         record_U, text_row_U = _keys(batch, image_U, text_U)
-        return torch.from_numpy(self.store.lookup(record_U.numpy(), text_row_U.numpy())).to(image_U.device)
+        return torch.from_numpy(self.store.lookup(record_U.numpy(), text_row_U.numpy()))
 
     def _score(self, batch: Batch, image_M: Tensor, text_M: Tensor) -> Tensor:
         assert self.scorer is not None
-        p_M = self.scorer.score(_seen(batch), image_M, text_M).float()
+        p_M = self.scorer.score(_seen(batch), image_M, text_M).float().cpu()
         assert p_M.shape == image_M.shape, f"scorer gave shape {tuple(p_M.shape)} for {len(image_M)} pairs"
         if not bool(((p_M >= 0) & (p_M <= 1)).all()):  # NaN fails too
             raise ValueError(
@@ -213,7 +215,7 @@ class ConnectionMiner:
                 "(NaN, or outside [0, 1]): "
                 "check its weights, and run it in float32 or bfloat16 if float16 overflows"
             )
-        return p_M.to(image_M.device)
+        return p_M
 
 
 def _tally(excluded_BB: Tensor) -> dict[str, int]:
@@ -236,5 +238,5 @@ def _seen(batch: Batch) -> Batch:
 
 
 def _keys(batch: Batch, image_K: Tensor, text_K: Tensor) -> tuple[Tensor, Tensor]:
-    """Record of each image and row of each caption, on the CPU, where the store is."""
-    return batch["index"].cpu()[image_K.cpu()], batch["text_row"].cpu()[text_K.cpu()]
+    """Record of each image and row of each caption."""
+    return batch["index"].cpu()[image_K], batch["text_row"].cpu()[text_K]

@@ -36,7 +36,8 @@ class PairScorer(Protocol):
         ...
 
     def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
-        """(K,) P(match) in [0, 1] of image image_K[k] with text text_K[k], positions in the batch (see above)."""
+        """(K,) P(match) in [0, 1] of image image_K[k] with text text_K[k], positions in the batch (see above), on the
+        CPU; the answer may be on any device."""
         ...
 
 

@@ -83,7 +83,7 @@ def con_d_scores(
             images = [view(dataset.open_image(record)) for record in judged.record_I[block].tolist()]
             batch["judge_image"] = torch.stack(images).to(device)
         rows = gallery.rows_of(block, image_P)
-        image_K, text_K = (torch.from_numpy(at).to(device) for at in (image_P[rows] - block.start, text_P[rows]))
+        image_K, text_K = (torch.from_numpy(at) for at in (image_P[rows] - block.start, text_P[rows]))
         p_P[rows] = con_d.score(batch, image_K, text_K).cpu().numpy()
     return rows_of_all_ranks(gallery.rows_of(own, image_P), p_P)
 

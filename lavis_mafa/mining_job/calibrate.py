@@ -59,8 +59,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     batches = batches_of(settings, data, device)
     members = judge.members if isinstance(judge, Composite) else (judge,)
     score_FK = [
-        scores(member, batches, pairs.record_K, text_K, lambda rows: _asked(captions, rows), device)
-        for member in members
+        scores(member, batches, pairs.record_K, text_K, lambda rows: _asked(captions, rows)) for member in members
     ]
     seconds = time.perf_counter() - started
     image_id_K = data.table.image_id[pairs.record_K]

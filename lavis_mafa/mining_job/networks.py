@@ -51,7 +51,7 @@ def networks(cfg: JobConfig, data: Records, device: torch.device) -> Networks:
         "judge": lambda: _by_judge(judge, batches_of(run, data, device)),
     }
     retrievers = tuple(named[name]() for name in run.retrievers)
-    score = _score(judge, data, batches_of(run, data, device), device)
+    score = _score(judge, data, batches_of(run, data, device))
     report: Callable[[], dict[str, int]] = getattr(getattr(judge, "inner", judge), "report", dict)
     return Networks(retrievers, score, _fingerprint(judge), report)
 
@@ -138,11 +138,9 @@ def _by_judge(judge: PairScorer, batches: Batches) -> Retriever:
     return Retriever(images, texts, _fingerprint(found), "judge")
 
 
-def _score(
-    judge: PairScorer, data: Records, batches: Batches, device: torch.device
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _score(judge: PairScorer, data: Records, batches: Batches) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def score(record_K: np.ndarray, row_K: np.ndarray) -> np.ndarray:
-        return scores(judge, batches, record_K, row_K, lambda rows: _captions(data.table, rows), device)
+        return scores(judge, batches, record_K, row_K, lambda rows: _captions(data.table, rows))
 
     return score
 
@@ -153,7 +151,6 @@ def scores(
     record_K: np.ndarray,
     text_K: np.ndarray,
     captions: Callable[[np.ndarray], Batch],
-    device: torch.device,
 ) -> np.ndarray:
     """(K,) of pairs, image by image. captions: text numbers, each once → the fields of a batch that are of captions."""
     p_K = np.empty(len(record_K), np.float32)
@@ -162,8 +159,8 @@ def scores(
         at = np.flatnonzero(np.isin(record_K, index))
         texts, text_k = np.unique(text_K[at], return_inverse=True)
         asked: Batch = {**shown(batch), **captions(texts)}
-        image_k = torch.from_numpy(np.searchsorted(index, record_K[at])).to(device)
-        p_K[at] = judge.score(asked, image_k, torch.from_numpy(text_k).to(device)).cpu().numpy()
+        image_k = torch.from_numpy(np.searchsorted(index, record_K[at]))
+        p_K[at] = judge.score(asked, image_k, torch.from_numpy(text_k)).cpu().numpy()
     return p_K
 
 

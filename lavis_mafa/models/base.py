@@ -19,7 +19,7 @@ from torch import Tensor
 from lavis_mafa.common.precision import full_float32
 from lavis_mafa.common.ranks import get_rank, get_world_size
 from lavis_mafa.core import losses
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, sent
 from lavis_mafa.core.miner import ConnectionMiner, MinedPairs
 from lavis_mafa.core.pairs import SettledPairs, known_positives, own_positives
 from lavis_mafa.core.settings import MafaSettings
@@ -49,6 +49,11 @@ class MafaOutput:
     text_embed: Tensor  # (B, D)
     targets: Tensor | None = None  # (2, B, B) what the ITC was to learn of the rank's own columns, a row an anchor
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What GRIT stores of the step."""
+        return {"image_embed": self.image_embed, "text_embed": self.text_embed}
+
     def __getitem__(self, name: str) -> Any:  # LAVIS reads model(samples)["loss"]
         return self.losses[name] if name in self.losses else getattr(self, name)
 
@@ -74,7 +79,7 @@ class MafaForward:
         raise NotImplementedError
 
     def text_loss(self, encoded: Encoded, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
-        """MLM or LM loss of the pairs (image_K[k], text_K[k]), under its name."""
+        """MLM or LM loss of the pairs (image_K[k], text_K[k]), positions on the CPU, under its name."""
         raise NotImplementedError
 
     def forward(self, samples: Batch) -> MafaOutput:
@@ -83,11 +88,12 @@ class MafaForward:
             assert self.teacher is not None, "these targets need a teacher, as mafa_pretrain builds it"
             encoded.lesson = self.teacher.lesson(self, samples)
         batch = len(encoded.text_feat)
-        known_BW, first = self._known(samples, batch, encoded.text_feat.device)
+        known_BB = self._known(samples, batch)
+        known_BW, first = self._known_of_all(samples, known_BB, encoded.text_feat.device)
         own = slice(first, first + batch)
         sim_i2t_BW, sim_t2i_BW = self._similarities(encoded)
         local = [(sim_BW[:, own] / self.temp).detach() for sim_BW in (sim_i2t_BW, sim_t2i_BW)]
-        mined = self.miner.mine(samples, *local, known_BW[:, own], _generator(known_BW.device))
+        mined = self.miner.mine(samples, *local, known_BB, torch.default_generator)
         pairs = mined.settled.once() if self.mafa.pairs_once else mined.settled
         itc, targets = self._itc(
             encoded, (sim_i2t_BW, sim_t2i_BW), known_BW, first, mined, int(samples.get("epoch", 0))
@@ -97,14 +103,23 @@ class MafaForward:
         learnt = torch.stack([target_BW[:, own].detach() for target_BW in targets])
         return MafaOutput(sum(parts.values()), parts, mined, pairs, image_embed, encoded.text_feat.detach(), learnt)
 
-    def _known(self, samples: Batch, batch: int, device: Any) -> tuple[Tensor, int]:
-        """(B, W) mask of own and known positives, and the first of this rank's own columns."""
-        width, first = (get_world_size() * batch, get_rank() * batch) if self.mafa.itc_gather else (batch, 0)
-        known_BW = own_positives(batch, width, first, device)
+    def _known(self, samples: Batch, batch: int) -> Tensor:
+        """(B, B) mask of own and known positives of the rank's own batch, on the CPU."""
+        known_BB = own_positives(batch, batch)
         if self.mafa.known_positives and "image_id" in samples:
-            ids = [samples[name].to(device) for name in ("image_id", "text_id")]
-            gathered = [concat_all_gather(id_B) for id_B in ids] if self.mafa.itc_gather else ids
-            known_BW = known_BW | known_positives(*ids, *gathered)
+            known_BB = known_BB | known_positives(samples["image_id"].cpu(), samples["text_id"].cpu())
+        return known_BB
+
+    def _known_of_all(self, samples: Batch, known_BB: Tensor, device: torch.device) -> tuple[Tensor, int]:
+        """(B, W) mask of own and known positives, and the first of this rank's own columns."""
+        batch, world = len(known_BB), get_world_size()
+        if not self.mafa.itc_gather or world == 1:
+            return sent(known_BB, device), 0
+        first = get_rank() * batch
+        known_BW = own_positives(batch, world * batch, first, device)
+        if self.mafa.known_positives and "image_id" in samples:
+            ids = [sent(samples["image_id"], device), sent(samples["text_id"], device)]
+            known_BW = known_BW | known_positives(*ids, *map(concat_all_gather, ids))
         return known_BW, first
 
     def _similarities(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
@@ -155,7 +170,8 @@ class MafaForward:
         every pair has a part in the ITC."""
         if self.mafa.action != "drop" or mined.matches_C is None:
             return None
-        return losses.matched_masks(mined.candidates, mined.matches_C, *known_BW.shape, first) & ~known_BW
+        matched_2BW = losses.matched_masks(mined.candidates, mined.matches_C, *known_BW.shape, first)
+        return sent(matched_2BW, known_BW.device) & ~known_BW
 
     def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
         """ITM and the text loss, means over the rank's own pairs: ranks count alike, however many each found. A dual
@@ -163,12 +179,13 @@ class MafaForward:
         return {"loss_itm": self._itm(encoded, pairs), **self._text(encoded, pairs)}
 
     def _itm(self, encoded: Encoded, pairs: SettledPairs) -> Tensor:
-        own = torch.arange(len(encoded.text_feat), device=encoded.text_feat.device)
-        logits = self.match_logits(encoded.state, torch.cat([own, pairs.image_K]), torch.cat([own, pairs.text_K]))
-        return losses.itm_loss(logits, losses.itm_labels(len(own), pairs))
+        own, device = torch.arange(len(encoded.text_feat)), encoded.text_feat.device
+        rows = [sent(torch.cat([own, place_K]), device) for place_K in (pairs.image_K, pairs.text_K)]
+        logits = self.match_logits(encoded.state, *rows)
+        return losses.itm_loss(logits, sent(losses.itm_labels(len(own), pairs), device))
 
     def _text(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
-        own = torch.arange(len(encoded.text_feat), device=encoded.text_feat.device)
+        own = torch.arange(len(encoded.text_feat))
         found = pairs.connections
         return self.text_loss(encoded, torch.cat([own, pairs.image_K[found]]), torch.cat([own, pairs.text_K[found]]))
 
@@ -177,8 +194,3 @@ def _query_that_fits(image_BQD: Tensor, text_BD: Tensor) -> Tensor:
     """Of an image's queries the one that fits its own caption best (B, D): what GRIT stores of an image."""
     best = torch.einsum("bqd,bd->bq", image_BQD.float(), text_BD.float()).argmax(1)
     return image_BQD[torch.arange(len(best), device=best.device), best]
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    """torch's own generator of the device, which the task seeds step by step."""
-    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
@@ -38,6 +39,9 @@ class Matcher(Encoder, Protocol):
 
     has_itm: bool
     training: bool
+
+    @property
+    def device(self) -> torch.device: ...
 
     def train(self, mode: bool = True) -> object: ...
 

@@ -21,6 +21,7 @@ from transformers import BatchEncoding, BertTokenizerFast, PreTrainedTokenizerBa
 
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.hashing import digest
+from lavis_mafa.core.batch import sent
 
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 KEPT_CAPTIONS = 1 << 18  # some 100 MB of token ids
@@ -81,9 +82,15 @@ def _without_bom(path: Path) -> Iterator[Path]:
 def tokenize(
     tokenizer: BertTokenizerFast, texts: list[str], max_length: int, device: torch.device | str
 ) -> BatchEncoding:
-    """Token ids and mask, (B, T) with T the longest text of the batch: padding to max_length buys nothing."""
+    """Token ids and mask, (B, T) with T the longest text of the batch: padding to max_length buys nothing.
+
+    On the device, and as host_ids and host_mask on the CPU: what they select is known without waiting for the device.
+    """
     limits = {"padding": "longest", "truncation": True, "max_length": max_length}
-    return tokenizer(texts, **limits, return_tensors="pt").to(device)
+    here = tokenizer(texts, **limits, return_tensors="pt")
+    tokens = BatchEncoding({name: sent(value, device) for name, value in here.items()})
+    tokens.update(host_ids=here.input_ids, host_mask=here.attention_mask)
+    return tokens
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lavis_mafa.common.precision import full_float32
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, rows_of, sent
 from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import known_positives, own_positives
@@ -119,9 +120,10 @@ class BiEncoderScorer:
         images, image_of = torch.unique(torch.cat([image_K, text_K]), return_inverse=True)
         texts, text_of = torch.unique(text_K, return_inverse=True)
         captions = [batch["caption"][row] for row in texts.tolist()]
-        with torch.autocast(image_K.device.type, enabled=False):
-            image_KG, own_KG = self.encode.image(batch["judge_image"][images])[image_of].chunk(2)
-            text_KG = self.encode.text(self.tokenizer(captions).to(image_K.device))[text_of]
+        on = partial(sent, device=self.encode.model.logit_scale.device)
+        with torch.autocast(self.encode.model.logit_scale.device.type, enabled=False):
+            image_KG, own_KG = self.encode.image(rows_of(batch["judge_image"], images))[on(image_of)].chunk(2)
+            text_KG = self.encode.text(on(self.tokenizer(captions)))[on(text_of)]
         difference_K = ((image_KG - own_KG) * text_KG).sum(dim=1)
         return (difference_K * self.encode.model.logit_scale.exp()).float().sigmoid()
 
@@ -158,10 +160,10 @@ class PairJudge:
     def __call__(self, batch: Batch, image_features_BD: Tensor, text_features_BD: Tensor) -> PairMasks:
         """The verdicts on a rank's batch: collated samples (with image_id and text_id, siblings are no candidates)."""
         B, device = len(image_features_BD), image_features_BD.device
-        known_BB = own_positives(B, B, device=device)
+        known_BB = own_positives(B, B)
         if "image_id" in batch and "text_id" in batch:
-            known_BB = known_positives(batch["image_id"].to(device), batch["text_id"].to(device))
+            known_BB = known_positives(batch["image_id"].cpu(), batch["text_id"].cpu())
         with full_float32(device.type):
             sim_BB = image_features_BD.float() @ text_features_BD.float().T
         mined = self.miner.mine(batch, sim_BB, sim_BB.T, known_BB)
-        return PairMasks.of_mined(mined, self.settings, B)
+        return PairMasks.of_mined(mined, self.settings, B).to(device)

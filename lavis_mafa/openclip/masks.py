@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lavis_mafa.core.batch import sent
 from lavis_mafa.core.losses import connection_masks, matched_masks
 from lavis_mafa.core.miner import MinedPairs
 from lavis_mafa.core.pairs import SettledPairs
@@ -27,6 +28,9 @@ class PairMasks:
 
     connected_2BB: Tensor
     dropped_2BB: Tensor
+
+    def to(self, device: torch.device) -> PairMasks:
+        return PairMasks(sent(self.connected_2BB, device), sent(self.dropped_2BB, device))
 
     @classmethod
     def of_settled(cls, settled: SettledPairs, B: int) -> PairMasks:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from lavis.common.registry import registry
+from torch import Tensor
 
 from lavis_mafa.common.ranks import is_main_process
 from lavis_mafa.core.batch import Batch
@@ -60,10 +62,10 @@ class GritRunner(ResumableRunner[MafaOutput]):
         self.run.network.miner = self.evaluation.miner = miner
         return place
 
-    def keep_step(self, samples: Batch, output: MafaOutput) -> None:
+    def keep_step(self, samples: Batch, kept: Mapping[str, Tensor]) -> None:
         """Every rank's ITC embeddings, from which the next epoch is planned."""
         if self.state.grit:
-            self.state.embeddings.write(samples["index"], output.image_embed, output.text_embed)
+            self.state.embeddings.write(samples["index"], kept["image_embed"], kept["text_embed"])
 
     def step_row(self, samples: Batch, output: MafaOutput) -> dict[str, float | None]:
         return step_row(samples, output, self.run.train_set.truth)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,7 +17,7 @@ from lavis.common.config import Config
 from lavis.common.registry import registry
 from lavis.models.base_model import BaseModel
 from lavis.runners.runner_base import RunnerBase
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lavis_mafa.common.loading import WatchedLoader
@@ -30,9 +31,10 @@ from lavis_mafa.runners.bad_images import name_bad_images
 from lavis_mafa.runners.evaluation import Evaluation
 from lavis_mafa.runners.run import Learner, Results, Run
 from lavis_mafa.runners.state import RunState
-from lavis_mafa.runners.step_metrics import epoch_row, loss_row
+from lavis_mafa.runners.step_metrics import epoch_row
+from lavis_mafa.runners.taken_step import TakenStep
 from lavis_mafa.runners.token_cache import attach_tokens
-from lavis_mafa.tasks.loop import LoopTask, StepOutput
+from lavis_mafa.tasks.loop import LoopTask, StepOutput, refuse_nan
 
 SHOWN = (
     "loss",
@@ -62,6 +64,8 @@ class ResumableRunner(RunnerBase, Generic[Output]):
     ) -> None:
         super().__init__(cfg, task, model, datasets, job_id)
         self.run_cfg = cfg.run_cfg
+        self._taken: deque[TakenStep[Output]] = deque()  # not yet written down
+        self._shown: dict[str, str] = {}
         if (sampling := self.run_cfg.get("sampling", self.samplings[0])) not in self.samplings:
             raise ValueError(f"run.sampling is {sampling!r}: {self.run_cfg.runner} takes {' or '.join(self.samplings)}")
         (self.name, self.splits), *others = datasets.items()
@@ -94,8 +98,8 @@ class ResumableRunner(RunnerBase, Generic[Output]):
         return RunState(self.run, self.learner())
 
     def step_row(self, samples: Batch, output: Output) -> dict[str, float | None]:
-        """What a step found, for steps.jsonl; by default its losses."""
-        return loss_row(output)
+        """What a step found beside its losses, for steps.jsonl; by default nothing."""
+        return {}
 
     # ---- what LAVIS' runner cannot do on a CPU or without a process group
 
@@ -183,21 +187,29 @@ class ResumableRunner(RunnerBase, Generic[Output]):
     def _after_step(
         self, epoch: int, plan: Plan, step: int, samples: Batch, output: Output, seconds: float, waited: float
     ) -> dict[str, str]:
-        """Write down what the step found, checkpoint where due; returns what the progress bar shows."""
-        self.keep_step(samples, output)
-        row = {
-            "epoch": epoch,
-            "step": step,
-            **self.step_row(samples, output),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "s_it": seconds,
-            "data_share": waited / seconds,
-        }
-        if is_main_process():
-            self.state.journal.step(row, self.state.place(epoch, step))
+        """Write down what steps found, checkpoint where due; returns what the progress bar shows.
+
+        On a GPU a step is written down after the next one, whose similarities have waited for it: none waits twice.
+        """
+        clock = {"lr": self.optimizer.param_groups[0]["lr"], "s_it": seconds, "data_share": waited / seconds}
+        self._taken.append(TakenStep.of(epoch, step, samples, output, clock))
+        self._write_down(behind=int(self.cuda_enabled))
         if (step + 1) % self.accum_grad_iters == 0 or step + 1 == plan.steps:
             self._commit_where_due(epoch, step + 1, plan)
-        return {name: f"{row[name]:.3g}" for name in SHOWN if row.get(name) is not None}
+        return self._shown
+
+    def _write_down(self, behind: int = 0) -> None:
+        """Store, check and journal the steps that were taken, but for the last `behind`."""
+        while len(self._taken) > behind:
+            taken = self._taken.popleft()
+            losses = taken.losses()
+            refuse_nan(losses, taken.samples["index"].tolist(), taken.epoch, taken.step)
+            self.keep_step(taken.samples, taken.numbers.values)
+            place = {"epoch": taken.epoch, "step": taken.step}
+            row = {**place, **losses, **self.step_row(taken.samples, taken.output), **taken.clock}
+            if is_main_process():
+                self.state.journal.step(row, self.state.place(taken.epoch, taken.step))
+            self._shown = {name: f"{row[name]:.3g}" for name in SHOWN if row.get(name) is not None}
 
     def _commit_where_due(self, epoch: int, done: int, plan: Plan) -> None:
         """A checkpoint within an epoch: by steps, by the clock, or as some rank was asked to stop; all ranks agree."""
@@ -205,6 +217,7 @@ class ResumableRunner(RunnerBase, Generic[Output]):
         wish = STOP if stop_asked() else SAVE if self._is_time() else GO_ON
         wish = max(largest(wish), SAVE if every and done % every == 0 else GO_ON)
         if wish == STOP or (wish == SAVE and done < plan.steps):  # at its end, the epoch has one of its own
+            self._write_down()
             self._name_bad_images()
             self.state.save(epoch, done)
         if wish == STOP:
@@ -220,11 +233,12 @@ class ResumableRunner(RunnerBase, Generic[Output]):
         logging.info("stopped at epoch %d, step %d: run.resume_ckpt_path=auto goes on from there", epoch, step)
         raise Stopped
 
-    def keep_step(self, samples: Batch, output: Output) -> None:
-        """Store what later epochs need of the step; by default nothing."""
+    def keep_step(self, samples: Batch, kept: Mapping[str, Tensor]) -> None:
+        """Store what later epochs need of the step, its output's `kept` on the CPU; by default nothing."""
 
     def _finish_epoch(self, epoch: int, plan: Plan) -> None:
         """Validate, plan the next epoch, checkpoint."""
+        self._write_down()
         self._name_bad_images()
         bad, figures = len(self.state.bad_records()), self.evaluation.validate()
         if is_main_process():

@@ -26,17 +26,20 @@ SUMS = (
 )
 
 
-def loss_row(output: StepOutput) -> dict[str, float | None]:
-    """The losses of a step, fetched from the device at once."""
-    names = ["loss", *output.losses]
-    values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())]).tolist()
-    return dict(zip(names, values, strict=True))
+def loss_tensor(output: StepOutput) -> Tensor:
+    """The loss of a step and its parts, side by side on the device."""
+    return torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())])
+
+
+def loss_row(output: StepOutput, values: Tensor) -> dict[str, float]:
+    """The losses of a step by name; values: its loss_tensor, on the CPU."""
+    return dict(zip(["loss", *output.losses], values.tolist(), strict=True))
 
 
 def step_row(samples: Batch, output: MafaOutput, truth: TruthFunction | None) -> dict[str, float | None]:
-    """One row of steps.jsonl. Counts are of pairs (negatives under a distilled Con-D: as far as it says so); `true_*`
-    only where a truth function is known."""
-    row = {**loss_row(output), **output.mined.counts}
+    """What a step found, beside its losses. Counts are of pairs (negatives under a distilled Con-D: as far as it says
+    so); `true_*` only where a truth function is known."""
+    row: dict[str, float | None] = {**output.mined.counts}
     if truth is not None:
         row.update(_against_truth(samples, output, truth))
     return row

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
 
@@ -21,7 +22,7 @@ from transformers import BatchEncoding
 
 from lavis_mafa.common.config_file import loaded, merged
 from lavis_mafa.common.precision import PRECISIONS, full_float32
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, rows_of, sent
 from lavis_mafa.core.scorer import View, same_view
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
@@ -50,9 +51,9 @@ Match = Callable[[BaseModel, Tensor, BatchEncoding, Tensor, Tensor], Tensor]
 
 def _vit_images(model: BaseModel, batch: Batch, rows: Tensor) -> Tensor:
     if "image_tokens" in batch:
-        tokens: Tensor = batch["image_tokens"][rows].float()
+        tokens: Tensor = rows_of(batch["image_tokens"], rows).float()
     else:
-        tokens = model.visual_encoder(batch["judge_image"][rows])
+        tokens = model.visual_encoder(rows_of(batch["judge_image"], rows))
     return tokens
 
 
@@ -136,19 +137,21 @@ class ItmScorer(Network):
     @torch.no_grad()
     def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """P(match) (K,) of pairs (image_K[k], text_K[k]), positions in the collated batch; an image is encoded once."""
-        images, image_of_K = torch.unique(image_K, return_inverse=True)
-        texts, text_of_K = torch.unique(text_K, return_inverse=True)
-        seen, logits_K2 = self._seen(batch), torch.empty(len(image_K), 2, device=images.device)
-        table = self._tokenized([batch["caption"][row] for row in texts.tolist()]).to(images.device)
+        images, image_of_K = torch.unique(image_K.cpu(), return_inverse=True)
+        texts, text_of_K = torch.unique(text_K.cpu(), return_inverse=True)
+        on = partial(sent, device=self.model.device)  # blocks of pairs are made on the CPU: no pass waits for another
+        seen, logits_K2 = self._seen(batch), torch.empty(len(image_K), 2, device=self.model.device)
+        table = self._tokenized([batch["caption"][row] for row in texts.tolist()])
         low = PRECISIONS[self.precision]
-        device = images.device.type
+        device = self.model.device.type
         with torch.autocast(device, enabled=False) if low else full_float32(device):
             with torch.autocast(device, low, enabled=low is not None):
                 embeds = self._encode(self.model, seen, images).float()
             for block in pair_blocks(image_of_K, text_of_K, table.length_C, self.chunk):
-                tokens = table.block(block.text_C)
-                found = self._match(self.model, embeds[block.image_N], tokens, block.image_of_k, block.text_of_k)
-                logits_K2[block.rows_k] = found.float()
+                words = table.block(block.text_C)
+                tokens = BatchEncoding({name: on(value) for name, value in words.items()})
+                asked = embeds[on(block.image_N)], tokens, on(block.image_of_k), on(block.text_of_k)
+                logits_K2[on(block.rows_k)] = self._match(self.model, *asked).float()
         return logits_K2.softmax(dim=1)[:, 1]
 
     def _seen(self, batch: Batch) -> Batch:

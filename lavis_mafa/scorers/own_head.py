@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, rows_of, sent
 from lavis_mafa.models.protocols import Matcher
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
@@ -36,12 +36,13 @@ class OwnHead:
             views: Batch = {}
             for name in VIEWS:
                 if name in batch:
-                    views[name] = batch[name][images]
-            with _without_cache(image_K.device.type):
+                    views[name] = rows_of(batch[name], images)
+            with _without_cache(model.device.type):
                 seen = model.vision_tokens(views)
                 tokens = model.tokenize([batch["text_input"][row] for row in texts.tolist()])
                 state = model.pair_state(seen.float(), tokens)  # a frozen tower may be one in half precision
-                p_K: Tensor = model.match_logits(state, image_of, text_of).softmax(dim=1)[:, 1]
+                rows = sent(image_of, model.device), sent(text_of, model.device)
+                p_K: Tensor = model.match_logits(state, *rows).softmax(dim=1)[:, 1]
         finally:
             model.train(training)
         return p_K

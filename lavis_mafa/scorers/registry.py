@@ -6,7 +6,7 @@
         fingerprint = "always 0.9"
 
         def score(self, batch, image_K, text_K):
-            return torch.full(image_K.shape, 0.9, device=image_K.device)
+            return torch.full(image_K.shape, 0.9)
 
     JUDGES.add("always")(Judge(build=lambda request: Always()))
 

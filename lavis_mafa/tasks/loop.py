@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from lavis.common.config import Config
-from lavis.datasets.data_utils import prepare_sample
 from lavis.models.base_model import BaseModel
 from lavis.tasks.base_task import BaseTask
 from omegaconf import DictConfig
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader
 from lavis_mafa.common.precision import precision
 from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.common.ranks import get_rank, is_main_process
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, on_device
 
 
 class StepOutput(Protocol):
@@ -35,6 +34,11 @@ class StepOutput(Protocol):
     @property
     def losses(self) -> Mapping[str, Tensor]: ...
 
+    @property
+    def kept(self) -> Mapping[str, Tensor]:
+        """What a runner keeps of the step beside its losses."""
+        ...
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -42,6 +46,7 @@ class Losses:
 
     loss: Tensor
     losses: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Schedule(Protocol):
@@ -55,7 +60,12 @@ AfterStep = Callable[[int, Batch, StepOutput, float, float], Mapping[str, str]]
 
 
 class LoopTask(BaseTask):
-    """A LAVIS task that trains by the loop below. A subclass says what the model's output means (`output_of`)."""
+    """A LAVIS task that trains by the loop below. A subclass says what the model's output means (`output_of`).
+
+    host_fields: of a batch, which stay on the CPU.
+    """
+
+    host_fields: tuple[str, ...] = ()
 
     def __init__(self, run_cfg: DictConfig) -> None:
         super().__init__()
@@ -93,25 +103,23 @@ class LoopTask(BaseTask):
             data_loader: the batches from start_step on.
             after_step: stores what the step found and returns what the progress bar shows.
 
-        Raises:
-            FloatingPointError: the loss is not finite; names its parts and the records of the batch.
+        Nothing here waits for the device; after_step reads what a step found when it has arrived.
         """
-        steps = start_step + len(data_loader)
+        steps, device = start_step + len(data_loader), torch.device("cuda" if cuda_enabled else "cpu")
         bar = progress_bar(
             total=steps, initial=start_step, desc=f"epoch {epoch}", unit="it", disable=not is_main_process()
         )
         for step, (samples, waited) in enumerate(_timed(data_loader), start_step):
             began = time.perf_counter()
             seed_step(int(self.run_cfg.seed), epoch, step)
-            samples = prepare_sample(samples, cuda_enabled=cuda_enabled)
-            samples.update(epoch=epoch, iters=step, num_iters_per_epoch=steps)
+            samples = on_device(samples, device, *self.host_fields)
+            samples = {**samples, "epoch": epoch, "iters": step, "num_iters_per_epoch": steps}
             lr_scheduler.step(cur_epoch=epoch, cur_step=step)
             closes_group = (step + 1) % accum_grad_iters == 0 or step + 1 == steps
             with _quiet(model, closes_group):
                 output = self._forward(model, samples, cuda_enabled)
                 loss = output.loss / accum_grad_iters
                 (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]  # of torch
-            _refuse_nan(output, samples, epoch, step)
             if closes_group:
                 _update(optimizer, scaler)
             seconds = time.perf_counter() - began + waited
@@ -154,11 +162,12 @@ def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | Non
     optimizer.zero_grad()
 
 
-def _refuse_nan(output: StepOutput, samples: Batch, epoch: int, step: int) -> None:
-    if math.isfinite(output.loss.item()):
+def refuse_nan(losses: Mapping[str, float], records: Sequence[int], epoch: int, step: int) -> None:
+    """FloatingPointError where `loss` is not finite: names its parts and the records of the batch."""
+    if math.isfinite(losses["loss"]):
         return
-    parts = ", ".join(f"{name} {value.item():g}" for name, value in output.losses.items())
+    parts = ", ".join(f"{name} {value:g}" for name, value in losses.items() if name != "loss")
     raise FloatingPointError(
-        f"the loss of epoch {epoch}, step {step} is not finite ({parts}); records {samples['index'].tolist()}. "
+        f"the loss of epoch {epoch}, step {step} is not finite ({parts}); records {list(records)}. "
         "The last checkpoint is whole: lower run.init_lr, or take bf16 or fp32, and resume from it"
     )

@@ -22,6 +22,8 @@ from lavis_mafa.tasks.loop import LoopTask
 class MafaPretrainTask(LoopTask):
     """GRIT batches in, losses out; planning, stores and checkpoints are the runner's."""
 
+    host_fields = ("index", "image_id", "text_id", "text_row")  # mining looks pairs up on the CPU
+
     def build_datasets(self, cfg: Config) -> dict[str, Splits]:
         """A record of LAVIS' own data is an image: a batch of look-alikes would be one image's captions otherwise."""
         return gathered(super().build_datasets(cfg), cfg.datasets_cfg, int(self.run_cfg.seed))

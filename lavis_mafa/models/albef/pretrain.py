@@ -16,7 +16,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, sent
 from lavis_mafa.core.losses import token_loss
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
@@ -163,22 +163,23 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
     def text_loss(self, encoded: Encoded, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
         """Masked language modelling (ALBEF, eq. 3), every pair under its own mask; with a lesson distilled (eq. 7)."""
         state: AlbefState = encoded.state
-        ids = state.tokens.input_ids[text_K].cpu()  # LAVIS draws its masks on the CPU
+        ids = state.tokens.host_ids[text_K]  # LAVIS draws its masks on the CPU
         chances = torch.full(ids.shape, self.mlm_probability)
         ids, labels = self.mask(
             ids, self.text_encoder.config.vocab_size, ids.device, targets=ids.clone(), probability_matrix=chances
         )
-        ids, labels = ids.to(text_K.device), labels.to(text_K.device)
-        masked, lesson = labels != -100, encoded.lesson
-        logits = self.word_logits(state, ids, masked, image_K, text_K)
+        at_M = (labels != -100).flatten().nonzero()[:, 0]
+        given = [sent(rows, self.device) for rows in (ids, at_M, image_K, text_K)]
+        label_M, lesson = sent(labels.flatten()[at_M], self.device), encoded.lesson
+        logits = self.word_logits(state, *given)
         if lesson is None:
-            return {"loss_mlm": token_loss(logits, labels[masked])}
+            return {"loss_mlm": token_loss(logits, label_M)}
         with torch.no_grad():
-            teacher_logits = lesson.model.word_logits(lesson.encoded.state, ids, masked, image_K, text_K)
-        return {"loss_mlm": token_loss(logits, labels[masked], teacher_logits, lesson.alpha)}
+            teacher_logits = lesson.model.word_logits(lesson.encoded.state, *given)
+        return {"loss_mlm": token_loss(logits, label_M, teacher_logits, lesson.alpha)}
 
-    def word_logits(self, state: AlbefState, ids_KT: Tensor, at_KT: Tensor, image_K: Tensor, text_K: Tensor) -> Tensor:
-        """Logits over the vocabulary (M, V) at the M tokens that `at` marks; the head sees these alone."""
+    def word_logits(self, state: AlbefState, ids_KT: Tensor, at_M: Tensor, image_K: Tensor, text_K: Tensor) -> Tensor:
+        """Logits over the vocabulary (M, V) at M tokens, places in K x T laid end to end; the head sees these alone."""
         with images_of_pairs(self.text_encoder, image_K):
             hidden = self.text_encoder.bert(
                 ids_KT,
@@ -186,7 +187,7 @@ class MafaAlbef(AlbefEncoding, MafaForward, AlbefPretrain):
                 encoder_hidden_states=state.image_embeds,
                 return_dict=True,
             ).last_hidden_state
-        return self.text_encoder.cls(hidden[at_KT])
+        return self.text_encoder.cls(hidden.flatten(0, 1).index_select(0, at_M))
 
     @classmethod
     def from_config(cls, cfg: DictConfig, may_miss: tuple[str, ...] = ()) -> MafaAlbef:

@@ -16,7 +16,7 @@ from transformers import BatchEncoding
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, sent
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.models.attention import fuse_attention, images_of_pairs
@@ -114,6 +114,8 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
     def text_loss(self, encoded: Encoded, image_K: Tensor, text_K: Tensor) -> dict[str, Tensor]:
         """Captioning from the queries' cache, labels smoothed by 0.1 as in LAVIS; the head sees real tokens only."""
         state: QformerState = encoded.state
+        word_N = _words_after(state.tokens.host_mask[text_K])
+        image_K, text_K, word_N = (sent(rows, self.device) for rows in (image_K, text_K, word_N))
         mask = state.tokens.attention_mask[text_K]  # (K, T)
         ids = state.tokens.input_ids[text_K].clone()
         ids[:, 0] = self.tokenizer.bos_token_id
@@ -126,9 +128,9 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
             use_cache=False,
             return_dict=True,
         ).last_hidden_state
-        real = mask[:, 1:].bool()  # token t+1 is predicted from the state at t
-        logits = self.Qformer.cls(hidden[:, :-1][real])
-        return {"loss_lm": F.cross_entropy(logits.float(), ids[:, 1:][real], label_smoothing=0.1)}
+        logits = self.Qformer.cls(hidden.flatten(0, 1).index_select(0, word_N))
+        labels = ids.flatten().index_select(0, word_N + 1)  # token t+1 is predicted from the state at t
+        return {"loss_lm": F.cross_entropy(logits.float(), labels, label_smoothing=0.1)}
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> MafaBlip2:
@@ -152,3 +154,8 @@ class MafaBlip2(MafaForward, QformerParts, Blip2Qformer):
         )
         load_from_config(model, plain)
         return model
+
+
+def _words_after(mask_KT: Tensor) -> Tensor:
+    """(N,) places in K x T, laid end to end, that another token follows."""
+    return F.pad(mask_KT[:, 1:], (0, 1)).flatten().nonzero()[:, 0]
