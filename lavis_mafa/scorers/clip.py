@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 
 from lavis_mafa.common.hashing import digest
-from lavis_mafa.core.batch import Batch
+from lavis_mafa.core.batch import Batch, rows_of, sent
 from lavis_mafa.scorers.hf import folder_or_name, is_path, load_frozen, named_folder, weights_digest
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 from lavis_mafa.scorers.text_encoder import load_tokenizer
@@ -53,9 +53,10 @@ class ClipScorer:
         """(K,) P(match) by a SigLIP, else the cosine in [0, 1]."""
         images, image_of_K = torch.unique(image_K, return_inverse=True)
         texts, text_of_K = torch.unique(text_K, return_inverse=True)
-        image_ID = self.embed_images({"judge_image": batch["judge_image"][images]})[:, 0]
+        image_ID = self.embed_images({"judge_image": rows_of(batch["judge_image"], images)})[:, 0]
         text_TD = self.embed_texts([batch["caption"][row] for row in texts.tolist()])
-        cosine_K = (image_ID[image_of_K] * text_TD[text_of_K]).sum(dim=1)
+        rows = sent(image_of_K, image_ID.device), sent(text_of_K, text_TD.device)
+        cosine_K = (image_ID[rows[0]] * text_TD[rows[1]]).sum(dim=1)
         if getattr(self.model, "logit_bias", None) is None:
             return cosine_K.clamp(0, 1)
         logit_K: Tensor = self.model.logit_scale.exp() * cosine_K + self.model.logit_bias

@@ -98,9 +98,9 @@ class Ensemble(Composite):
     def score(self, batch: Batch, image_K: Tensor, text_K: Tensor) -> Tensor:
         """(K,) P(match)."""
         _require(self.calibration, self.where)
-        score_FK = torch.stack([member.score(batch, image_K, text_K).float() for member in self.members])
+        score_FK = torch.stack([member.score(batch, image_K, text_K).float().cpu() for member in self.members])
         image_id_K = batch["image_id"].cpu()[image_K.cpu()].numpy()
-        p_K = self.combined(score_FK.T.cpu().double().numpy(), image_id_K)
+        p_K = self.combined(score_FK.T.double().numpy(), image_id_K)
         return torch.from_numpy(p_K).to(score_FK)
 
 
@@ -161,8 +161,8 @@ class Cascade(Composite):
         """(K,) P(match)."""
         _require(self.settled, self.where)
         cheap, costly = self.members
-        found_K = cheap.score(batch, image_K, text_K).float()
-        cheap_K = found_K.cpu().double().numpy()
+        found_K = cheap.score(batch, image_K, text_K).float().cpu()
+        cheap_K = found_K.double().numpy()
         open_K = torch.from_numpy(self.open(cheap_K)).to(image_K.device)
         p_K = torch.from_numpy(self.kept(cheap_K)).to(found_K)
         if open_K.any():
