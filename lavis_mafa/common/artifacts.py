@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from safetensors import SafetensorError
 
+from lavis_mafa.common.disk import full_disk_named
 from lavis_mafa.common.files import mistaken
 
 HOST = socket.gethostname()
@@ -25,11 +26,15 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeErro
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path`; it takes the place of `path` only once it is on disk in full."""
+    """Opens a temporary file beside `path`; it takes the place of `path` only once it is on disk in full.
+
+    Raises:
+        DiskFullError: there is no room for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with full_disk_named(path), open(temporary, "wb") as file:
             yield file
             sync(file)
         os.replace(temporary, path)
@@ -44,6 +49,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: `folder` holds what this program did not write.
+        DiskFullError: there is no room for it.
     """
     if folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} was not written by this program and would be replaced: move it away")
@@ -51,9 +57,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         (new / MARKER).touch()
-        yield new
-        for path in (*new.rglob("*"), new):
-            sync_path(path)
+        with full_disk_named(folder):
+            yield new
+            for path in (*new.rglob("*"), new):
+                sync_path(path)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)

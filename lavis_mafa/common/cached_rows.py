@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lavis_mafa.common.artifacts import atomic_write, mapped
 from lavis_mafa.common.cache import JOB, cache_path, note_use
+from lavis_mafa.common.disk import allocate
 from lavis_mafa.common.folders import held
 from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.common.ranks import barrier, is_main_process
@@ -63,6 +64,8 @@ def _write(path: Path, n_rows: int, parts: Iterable[Tensor], remedy: str, bar: t
             if not file.tell():
                 header = {"descr": "<f2", "fortran_order": False, "shape": (n_rows, *rows.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
+                file.flush()
+                allocate(file.fileno(), file.tell() + n_rows * rows[0].nbytes)  # now, not after hours
             file.write(rows.tobytes())
             row += len(rows)
             bar.update(len(rows))

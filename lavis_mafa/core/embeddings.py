@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lavis_mafa.common.artifacts import atomic_write, check_header, reading, sync
+from lavis_mafa.common.disk import full_disk_named
 from lavis_mafa.common.formats import check_format, header
 from lavis_mafa.core.neighbors import Index, IntArray
 
@@ -92,13 +93,16 @@ class EmbeddingStore:
                 "normalise them, and check that the loss is finite (lower the learning rate, or use bf16 instead "
                 "of fp16)"
             )
-        self._file.write(rows.tobytes())
+        with full_disk_named(self._path(self._epoch, self.rank)):
+            self._file.write(rows.tobytes())
 
     def commit(self) -> dict[str, int]:
         """Flushes to disk; the state {epoch, rows} that a checkpoint keeps, and `rollback` takes."""
         assert self._file is not None, "begin_epoch comes first"
-        sync(self._file)
-        return {"epoch": self._epoch, "rows": self._rows_in(self._path(self._epoch, self.rank))}
+        path = self._path(self._epoch, self.rank)
+        with full_disk_named(path):
+            sync(self._file)
+        return {"epoch": self._epoch, "rows": self._rows_in(path)}
 
     def check(self, state: dict[str, int]) -> None:
         """Checks that `rollback` can return to a state; changes nothing.

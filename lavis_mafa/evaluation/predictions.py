@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from lavis_mafa.common.artifacts import check_header, json_lines
+from lavis_mafa.common.artifacts import check_header, json_lines, sync
+from lavis_mafa.common.disk import full_disk_named
 
 
 class Predictions:
@@ -27,10 +28,11 @@ class Predictions:
     def append(self, predicted: Mapping[int, str]) -> None:
         """Write the predictions of a batch."""
         is_new = not self.path.exists()
-        with open(self.path, "a", encoding="utf-8") as file:
+        with full_disk_named(self.path), open(self.path, "a", encoding="utf-8") as file:
             if is_new:
                 file.write(json.dumps(self.about) + "\n")
             file.writelines(json.dumps([item, text], ensure_ascii=False) + "\n" for item, text in predicted.items())
+            sync(file)
         self.done.update(predicted)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lavis_mafa.common.artifacts import atomic_write, mapped
+from lavis_mafa.common.artifacts import atomic_write, mapped, sync_path
+from lavis_mafa.common.disk import DiskFullError, allocate, full_disk_named
 from lavis_mafa.common.progress import progress_bar
 
 Rows = NDArray[np.floating]
@@ -37,15 +38,30 @@ def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Itera
                 if array is None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     progress.unlink(missing_ok=True)
-                    array = np.lib.format.open_memmap(partial, "w+", rows.dtype, (n, *rows.shape[1:]))
+                    array = _empty(partial, rows.dtype, (n, *rows.shape[1:]))
                 array[start : start + len(rows)] = rows
                 array.flush()
                 with atomic_write(progress) as file:
                     file.write(str(start + len(rows)).encode())
                 bar.update(len(rows))
+        sync_path(partial)
         os.replace(partial, path)
+        sync_path(path.parent)
         progress.unlink(missing_ok=True)
     return mapped(path, REMEDY)
+
+
+def _empty(path: Path, dtype: np.dtype[np.floating], shape: tuple[int, ...]) -> np.memmap:
+    """A new array on disk, with room for all of it."""
+    try:
+        with full_disk_named(path):
+            array: np.memmap = np.lib.format.open_memmap(path, "w+", dtype, shape)
+            with open(path, "r+b") as file:
+                allocate(file.fileno(), path.stat().st_size)
+            return array
+    except DiskFullError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _reopened(partial: Path, progress: Path) -> tuple[np.memmap | None, int]:

@@ -12,6 +12,7 @@ import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 
 from lavis_mafa.common.artifacts import atomic_write, json_lines, sync
+from lavis_mafa.common.disk import full_disk_named
 
 Row = Mapping[str, float | str | None]
 
@@ -32,14 +33,15 @@ class Journal:
 
     def step(self, row: Row, global_step: int) -> None:
         assert self.writer is not None, "rank 0 alone writes"
-        self._file.write(json.dumps(_finite(row)) + "\n")
+        with full_disk_named(self.steps_path):
+            self._file.write(json.dumps(_finite(row)) + "\n")
         for name, value in row.items():
             if value is not None:
                 self.writer.add_scalar(f"train/{name}", value, global_step)
 
     def epoch(self, row: Row) -> None:
         assert self.writer is not None, "rank 0 alone writes"
-        with open(self.epochs_path, "a") as file:
+        with full_disk_named(self.epochs_path), open(self.epochs_path, "a") as file:
             file.write(json.dumps(_finite(row)) + "\n")
             sync(file)
         for name, value in row.items():
@@ -54,8 +56,9 @@ class Journal:
     def flush(self) -> None:
         """Down to the disk: a checkpoint counts on the rows before it."""
         assert self.writer is not None, "rank 0 alone writes"
-        sync(self._file)
-        self.writer.flush()
+        with full_disk_named(self.steps_path):
+            sync(self._file)
+            self.writer.flush()
 
     def close(self) -> None:
         if self.writer is not None:

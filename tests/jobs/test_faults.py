@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from lavis_mafa.core.connections import ConnectionStore
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.runners import checkpoint
+from tests.jobs import fault_server
 from tests.jobs.commands import ROOT, rows
 from tests.jobs.conftest import StartLife
+from tests.ranks import as_torchrun
 
 SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 N, BATCH, EPOCHS = 50, 8, 2  # 6 steps an epoch, and 2 records that are left over
@@ -201,7 +204,7 @@ def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(life: Life, tmp_
 def test_a_run_that_is_asked_to_stop_anywhere_ends_as_an_unbroken_one(life: Life, tmp_path: Path, name: str) -> None:
     both, stopped = VARIANTS[name]
     config = from_verdicts(tmp_path) if name.startswith("verdicts") else SCENES
-    folder, late = tmp_path / "stopped", ["run.save_every_steps=0", *both, *stopped]
+    folder, late, stops = tmp_path / "stopped", ["run.save_every_steps=0", *both, *stopped], 0
     random = np.random.default_rng(len(name))
     for signal_name, moment in zip(("SIGTERM", "SIGINT", "SIGUSR1"), random.uniform(0, 0.6, 3), strict=True):
         if (status := life(folder, *late, kill=[signal_name, moment], config=config)) == 0:
@@ -209,9 +212,41 @@ def test_a_run_that_is_asked_to_stop_anywhere_ends_as_an_unbroken_one(life: Life
         assert status == STATUS, log_of(folder)
         assert f"{signal_name}: the run ends after this step" in log_of(folder)
         assert "run.resume_ckpt_path=auto goes on from there" in log_of(folder)
+        stops += 1
+    assert stops, "no signal came in time"
     whole(life, folder, *late, config=config)
     other = whole(life, tmp_path / "unbroken", "run.save_every_steps=0", *both, config=config)
     ends_with_the_same(folder, other)
+
+
+def two_ranks(folder: Path, *signals: tuple[str, int, float]) -> list[int]:
+    """The exit status of each; a signal is a name, the rank that it reaches, and seconds from the first epoch on."""
+    options = [*SMALL, "run.save_every_steps=0", "datasets.scenes.splits.train.n=100", f"run.output_dir={folder}"]
+    return as_torchrun(2, one_of_two_ranks, options, signals)
+
+
+def one_of_two_ranks(options: list[str], signals: Sequence[tuple[str, int, float]]) -> int:
+    from lavis_mafa.train import main
+
+    for name, rank, seconds in signals:
+        if os.environ["RANK"] == str(rank):
+            fault_server.arm(name, seconds)
+    sys.argv = ["train", "--cfg-path", str(ROOT / SCENES), "--options", *options]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code)
+    return 0
+
+
+def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    for name, rank in (("SIGUSR1", 1), ("SIGTERM", 0)):
+        before = checkpoint.list_checkpoints(folder)[-1:]
+        assert two_ranks(folder, (name, rank, 0.1)) == [STATUS, STATUS]
+        assert checkpoint.list_checkpoints(folder)[-1:] != before
+    assert two_ranks(folder) == two_ranks(tmp_path / "unbroken") == [0, 0]
+    ends_with_the_same(folder, tmp_path / "unbroken")
 
 
 def ends_with_the_same(mine: Path, other: Path) -> None:
