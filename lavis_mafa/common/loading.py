@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import re
 import signal
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from lavis_mafa.common.artifacts import is_running
+from lavis_mafa.common.stopping import SIGNALS
 
 if TYPE_CHECKING:  # typing has it from Python 3.11 on
     from typing_extensions import Unpack
@@ -29,6 +31,7 @@ REASONS = {
 }
 T_co = TypeVar("T_co", covariant=True)
 _loaders: weakref.WeakSet[WatchedLoader[object]] = weakref.WeakSet()
+_workers: set[int | None] = set()  # the processes that were started
 
 
 class Options(TypedDict, total=False):
@@ -67,12 +70,20 @@ class WatchedLoader(DataLoader[T_co], Generic[T_co]):
         start, patience = (_Start(reading), TIMEOUT_S) if num_workers else (None, 0)
         super().__init__(dataset, num_workers=num_workers, worker_init_fn=start, timeout=patience, **options)
         self.reading, self.name_of = reading, name_of
+        self._processes: list[multiprocessing.Process] = []
         _loaders.add(self)
 
     def __iter__(self) -> _BaseDataLoaderIter:
         batches = super().__iter__()
         batches.loader = self  # type: ignore[attr-defined]  # alive, and so in _loaders, for as long as they come
+        self._processes = getattr(batches, "_workers", [])
+        _workers.update(worker.pid for worker in self._processes)
         return batches
+
+    def killed(self) -> list[tuple[int, int]]:
+        """Its workers that a signal ended, with the signal."""
+        ended = [(worker.pid or 0, worker.exitcode or 0) for worker in self._processes]
+        return [(process, -status) for process, status in ended if status < 0]
 
     def read_by(self, process: int) -> str:
         """What the worker is reading, "" where it is none of this loader or reads nothing."""
@@ -89,20 +100,20 @@ def worker_errors() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:  # where a batch of a dead worker was under way, no RuntimeError
         if message := _explained(error):
             raise WorkerError(message) from error
         raise
 
 
 def _explained(error: BaseException | None) -> str:
-    """An error's message with the names; "" where no worker is the cause."""
+    """What became of a worker; "" where none is the cause."""
+    if not isinstance(error, RuntimeError):
+        for process, number in (dead for loader in _loaders for dead in loader.killed()):
+            return _killed(process, signal.strsignal(number) or str(number))
     while error is not None:
         if killed := KILLED.search(str(error)):
-            process, reason = int(killed[1]), killed[2].strip()
-            read = "".join(f" while it read {name}" for name in _read_by(process)[:1])
-            why = f", {REASONS[reason]}" if reason in REASONS else ""
-            return f"a loader's worker (process {process}) was ended by the signal {reason!r}{read}{why}"
+            return _killed(int(killed[1]), killed[2].strip())
         if str(error).startswith("DataLoader timed out"):
             processes = {worker for loader in _loaders for worker, _ in loader.reading.tolist() if is_running(worker)}
             names = [name for process in sorted(processes) for name in _read_by(process)]
@@ -110,6 +121,12 @@ def _explained(error: BaseException | None) -> str:
             return f"a batch took the loader's workers more than {TIMEOUT_S} s{read}: check the disk that it is on"
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _killed(process: int, reason: str) -> str:
+    read = "".join(f" while it read {name}" for name in _read_by(process)[:1])
+    why = f", {REASONS[reason]}" if reason in REASONS else ""
+    return f"a loader's worker (process {process}) was ended by the signal {reason!r}{read}{why}"
 
 
 def _read_by(process: int) -> list[str]:
@@ -143,14 +160,14 @@ class _Start:
 
     def __call__(self, worker: int) -> None:
         self.reading[worker, 0] = os.getpid()
-        for number in (signal.SIGINT, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
-    """SIGTERM ends a worker only where its parent sends it, as DataLoader does at the end."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+@atexit.register
+def _end_workers() -> None:
+    """Workers end when they are told to, or have lost their parent. One that hangs would hold up the exit, where
+    Python sends daemons a SIGTERM and waits for them."""
+    for child in multiprocessing.active_children():
+        if child.pid in _workers:
+            child.kill()

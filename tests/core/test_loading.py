@@ -43,10 +43,10 @@ def test_a_worker_that_is_killed_is_named_with_what_it_read():
 
 
 def test_workers_that_hang_are_named_with_what_they_read(monkeypatch):
-    monkeypatch.setattr(loading, "TIMEOUT_S", 2)
-    named = r"a batch took the loader's workers more than 2 s; they are reading file 5\.jpg: check the disk"
+    monkeypatch.setattr(loading, "TIMEOUT_S", 1)
+    named = r"a batch took the loader's workers more than 1 s; they are reading file 5\.jpg: check the disk"
     with pytest.raises(WorkerError, match=named), worker_errors():
-        list(loader(lambda: time.sleep(60)))
+        list(loader(lambda: time.sleep(4)))
 
 
 def signal_me():
