@@ -15,10 +15,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # with pytest
 
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import lavis_mafa
 from tests.floors import FLOORS, arrows, circles, module_name, modules_imported, rooms, upward
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,3 +156,17 @@ assert registry.get_model_class("mafa_blip2") is not None
 """
     result = run_python(code)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_citation_and_the_hooks_are_whole() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == lavis_mafa.__version__
+    assert citation["preferred-citation"]["authors"][0]["family-names"] == "Byun"
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert all(f'"$PYTHON_BIN" -m {hook}' in ci for hook in ("ruff check", "ruff format", "mypy"))
+    assert [hook["entry"].removeprefix("python -m ") for hook in hooks][:3] == [
+        "ruff check --fix",
+        "ruff format",
+        "mypy",
+    ]

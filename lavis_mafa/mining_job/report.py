@@ -19,6 +19,7 @@ from lavis_mafa.data.images import Roots
 from lavis_mafa.evaluation.judge_check import JudgeCheck
 from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
+from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.overrule import overruled
 from lavis_mafa.mining.strata import around_target, by_tenths, draw
 from lavis_mafa.mining_job.guarantee import guarantee_text, guaranteed
@@ -52,9 +53,9 @@ def report(job: Job) -> dict[str, object]:
     files = _annotations(job)
     counts_N = np.bincount(mined.candidates.record_K[mined.verdict_K == CONNECTION], minlength=corpus.n_images)
     draw_mining(job.folder / "mining.png", mined.p_K, (rule.low, rule.high), counts_N, curve)
-    rows, title = _gallery_rows(job, at_S, run.gallery_size), f"Connections in {job.source.name}"
+    rows, title = _gallery_rows(job, at_S, run.gallery_size), f"Connections in {_name(job)}"
     note = _left_out(int(counts_N.sum()), run.gallery_size)
-    write_gallery(job.folder / "gallery", rows, job.source.data.open_image, title, note)
+    write_gallery(job.folder / "gallery", rows, job.source.data.open_image, title, note, _totals(mined, len(at_S)))
     check = JudgeCheck.of(mined.own_p_P, job.check.auc_against_shuffled, rule)  # now of every annotated pair
     summary = {
         **results.totals(corpus, mined, rule),
@@ -125,7 +126,7 @@ def _annotations(job: Job) -> dict[str, int]:
         target = job.folder / f"{file.stem}_connected{file.suffix}"
         if target.name in added:  # files of several folders often have one name
             target = job.folder / f"{file.stem}_{number}_connected{file.suffix}"
-        name, columns = str(options.get("name", job.source.name)), keys_at(options, "columns")
+        name, columns = _name(job), keys_at(options, "columns")
         added[target.name] = write_connected(
             file,
             target,
@@ -135,6 +136,17 @@ def _annotations(job: Job) -> dict[str, int]:
             cast(Roots, options.get("images") or ()),
         )
     return added
+
+
+def _name(job: Job) -> str:
+    """Of the data, as the user calls it."""
+    return str(job.source.options.get("name", job.source.name))
+
+
+def _totals(mined: Mined, suspects: int) -> dict[str, int]:
+    """How many there are of what the gallery shows a part of."""
+    counts = {word: int((mined.verdict_K == verdict).sum()) for verdict, word in VERDICTS.items()}
+    return {**counts, "suspect": suspects}
 
 
 def _left_out(connections: int, size: int) -> str:

@@ -56,11 +56,17 @@ class GalleryRow:
 
 
 def write_gallery(
-    folder: str | Path, rows: Iterable[GalleryRow], open_image: OpenImage, title: str = "Connections", note: str = ""
+    folder: str | Path,
+    rows: Iterable[GalleryRow],
+    open_image: OpenImage,
+    title: str = "Connections",
+    note: str = "",
+    totals: Mapping[str, int] | None = None,
 ) -> Path:
     """Writes the folder anew and returns its index.html; rows are shown in the order given until a visitor sorts them.
 
-    note: a sentence below the title, for example about rows that are left out.
+    note: a sentence below the title, for example about rows that are left out. totals: how many there are of each
+    verdict, where `rows` are a part of them.
     An address names a view: index.html#q=red+cube&verdict=ambiguous&sort=-similarity&page=2.
     """
     rows = list(rows)
@@ -75,6 +81,7 @@ def write_gallery(
         searched="captions and paths",
         note=note,
         counts={verdict: count for verdict, count in counts.items() if count},
+        totals={verdict: max(count, (totals or {}).get(verdict, 0)) for verdict, count in counts.items()},
         n_true=sum(row.true is True for row in rows if row.verdict == "connection"),
         n_known=sum(row.true is not None for row in rows if row.verdict == "connection"),
         has_similarity=any(row.similarity is not None for row in rows),

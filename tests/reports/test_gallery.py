@@ -74,6 +74,34 @@ def test_an_image_that_cannot_be_read_leaves_the_old_gallery(page: Path) -> None
     assert page.exists() and [path.name for path in page.parent.parent.iterdir()] == ["gallery"]
 
 
+def test_counts_say_of_how_many_the_shown_ones_are(tmp_path: Path) -> None:
+    page = write_gallery(tmp_path / "g", ROWS, grey, totals={"connection": 29_250, "ambiguous": 1})
+    counts = dict(re.findall(r'data-verdict="(\w+)"[^>]*>\w+ <small>(.*?)</small>', page.read_text(encoding="utf-8")))
+    assert counts == {"connection": "3 of 29,250", "ambiguous": "1", "suspect": "1"}
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 844), (1200, 900)])
+def test_on_a_phone_the_bar_leaves_the_screen_to_the_cards(
+    page: Path, chromium: Callable[..., str], width: int, height: int
+) -> None:
+    """At first, and once its button has opened it; a wide screen shows all of it at once."""
+    measure = (
+        "const bar = document.querySelector('.bar'), seen = () => [...bar.querySelectorAll('button, select, input')]"
+        ".filter(part => part.offsetParent).length, before = [bar.offsetHeight / innerHeight, seen()];"
+        "byId('fold').click(); document.title = [...before, seen(), innerWidth, byId('fold').ariaExpanded].join(' ');"
+    )
+    used = page.with_name("used.html")
+    html = page.read_text(encoding="utf-8").replace("</body>", f"<script>{measure}</script></body>")
+    used.write_text(html, encoding="utf-8")
+    dom = chromium("--dump-dom", f"--window-size={width},{height}", used.as_uri())
+    found = re.search(r"<title>(\S+) (\d+) (\d+) (\d+) (\w+)</title>", dom)
+    assert found is not None, dom[:500]
+    share, before, after = float(found[1]), int(found[2]), int(found[3])
+    is_phone = int(found[4]) <= 640
+    assert share < (0.12 if is_phone else 0.2) and found[5] == "true"
+    assert (before, after) == ((2, 8) if is_phone else (7, 7))
+
+
 def test_photographs_are_shrunk(tmp_path: Path) -> None:
     page = write_gallery(tmp_path / "g", ROWS[:1], lambda record: Image.effect_noise((1600, 1200), 80))
     with Image.open(page.parent / "images" / "7.jpg") as small:
