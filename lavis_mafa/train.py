@@ -26,8 +26,9 @@ def run(description: str, evaluate: bool) -> Results:
     from lavis.tasks import setup_task  # noqa: F401  LAVIS' own tasks register on import
 
     from lavis_mafa.common.ranks import first_failure_first
+    from lavis_mafa.config.arguments import parse_arguments
     from lavis_mafa.config.dry_run import dry_run
-    from lavis_mafa.config.load import init_distributed, load_config, parse_arguments
+    from lavis_mafa.config.load import init_distributed, load_config
     from lavis_mafa.config.output import output_folder, set_apart
     from lavis_mafa.config.values import refuse_missing
 

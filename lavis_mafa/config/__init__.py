@@ -1,3 +1,1 @@
 """The config of a run: reading it, checking its keys and values, and what a run would need (`--dry-run`)."""
-
-import lavis_mafa.compat  # noqa: F401  before the first `lavis` import

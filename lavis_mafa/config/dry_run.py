@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 import torch
 from lavis.common.config import Config
 from lavis.common.registry import registry

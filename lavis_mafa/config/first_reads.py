@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 import torch
 from lavis.common.config import Config
 from lavis.common.registry import registry

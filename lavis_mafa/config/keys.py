@@ -7,11 +7,11 @@ unknown key only warns: they do not say what they read.
 
 from __future__ import annotations
 
-import difflib
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from inspect import signature
+
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
 
 from lavis.common.registry import registry
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
@@ -21,6 +21,7 @@ from transformers import BertConfig
 
 from lavis_mafa.common.config_file import SECTIONS, loaded, merged
 from lavis_mafa.common.run_schema import Schema
+from lavis_mafa.config.checks import check_keys, closest
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.rules import FileRules
 from lavis_mafa.data.scenes.dataset import scenes_table
@@ -37,24 +38,6 @@ READ_BY_TASKS = {
     "references": ("mafa_captioning",),
 }
 ZERO_SHOT_KEYS = ("images", "templates", "names")
-
-
-def closest(name: object, valid: Iterable[str]) -> str:
-    return difflib.get_close_matches(str(name), [str(key) for key in valid], n=1, cutoff=0.0)[0]
-
-
-def check_keys(given: Mapping[str, object], valid: Iterable[str], where: str, strict: bool = True) -> None:
-    """ValueError for the first key of `given` outside `valid`; not strict: a warning."""
-    valid = [str(key) for key in valid]
-    for key in given:
-        if str(key) in valid:
-            continue
-        name, near = (f"{where}.{key}", f"{where}.{closest(key, valid)}") if where else (str(key), closest(key, valid))
-        if strict:
-            raise ValueError(f"unknown key {name}: did you mean {near}?")
-        logging.warning(
-            "%s is no key that lavis_mafa knows (the closest is %s); LAVIS gets it as it stands", name, near
-        )
 
 
 def registered(kind: str, name: object, where: str) -> type:

@@ -8,6 +8,8 @@ import os
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 import torch
 from lavis.common.config import Config
 from lavis.common.registry import registry
@@ -25,46 +27,13 @@ from lavis_mafa.common.config_file import (
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import PATIENCE, patient_group
 from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
-from lavis_mafa.common.schema import allowed_values
+from lavis_mafa.config.checks import check_mining, check_texts, typed_run, wrong_type
 from lavis_mafa.config.devices import chosen_device, take_device
 from lavis_mafa.config.keys import check_names, check_read_by_task, is_lavis_task
-from lavis_mafa.config.run_values import check_texts, normalise_prompt
+from lavis_mafa.config.run_values import normalise_prompt
 from lavis_mafa.config.smoke import shorten
-from lavis_mafa.config.values import check_mining, check_values
+from lavis_mafa.config.values import check_downloads, check_values
 from lavis_mafa.models.pretrained import PATHS, weights_switches
-
-TRAINING = "projects/mafa/blip2/pretrain_stage1_scenes.yaml", "run.max_epoch=2"
-
-
-def parse_arguments(
-    description: str,
-    dry_run: bool = False,
-    engines: tuple[str, ...] = (),
-    example: tuple[str, str] = TRAINING,
-) -> argparse.Namespace:
-    """--cfg-path, --options, --smoke; with `dry_run` also --dry-run, with `engines` also --engine, the first its
-    default. example: a config and an option that --help shows."""
-    config, option = example
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--cfg-path", required=True, help=f"YAML of the run, e.g. {config}")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="KEY=VALUE", help=f"override settings, e.g. {option}"
-    )
-    parser.add_argument(
-        "--smoke", type=Path, metavar="FOLDER", help="shorten the run to a handful of records, and write below FOLDER"
-    )
-    if dry_run:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="describe the run and what it still needs, then exit"
-        )
-    if engines:
-        parser.add_argument(
-            "--engine",
-            choices=engines,
-            default=engines[0],
-            help="where the work runs: in this process, or on a Ray cluster",
-        )
-    return parser.parse_args()
 
 
 class RunConfig(Config):
@@ -78,7 +47,7 @@ class RunConfig(Config):
         self.args = None
         for splits, split in _empty_splits(given):
             splits[split] = None  # also where the packaged default has keys, over which [] would not merge
-        typed = OmegaConf.create({"run": _typed(given.run, schema)})
+        typed = OmegaConf.create({"run": typed_run(given.run, schema)})
         chosen = merged(typed, self.build_model_config(given), self.build_dataset_config(given))
         for splits, split in _empty_splits(chosen):
             del splits[split]
@@ -87,27 +56,9 @@ class RunConfig(Config):
             OmegaConf.to_container(chosen, resolve=True)
             run = plain_config(chosen.run)
         except ValidationError as error:  # of a key with ${…}
-            raise ValueError(_wrong_type(str(error.key), error.value, schema)) from error
+            raise ValueError(wrong_type(str(error.key), error.value, schema)) from error
         numbers = {name: value for name, value in run.items() if isinstance(value, (bool, int, float))}
         self.config = home_expanded(merged(chosen, {"run": numbers}))
-
-
-def _typed(run: DictConfig, schema: Schema) -> DictConfig:
-    """`run` over the defaults of the schema, which refuses a value of another type."""
-    typed: DictConfig = OmegaConf.structured(schema)
-    OmegaConf.set_struct(typed, False)  # LAVIS' own tasks read keys that the schema has not
-    given = OmegaConf.to_container(run)
-    assert isinstance(given, dict)
-    for name, value in given.items():
-        try:
-            typed.merge_with({name: value})
-        except (ValidationError, TypeError) as error:  # TypeError: a list where keys are due
-            raise ValueError(_wrong_type(str(name), value, schema)) from error
-    return typed
-
-
-def _wrong_type(name: str, value: object, schema: Schema) -> str:
-    return f"run.{name} is {value!r}: allowed is {allowed_values(schema, name)}"
 
 
 def _empty_splits(config: DictConfig) -> list[tuple[MutableMapping[str, object], str]]:
@@ -152,6 +103,7 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
         cfg.config.run.device = chosen_device(cfg.config.run.device)
         if schema is MineRun:
             check_mining(cfg.config)
+            check_downloads(cfg.config)
         else:
             normalise_prompt(cfg.config.run)
             check_values(cfg.config)

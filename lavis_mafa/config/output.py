@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lavis.common.config import Config
-from lavis.common.registry import registry
 from omegaconf import DictConfig
 
 from lavis_mafa.common.folders import held, job_of
-from lavis_mafa.config.keys import is_ours
+
+if TYPE_CHECKING:
+    from lavis.common.config import Config
 
 EVALUATION = "evaluation"  # the folder of an evaluation, below that of the training
 CHECKPOINTS = "checkpoint_e*.pth"
@@ -35,14 +36,26 @@ def output_folder(run: DictConfig, job: str) -> Iterator[None]:
         ValueError: no folder can be made there, another process holds it, or it has files of somebody else where the
             job writes.
     """
-    runner, folder = registry.get_runner_class(run.get("runner")), Path(run.output_dir)
-    if (runner is not None and not is_ours(runner)) or os.environ.get("RANK", "0") != "0":
+    folder = Path(run.output_dir)
+    if _is_lavis_runner(run.get("runner")) or os.environ.get("RANK", "0") != "0":
         yield
         return
     # a training of an earlier version has no marker: its checkpoints say whose it is, and are checked at a resume
     writes = () if job == "train" and any(folder.glob(CHECKPOINTS)) else WRITES[job]
     with held(folder, job, "run.output_dir", writes):
         yield
+
+
+def _is_lavis_runner(name: str | None) -> bool:
+    """Whether the run is LAVIS' own runner's; a job without a runner needs no LAVIS."""
+    if name is None:
+        return False
+    from lavis.common.registry import registry
+
+    from lavis_mafa.config.keys import is_ours
+
+    runner = registry.get_runner_class(name)
+    return runner is not None and not is_ours(runner)
 
 
 def set_apart(cfg: Config, options: Sequence[str]) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
 from pathlib import Path
+
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
 
 from lavis.common.registry import registry
 from omegaconf import DictConfig, OmegaConf
 
 from lavis_mafa.common.downloads import is_url
 from lavis_mafa.common.files import local_file
-from lavis_mafa.common.run_schema import MineRun, TrainRun
-from lavis_mafa.config.devices import check_device
+from lavis_mafa.common.run_schema import TrainRun
+from lavis_mafa.config.checks import check_image_rules, check_ranges, named, refuse
 from lavis_mafa.config.keys import is_ours
-from lavis_mafa.config.run_values import check_folders, check_ranges, check_run, check_search_space, refuse
+from lavis_mafa.config.run_values import check_run
 from lavis_mafa.core.settings import MafaSettings
-from lavis_mafa.data.rules import FileRules
 from lavis_mafa.models.pretrained import local_files
 from lavis_mafa.scorers.registry import judge_files
 
@@ -34,10 +34,10 @@ def check_values(cfg: DictConfig) -> None:
     check_run(run)
     model_cls = registry.get_model_class(cfg.model.arch)
     if is_ours(model_cls):
-        with _named("model.mafa"):
+        with named("model.mafa"):
             MafaSettings.from_dict(cfg.model.get("mafa") or {})
         _check_evaluation(run, cfg.model.arch, getattr(model_cls, "has_itm", True))
-    _check_image_rules(cfg)
+    check_image_rules(cfg)
     check_downloads(cfg)
     for name, dataset in cfg.datasets.items():
         choice = dataset.get("on_bad_image", "raise")
@@ -47,46 +47,12 @@ def check_values(cfg: DictConfig) -> None:
             refuse(f"datasets.{name}.on_bad_image", choice, "raise where run.cache_tokens is true")
 
 
-def check_mining(cfg: DictConfig) -> None:
-    """The values of a config of `python -m lavis_mafa.mine`; settings of their own class say theirs themselves.
-
-    Raises ValueError: naming the key, its value and the allowed ones.
-    """
-    check_ranges(cfg.run, MineRun)
-    names = list(cfg.run.retrievers)
-    if not names or len({*names}) < len(names) or not {*names} <= {"model", "judge"}:
-        refuse("run.retrievers", names, "[model], [judge], or both")
-    if cfg.run.target_precision:
-        if cfg.run.high != MineRun.high:
-            refuse("run.high", cfg.run.high, "its default where run.target_precision chooses the bound")
-        check_search_space(cfg.run, cfg.run.batch_size_train)
-    check_device(cfg.run.device)
-    check_folders(cfg.run, "output_dir", "cache_folder")
-    _check_image_rules(cfg)
-    check_downloads(cfg)
-
-
-def _check_image_rules(cfg: DictConfig) -> None:
-    for name, dataset in cfg.datasets.items():
-        with _named(f"datasets.{name}"):
-            FileRules.of(dataset)
-
-
 def _check_evaluation(run: DictConfig, arch: str, has_itm: bool) -> None:
     """What only a dual encoder does, and what it cannot."""
     if run.get("k_test", 0) and not has_itm:
         refuse("run.k_test", run.k_test, f"0, as {arch} has no matching head to re-rank with")
     if run.get("zero_shot") and has_itm:
         refuse("run.zero_shot", run.zero_shot, f"null, as {arch} is no model of open_clip (mafa_openclip is)")
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Errors of a value that checks itself, with its key in front."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
 
 
 def refuse_missing(cfg: DictConfig) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from torch.utils.data import Dataset
@@ -34,15 +33,3 @@ class LocalBuilder(BaseDatasetBuilder):
             kind = "train" if split == "train" else "eval"
             built[split] = self.make(split, options, self.vis_processors[kind], self.text_processors[kind])
         return built
-
-
-def image_folder(config: Mapping[str, object], name: str) -> list[str]:
-    """`images` of a data set's config: one folder or several. Raises ValueError: there is no such folder."""
-    given = config.get("images")
-    roots = [given] if not given or isinstance(given, str) else list(cast("Iterable[object]", given))
-    for root in roots:
-        if not isinstance(root, str) or not Path(root).is_dir():
-            raise ValueError(
-                f"datasets.{name}.images: no folder at {root!r}; give the folder that image paths start from"
-            )
-    return [str(root) for root in roots]

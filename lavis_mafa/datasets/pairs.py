@@ -9,13 +9,11 @@ from lavis.common.registry import registry
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.files import CONFIGS
-from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.dataset import OpenImage, PairDataset, RetrievalDataset, TruthFunction, VisProcessor
-from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable, TextProcessor
-from lavis_mafa.data.rules import FileRules
 from lavis_mafa.data.scenes.dataset import scenes_table
-from lavis_mafa.datasets.local import LocalBuilder, image_folder
+from lavis_mafa.data.sources import image_text
+from lavis_mafa.datasets.local import LocalBuilder
 
 AUGMENTING = ("blip_image_train", "blip2_image_train", "albef_image_train", "clip_image_train", "open_clip_image_train")
 
@@ -59,15 +57,7 @@ class ImageTextBuilder(RecordBuilder):
         return annotations
 
     def source(self, split: str, options: Mapping[str, Any]) -> tuple[RecordTable, OpenImage, TruthFunction | None]:
-        root, files = image_folder(options, "image_text"), options["annotations"][split]
-        rules, columns = FileRules.of(options), options.get("columns") or {}
-        rows = read_annotations(files, split, rules.max_characters, **columns).slice(0, options.get("max_rows"))
-        source = f"split {split} ({files if isinstance(files, str) else ', '.join(files)})"
-        try:
-            table = RecordTable.from_rows(rows, options.get("name", "image_text"), root=root)
-        except ValueError as error:
-            raise ValueError(f"datasets.image_text, {source}: {error}") from None
-        return table, ImageFiles(root, table.images, source, rules), None
+        return (*image_text(split, options), None)
 
 
 @registry.register_builder("scenes")

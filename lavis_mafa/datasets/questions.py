@@ -20,7 +20,8 @@ from lavis_mafa.data.rules import FileRules
 from lavis_mafa.data.scenes.dataset import open_scene
 from lavis_mafa.data.scenes.questions import Question, compositional, knowledge
 from lavis_mafa.data.scenes.scene import Scene, scene_number, scene_rng
-from lavis_mafa.datasets.local import LocalBuilder, image_folder
+from lavis_mafa.data.sources import image_folder
+from lavis_mafa.datasets.local import LocalBuilder
 
 
 class QuestionBuilder(LocalBuilder):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 from lavis.common.registry import registry
 from lavis.datasets.datasets.base_dataset import BaseDataset
 

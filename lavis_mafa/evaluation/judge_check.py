@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from lavis_mafa.core.scorer import SeeingScorer
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.data.dataset import RecordImages, RetrievalDataset
 from lavis_mafa.data.records import RecordTable
-from lavis_mafa.evaluation.retrieval import encode_gallery, match_scores
-from lavis_mafa.models.protocols import Matcher
+
+if TYPE_CHECKING:  # mining by a judge of captions does without LAVIS
+    from lavis_mafa.models.protocols import Matcher
 
 SAMPLE = 200  # images; the standard error of the AUC is then below 0.03
 BLOCK = 32  # images of one pass
@@ -133,6 +135,7 @@ def scores_of_head(
     model: Matcher, dataset: RetrievalDataset, batch_size: int, workers: int, device: torch.device
 ) -> Score:
     """The model's own matching head, as it would judge as a Con-D. All ranks call it."""
+    from lavis_mafa.evaluation.retrieval import encode_gallery, match_scores
 
     def score(record_K: Ints, row_K: Ints) -> Floats:
         records, image_K = np.unique(record_K, return_inverse=True)

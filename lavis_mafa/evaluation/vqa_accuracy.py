@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 import numpy as np
 import pandas as pd
 from lavis.common.vqa_tools.vqa_eval import VQAEval

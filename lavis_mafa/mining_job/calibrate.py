@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.formats import header
 from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.config.devices import take_device
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.calibration import Calibration, expected_calibration_error, reliability
 from lavis_mafa.core.metrics import roc_auc
 from lavis_mafa.core.scorer import PairScorer
+from lavis_mafa.mining_job.config import load_mining
 from lavis_mafa.mining_job.labels import LabelledPairs, labelled_pairs
 from lavis_mafa.mining_job.networks import batches_of, build_judge, scores
 from lavis_mafa.mining_job.source import load_source
@@ -38,14 +40,7 @@ Floats = NDArray[np.floating]
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
     """Fit and write the calibration that the config names; returns what the file holds."""
-    from lavis_mafa import register
-
-    register()
-    from lavis_mafa.common.run_schema import MineRun
-    from lavis_mafa.config.devices import take_device
-    from lavis_mafa.config.load import load_config
-
-    cfg = load_config(arguments, MineRun)
+    cfg = load_mining(arguments)
     settings = cfg.run_cfg
     path = _target(settings.con_d)
     data = load_source(cfg).data
@@ -175,7 +170,7 @@ def _percent(share: float | None) -> str:
 
 
 def main() -> None:
-    from lavis_mafa.config.load import parse_arguments
+    from lavis_mafa.config.arguments import parse_arguments
 
     print_anything()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from lavis.common.config import Config
 from omegaconf import DictConfig, OmegaConf
 
 from lavis_mafa import register
@@ -27,6 +26,8 @@ from lavis_mafa.common.loading import worker_errors
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.stdout import log_messages, print_anything
 from lavis_mafa.common.stopping import stops_on_signals
+from lavis_mafa.config.devices import take_device
+from lavis_mafa.config.output import output_folder
 from lavis_mafa.core.neighbors import choose
 from lavis_mafa.evaluation.judge_check import report_judge
 from lavis_mafa.evaluation.judged_pairs import read_judged_pairs
@@ -35,9 +36,12 @@ from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import NOTHING, Networks, mine, stored_embeddings
 from lavis_mafa.mining.ray_engine import RayEngine
 from lavis_mafa.mining.review import Labels, has_labels, read_labels
+from lavis_mafa.mining_job.config import load_mining
 from lavis_mafa.mining_job.judgments import Judged
 from lavis_mafa.mining_job.networks import networks, rule
-from lavis_mafa.mining_job.source import load_source
+from lavis_mafa.mining_job.parts import Job, Reviewed
+from lavis_mafa.mining_job.report import report
+from lavis_mafa.mining_job.source import JobConfig, load_source
 
 ENGINES = ("local", "ray")
 EXAMPLE = "projects/mafa/mine/mine_scenes.yaml", "run.range_max=10"
@@ -53,10 +57,14 @@ class BuildNetworks:
 
     def __call__(self) -> Networks:
         """Raises ValueError: the annotation is another one here, or a plugin is not here."""
-        register()
         config = OmegaConf.create(dict(self.config))
+        if "model" in config:
+            register()
+        else:
+            import lavis_mafa.scorers.without_lavis  # noqa: F401
         load_plugins(config.run.plugins, folder=self.folder)
-        cfg = SimpleNamespace(model_cfg=config.model, datasets_cfg=config.datasets, run_cfg=config.run)
+        model, data, run = config.get("model"), config.datasets, config.run
+        cfg = SimpleNamespace(config=config, model_cfg=model, datasets_cfg=data, run_cfg=run)
         source = load_source(cfg)
         if source.data.table.fingerprint != self.data:
             raise ValueError(
@@ -65,7 +73,7 @@ class BuildNetworks:
         return networks(cfg, source.data, torch.device(config.run.device))
 
 
-def _ray_engine(cfg: Config, models: Networks, corpus: Corpus) -> RayEngine:
+def _ray_engine(cfg: JobConfig, models: Networks, corpus: Corpus) -> RayEngine:
     """Raises ValueError: run.device names one GPU."""
     if ":" in cfg.run_cfg.device:
         raise ValueError(
@@ -77,15 +85,7 @@ def _ray_engine(cfg: Config, models: Networks, corpus: Corpus) -> RayEngine:
 
 def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, object]:
     """Mine what the config names, here or on Ray; returns what summary.json holds."""
-    register()
-    from lavis_mafa.common.run_schema import MineRun
-    from lavis_mafa.config.devices import take_device
-    from lavis_mafa.config.load import load_config
-    from lavis_mafa.config.output import output_folder
-    from lavis_mafa.mining_job.parts import Job, Reviewed
-    from lavis_mafa.mining_job.report import report
-
-    cfg = load_config(arguments, MineRun)
+    cfg = load_mining(arguments)
     settings = cfg.run_cfg
     search = SearchSettings(**{name: settings[name] for name in SearchSettings.__dataclass_fields__})
     bounds = rule(settings)
@@ -130,7 +130,7 @@ def _labels(settings: DictConfig, folder: Path, corpus: Corpus) -> Labels | None
 
 
 def main() -> None:
-    from lavis_mafa.config.load import parse_arguments
+    from lavis_mafa.config.arguments import parse_arguments
 
     print_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lavis.common.config import Config
-
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.evaluation.judge_check import JudgeCheck
 from lavis_mafa.mining.corpus import Corpus
@@ -15,7 +13,7 @@ from lavis_mafa.mining.engine import Floats, Mined
 from lavis_mafa.mining.review import Labels
 from lavis_mafa.mining.search import Vectors
 from lavis_mafa.mining_job.judgments import Judged
-from lavis_mafa.mining_job.source import Source
+from lavis_mafa.mining_job.source import JobConfig, Source
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Job:
     """
 
     folder: Path
-    cfg: Config
+    cfg: JobConfig
     source: Source
     corpus: Corpus
     mined: Mined

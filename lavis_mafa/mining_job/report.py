@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.tree import Keys, at, keys_at, number_at
+from lavis_mafa.common.versions import commit, versions
 from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
 from lavis_mafa.data.dataset import TruthFunction
@@ -21,6 +22,7 @@ from lavis_mafa.mining import results, review
 from lavis_mafa.mining.annotate import write_connected
 from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.overrule import overruled
+from lavis_mafa.mining.shown import gallery_row
 from lavis_mafa.mining.strata import around_target, by_tenths, draw
 from lavis_mafa.mining_job.guarantee import guarantee_text, guaranteed
 from lavis_mafa.mining_job.judgments import against_judgments
@@ -28,7 +30,6 @@ from lavis_mafa.mining_job.parts import Job
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
-from lavis_mafa.runners.report import commit, gallery_row, versions
 
 LOW_RECALL = 0.9  # of the candidates; below, the report names the remedy
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from lavis.common.registry import registry
-from lavis.datasets.datasets.base_dataset import BaseDataset
 from omegaconf import DictConfig
 
 from lavis_mafa.common.config_file import plain_config
@@ -17,15 +15,24 @@ from lavis_mafa.data.dataset import OpenImage, TruthFunction
 from lavis_mafa.data.images import content_of
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.rules import FileRules
-from lavis_mafa.datasets.lavis_captions import as_records
+from lavis_mafa.data.scenes.dataset import scenes_table
+from lavis_mafa.data.sources import image_text
 
 
 class JobConfig(Protocol):
-    """The sections of a config: LAVIS' Config, or what a worker made of one."""
+    """The sections of a config: LAVIS' Config, one without `model`, or what a worker made of either."""
 
-    model_cfg: DictConfig
-    datasets_cfg: DictConfig
-    run_cfg: DictConfig
+    @property
+    def model_cfg(self) -> DictConfig | None: ...
+
+    @property
+    def datasets_cfg(self) -> DictConfig: ...
+
+    @property
+    def run_cfg(self) -> DictConfig: ...
+
+    @property
+    def config(self) -> DictConfig: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Source:
         root, split = "", str(self.options["split"])
         files = at(self.options, "annotations", split) or []
         if self.options.get("build_info"):  # LAVIS' own: below its cache
+            from lavis.common.registry import registry
+
             root = str(registry.get_path("cache_root"))
             files = at(self.options, "build_info", "annotations", split, "storage")
         return [Path(root, file) for file in ([files] if isinstance(files, str) else cast(list[str], files))]
@@ -72,17 +81,35 @@ def load_source(cfg: JobConfig) -> Source:
         )
     (key, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
     name = str(key)
+    records = _plain(name, options, split) if cfg.model_cfg is None else _built(name, options, split)
+    return Source(records, name, {**plain_config(options), "split": split})
+
+
+def _plain(name: str, options: DictConfig, split: str) -> Records:
+    """Without LAVIS."""
+    plain: Any = plain_config(options)
+    splits = plain.get("annotations" if name == "image_text" else "splits") or {}
+    if not splits.get(split):
+        raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(splits) or 'none'}")
+    if name == "scenes":
+        return Records(*scenes_table(**splits[split]))
+    return Records(*image_text(split, plain))
+
+
+def _built(name: str, options: DictConfig, split: str) -> Records:
+    """By LAVIS' builder of that name."""
+    from lavis.common.registry import registry
+    from lavis.datasets.datasets.base_dataset import BaseDataset
+
+    from lavis_mafa.datasets.lavis_captions import as_records
+
     built = registry.get_builder_class(name)(options).build_datasets()
     if split not in built:
         raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(built)}")
     data = built[split]
     if isinstance(data, BaseDataset):
         table, opener = as_records(str(name), data, rules=FileRules.of(options))
-        records = Records(table.read_through(data.text_processor), opener)
-    elif hasattr(data, "table"):
-        records = Records(data.table, data.open_image, data.truth)
-    else:
-        raise ValueError(
-            f"datasets.{name} has no images with captions ({type(data).__name__}): name a data set that has"
-        )
-    return Source(records, name, {**plain_config(options), "split": split})
+        return Records(table.read_through(data.text_processor), opener)
+    if hasattr(data, "table"):
+        return Records(data.table, data.open_image, data.truth)
+    raise ValueError(f"datasets.{name} has no images with captions ({type(data).__name__}): name a data set that has")

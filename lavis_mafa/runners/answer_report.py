@@ -12,11 +12,12 @@ from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.stdout import printable
 from lavis_mafa.common.tree import Keys, keys_at
+from lavis_mafa.common.versions import commit, versions
 from lavis_mafa.evaluation.ground_truth import image_opener
 from lavis_mafa.reports.pages import write_run_page
 from lavis_mafa.reports.predictions import Prediction, write_predictions
 from lavis_mafa.reports.table import write_json
-from lavis_mafa.runners.report import commit, evaluated_checkpoint, versions
+from lavis_mafa.runners.report import evaluated_checkpoint
 from lavis_mafa.runners.run import Results, Run
 from lavis_mafa.tasks.answers import AnsweringTask
 

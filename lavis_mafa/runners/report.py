@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pandas as pd
-import torch
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.hashing import file_sha256
 from lavis_mafa.common.stdout import printable
-from lavis_mafa.common.versions import installed_versions
+from lavis_mafa.common.versions import commit, versions
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import CONNECTION, judge
 from lavis_mafa.data.dataset import PairDataset
-from lavis_mafa.data.records import RecordTable
 from lavis_mafa.evaluation.judge_check import JudgeCheck
+from lavis_mafa.mining.shown import gallery_row
 from lavis_mafa.models.pretrained import checkpoint_path, weights_file
 from lavis_mafa.models.trained import weights_hash
 from lavis_mafa.reports.curves import draw_curves
@@ -29,11 +24,7 @@ from lavis_mafa.reports.pages import write_run_page
 from lavis_mafa.reports.table import results_table, write_json
 from lavis_mafa.runners.run import Results, Run
 
-if TYPE_CHECKING:
-    from typing_extensions import Required, Unpack
-
 SHOWN = 48  # connections on the page
-OWN_SHOWN = 10  # captions of an image beside each
 COUNTS = {"pairs_scored": "scored", "connections": "connections"}
 LABELLED = ("false_negatives", "mismatches")
 
@@ -125,31 +116,6 @@ def _examples(run: Run, connections: pd.DataFrame) -> Iterator[GalleryRow]:
         yield gallery_row(data.table, record, text_row, p=score, true=true)
 
 
-class Known(TypedDict, total=False):
-    """What a gallery shows of a pair beside its image and caption (GalleryRow)."""
-
-    p: Required[float]
-    verdict: str
-    similarity: float | None
-    true: bool | None
-
-
-def gallery_row(table: RecordTable, record: int, text_row: int, **known: Unpack[Known]) -> GalleryRow:
-    """A pair as the gallery shows it, with what is `known` of it."""
-    other, own = int(table.record_of_caption[text_row]), table.caption_rows(record)
-    return GalleryRow(
-        record=record,
-        text_row=text_row,
-        caption=table.caption(text_row),
-        own_captions=[table.caption(row) for row in own[:OWN_SHOWN]],
-        own_more=max(len(own) - OWN_SHOWN, 0),
-        caption_record=other if other != record else None,
-        path=table.image(record),
-        image_id=table.annotated_id[record].as_py() or "",
-        **known,
-    )
-
-
 def evaluated_checkpoint(run: Run, weights: str) -> dict[str, str | None]:
     """Whose figures these are: the checkpoint that the config names, or what the run itself trained and kept.
 
@@ -158,19 +124,3 @@ def evaluated_checkpoint(run: Run, weights: str) -> dict[str, str | None]:
     trained = str(run.folder / "model.safetensors")
     path = checkpoint_path(run.config.model_cfg) if run.evaluate_only else trained
     return {"hash": weights, "path": path, "sha256": file_sha256(weights_file(path)) if path else None}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found | installed_versions()
-
-
-def commit() -> str | None:
-    """The checkout's commit, None for an installed package."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

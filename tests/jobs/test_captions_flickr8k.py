@@ -85,6 +85,7 @@ def test_captions_and_a_matching_network_judge_together(
         patch.setenv("LAVIS_MAFA_DATA", str(shared_data))
         config = OmegaConf.load(folder / "mine.yaml")
         network = {"arch": "mafa_albef", "model_type": "scenes_con_d"}  # knows nothing of photographs
+        config.model = network
         encoder = config.run.con_d.encoder
         judges = [{"arch": "captions", "encoder": encoder}, network]
         config.run.con_d = {"arch": arch, "judges": judges, "calibration": str(tmp_path / "fitted.json")}
