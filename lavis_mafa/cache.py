@@ -39,7 +39,7 @@ def _run(given: argparse.Namespace) -> int:
         found = [entry for entry in found if entry.idle_days >= given.unused_days]
         if not given.dry_run:
             remove(found)
-    print(_table(found))
+    print(printable(_table(found)))
     return 0
 
 

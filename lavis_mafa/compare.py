@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from lavis_mafa.common.errors import one_line_errors
-from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.stdout import print_anything, printable
 from lavis_mafa.reports.comparison import compared, read_run
 from lavis_mafa.reports.pages import comparison_text, write_comparison
 
@@ -23,7 +23,7 @@ def main() -> None:
     given = parser.parse_args()
     with one_line_errors():
         found = compared([read_run(folder) for folder in given.folders])
-        print(comparison_text(found))
+        print(printable(comparison_text(found)))
         if given.page:
             write_comparison(given.page, found, given.folders)
             print(f"\nwritten: {given.page}")

@@ -29,6 +29,7 @@ ADDED = {  # page of the site → file of the repository
     "evidence/benchmarks.md": "projects/benchmarks/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 NAMED = re.compile(r"^\[([^\]]+)\]: (\S+)$", flags=re.MULTILINE)

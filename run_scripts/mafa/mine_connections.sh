@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Find the missing connections of an image-text data set, and show them. Without arguments: of the embedded scenes.
 #   bash run_scripts/mafa/mine_connections.sh
-#   bash run_scripts/mafa/mine_connections.sh --options run.range_max=10 run.output_dir=/tmp/try
+#   bash run_scripts/mafa/mine_connections.sh --options run.range_max=10 run.output_dir=output/try
 #   bash run_scripts/mafa/mine_connections.sh --engine ray
 #
 # --engine ray embeds, searches and scores on the Ray cluster that RAY_ADDRESS names, one worker for each GPU (or CPU) of it,

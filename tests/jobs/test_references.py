@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import lavis_mafa
 from lavis_mafa.common.config_file import read_config_file
+from lavis_mafa.common.formats import header
 from lavis_mafa.common.references import check_references
 
 SECRET = "hf_secret"
@@ -135,3 +136,12 @@ def test_lavis_writes_no_annotation_outside_its_cache(
     check_downloads(config("coco/a.json"))
     check_downloads(config(str(cache / "a.json")))
     check_downloads(config(str(tmp_path / "here.json")))  # what is there is read, not written
+
+
+def test_a_model_of_somebody_else_reads_no_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    model = {"arch": "mafa_blip2", "vocab": "${oc.env:HF_TOKEN}"}
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml({**header("model"), "model": model, "preprocess": {}}))
+    with pytest.raises(ValueError, match=r"config\.yaml: model\.vocab is .* may name another key") as error:
+        lavis_mafa.load(tmp_path)
+    assert SECRET not in str(error.value)

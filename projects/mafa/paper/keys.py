@@ -22,7 +22,7 @@ from lavis_mafa.data.annotations import read_annotations
 # of a config, what scenes and photographs.py draw, a packaged network), or a library beneath it. All runs are then due
 # again. Leave it for what changes no figure: comments, names, moved files, logs, speed. When in doubt, run a few anew
 # and compare runs.parquet with the one here: on one kind of machine figures are equal to the last digit.
-#     bash run_scripts/mafa/paper.sh table7 --seeds 1 --out /tmp/anew --report /tmp/anew
+#     bash run_scripts/mafa/paper.sh table7 --seeds 1 --out output/anew --report output/anew
 RESULTS = 1
 
 NO_FILES = "none"  # the data of a run on scenes: these are made from its settings
