@@ -22,13 +22,17 @@ from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.core.scorer import View
 from lavis_mafa.data.identity import clean_path, image_id, text_id
+from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.openclip_train.images import RowBatch, RowViews
 
 
-def pair_ids(images: Sequence[object], captions: Sequence[object]) -> Tensor:
-    """(N, 2) int64: image_id and text_id of each row, from the path of its image and its caption."""
+def pair_ids(images: Sequence[object], captions: Sequence[object], read: TextProcessor = str) -> Tensor:
+    """(N, 2) int64: image_id and text_id of each row, from the path of its image and its caption.
+
+    read: what the tokenizer makes of a caption before it is cut into tokens.
+    """
     image_N = [image_id("csv", clean_path(str(image))) for image in images]
-    return torch.tensor([image_N, [text_id(str(caption)) for caption in captions]]).T
+    return torch.tensor([image_N, [text_id(read(str(caption))) for caption in captions]]).T
 
 
 class CsvRows(Protocol):

@@ -30,6 +30,7 @@ from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import PairScorer, View, looks_at_images, view_of
 from lavis_mafa.data.images import open_file, whole_files_only
 from lavis_mafa.data.own_captions import OwnCaptions
+from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip.names import model_config
@@ -58,6 +59,7 @@ class Training:
         self.model: nn.Module | None = None
         self.feed: Feed | ShardFeed | None = None
         self.answers: Answers | None = None
+        self.read: TextProcessor = str  # what the tokenizer makes of a caption before it is cut into tokens
         self.judge = None
         if options.mafa_bi_encoder:
             self.judge = BiEncoderJudge(options.mafa_bi_encoder_margin, options.mafa_bi_encoder_action)
@@ -77,13 +79,14 @@ class Training:
         if get_world_size() > 1:
             patient_group()  # rank 0 embeds and plans alone, for longer than NCCL's ten minutes
         plain = open_clip_data.get_wds_dataset
+        self.read = getattr(tokenizer, "clean_fn", str)
 
         def get_wds_dataset(args: argparse.Namespace, preprocess: Any, is_train: bool, **more: Any) -> Any:
             stages = safe_decode(open_clip_data.wds)
             if is_train:
                 self.answers = self._answers(args)
                 names = shard_names(args.train_data, lambda pattern: open_clip_data.expand_urls(pattern)[0])
-                stages |= identified(open_clip_data.wds, names, self._view)
+                stages |= identified(open_clip_data.wds, names, self._view, self.read)
             with replaced(open_clip_data.wds, **stages):
                 return plain(args, preprocess, is_train, **more)
 
@@ -103,7 +106,7 @@ class Training:
     def _rows(self, args: argparse.Namespace, dataset: CsvRows) -> Feed:
         """CSV data: epochs are planned, and what a judge says of a row may be kept."""
         self.answers, folder = self._answers(args, dataset), self._folder(args)
-        ids_N2 = pair_ids(dataset.images, dataset.captions)
+        ids_N2 = pair_ids(dataset.images, dataset.captions, self.read)
         ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
         return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks, self._view)
 
@@ -194,7 +197,8 @@ class Training:
         path = self.options.mafa_connections
         if path is None:
             return None, None
-        ids_P2 = pair_ids(*read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator))
+        listed = read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator)
+        ids_P2 = pair_ids(*listed, self.read)
         weights = read_weights(path, args.csv_separator)
         return ids_P2, None if weights is None else torch.tensor(weights)
 

@@ -24,6 +24,7 @@ from lavis_mafa.core.chain import Chainer
 from lavis_mafa.core.scorer import View
 from lavis_mafa.core.siblings import keep_apart
 from lavis_mafa.data.identity import image_id, text_id
+from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.openclip_train.images import RowBatch
 
 IDS, VIEW, CAPTION = "mafa_ids", "mafa_view", "mafa_caption"
@@ -34,29 +35,36 @@ class Identified:
     """A stage of webdataset's pipeline that adds (image_id, text_id): of shard and key, and of the caption.
 
     names: of every shard, by its URL (shard_names.py). view: PIL image → tensor, how a judge sees an image; then its
-    view and the caption as it stands are added too.
+    view and the caption as it stands are added too. read: what the tokenizer makes of a caption before it is cut.
     """
 
     def __init__(
-        self, stage: Callable[[Iterable[Any]], Iterable[Any]], names: Mapping[str, str], view: View | None
+        self,
+        stage: Callable[[Iterable[Any]], Iterable[Any]],
+        names: Mapping[str, str],
+        view: View | None,
+        read: TextProcessor,
     ) -> None:
-        self.stage, self.names, self.view = stage, names, view
+        self.stage, self.names, self.view, self.read = stage, names, view, read
 
     def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
         for sample in self.stage(samples):
             name = f"{self.names[sample['__url__']]}:{sample['__key__']}"
-            more: dict[str, Any] = {IDS: torch.tensor([image_id("webdataset", name), text_id(sample["text"])])}
+            ids = image_id("webdataset", name), text_id(self.read(sample["text"]))
+            more: dict[str, Any] = {IDS: torch.tensor(ids)}
             if self.view is not None:
                 more |= {VIEW: self.view(sample["image"]), CAPTION: sample["text"]}
             yield {**sample, **more}
 
 
-def identified(wds: ModuleType, names: Mapping[str, str], view: View | None) -> dict[str, Callable[..., object]]:
+def identified(
+    wds: ModuleType, names: Mapping[str, str], view: View | None, read: TextProcessor
+) -> dict[str, Callable[..., object]]:
     """webdataset's `rename` and `to_tuple`, as open_clip calls them, with what Identified adds going along."""
     rename, to_tuple = wds.rename, wds.to_tuple
     more = [IDS] if view is None else [IDS, VIEW, CAPTION]
     return {
-        "rename": lambda *args, **given: Identified(rename(*args, **given), names, view),
+        "rename": lambda *args, **given: Identified(rename(*args, **given), names, view, read),
         "to_tuple": lambda *names: to_tuple(*names, *more),
     }
 

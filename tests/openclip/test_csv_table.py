@@ -1,8 +1,10 @@
 """Captions of open_clip's CSV data are the texts that stand there, and an empty one is an error."""
 
+import open_clip
 import pytest
 
 from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.csv_feed import pair_ids
 from lavis_mafa.openclip_train.csv_table import read_pairs, read_weights
 
 from . import launch
@@ -60,3 +62,13 @@ def test_training_refuses_an_empty_caption(tmp_path, place):
     data, more = (bad, []) if place == "data" else (good, ["--mafa-connections", bad])
     with pytest.raises(ValueError, match=r"bad\.csv: 'title' is empty in 1 rows \(row 8\)"):
         train.main(launch.arguments(data, tmp_path, *more))
+
+
+@pytest.mark.parametrize(("clean", "distinct"), [("lower", 3), ("canonicalize", 2)])
+def test_captions_that_the_tokenizer_makes_equal_are_one_text(clean, distinct):
+    """SigLIP's tokenizer reads no punctuation."""
+    captions = ["A dog.", "a  dog", "a cat", "A DOG."]
+    ids = pair_ids(["a", "b", "c", "d"], captions, open_clip.tokenizer.get_clean_fn(clean))
+    assert len(set(ids[:, 1].tolist())) == distinct
+    plain = pair_ids(["a", "b", "c", "d"], captions)
+    assert (ids == plain).all() == (clean == "lower")  # CLIP's own makes no difference to the ids
