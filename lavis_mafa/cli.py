@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from lavis_mafa import __version__
 from lavis_mafa.common.errors import one_line_errors
+from lavis_mafa.common.threads import wait_passively
 
 
 class Command(NamedTuple):
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"lavis_mafa {__version__}")
     elif name in COMMANDS:
         command = COMMANDS[name]
+        wait_passively()
         sys.argv = [f"lavis-mafa {name}", *command.words, *words]
         with one_line_errors():
             sys.exit(importlib.import_module(command.module).main())

@@ -7,12 +7,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from lavis_mafa import register
 from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.stdout import log_messages, print_anything
 from lavis_mafa.common.stopping import stops_on_signals
+from lavis_mafa.common.threads import take_threads, wait_passively
 
 if TYPE_CHECKING:  # they know LAVIS, which register() loads
     from lavis.common.config import Config
@@ -24,6 +23,7 @@ def run(description: str, evaluate: bool) -> Results:
     """Build what the config names from LAVIS' registry, and let the runner go."""
     register()
     from lavis.tasks import setup_task  # noqa: F401  LAVIS' own tasks register on import
+    from torch.distributed.elastic.multiprocessing.errors import record
 
     from lavis_mafa.common.ranks import first_failure_first
     from lavis_mafa.config.arguments import parse_arguments
@@ -43,6 +43,7 @@ def run(description: str, evaluate: bool) -> Results:
     if run_cfg.evaluate:
         set_apart(cfg, arguments.options)
     refuse_missing(cfg.config)
+    take_threads()
     with output_folder(run_cfg, "evaluate" if run_cfg.evaluate else "train"):
         init_distributed(run_cfg)
         with first_failure_first():
@@ -81,6 +82,7 @@ def _seed(seed: int) -> None:
 
 def main(description: str = "Train a model, then evaluate it", evaluate: bool = False) -> None:
     print_anything()
+    wait_passively()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with one_line_errors(), stops_on_signals():
         run(description, evaluate)

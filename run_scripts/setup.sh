@@ -84,6 +84,7 @@ if [[ -z "${LAVIS_MAFA_DATA:-}" && -d "$LAVIS_MAFA_ROOT/../shared/data" ]]; then
     export LAVIS_MAFA_DATA="${LAVIS_MAFA_ROOT%/*}/shared/data"
 fi
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}" # forked loader workers would warn at every start
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # threads that spin while they wait stall a run on a busy machine
 # By default glibc gives large buffers back to the kernel at once, and takes them anew, page by page, in the next step:
 # that was half of a convolutional tower's time on a CPU and a third of the language head's.
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"

@@ -54,6 +54,7 @@ class Learned(TypedDict, total=False):
     best: BestState
     config: Mapping[str, object]
     changes: list[Changed]
+    threads: int
     teacher: dict[str, Tensor] | None
 
 

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from lavis_mafa.common.artifacts import sweep
 from lavis_mafa.common.ranks import barrier, gathered, get_rank, get_world_size, is_main_process
+from lavis_mafa.common.threads import keep_threads
 from lavis_mafa.core.neighbors import IntArray
 from lavis_mafa.core.plan import Plan, RandomPlanner
 from lavis_mafa.models.text import vocabulary
@@ -168,6 +170,7 @@ class RunState:
             "scaler": learner.scaler.state_dict() if learner.scaler else None,
             "best": {"epoch": learner.best.epoch, "value": learner.best.value},
             "config": self.run.config.to_dict(),
+            "threads": torch.get_num_threads(),
             "changes": self.run.changes,
         }
 
@@ -181,6 +184,7 @@ class RunState:
         learner.best.epoch, learner.best.value = content["best"]["epoch"], content["best"]["value"]
 
     def _load(self, content: Checkpoint) -> None:
+        keep_threads(content.get("threads"))
         self.take_back(content)
         self.run.train_set.bad_records = content["stores"][get_rank()].get("bad_records", [])
         self.roll_back(content["stores"])

@@ -8,6 +8,11 @@ launcher() {
         *) gpus="$("$PYTHON_BIN" -m lavis_mafa.common.gpus)" ;;
     esac
     launch=("$PYTHON_BIN")
-    if ((gpus > 1)); then launch+=(-m torch.distributed.run --standalone --nproc-per-node "$gpus"); fi
+    if ((gpus > 1)); then # torchrun would leave each process one thread, also for what it plans
+        local cores
+        cores="$("$PYTHON_BIN" -m lavis_mafa.common.threads)"
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}"
+        launch+=(-m torch.distributed.run --standalone --nproc-per-node "$gpus")
+    fi
     launch+=(-m "$module")
 }

@@ -87,6 +87,12 @@ def test_verdicts_in_bf16_are_held_against_float32(tmp_path: Path) -> None:
     assert found["pairs"] == 16 and 0 <= found["verdicts_changed"] < 0.2 and 0 < found["largest_difference"] < 0.1
 
 
+def test_a_step_is_timed_beside_busy_processes(tmp_path: Path) -> None:
+    rows = measured("busy", tmp_path, "--busy", "0", "1", "--threads", "1", "--batch", "4", "--steps", "1")["rows"]
+    assert [(row["wait"] == "passive", row["busy"]) for row in rows] == [(False, 0), (False, 1), (True, 0), (True, 1)]
+    assert all(row["step_s"] > 0 for row in rows)
+
+
 def count(next_turn: Callable[[], None], file: Path, name: str, turns: int) -> str:
     """Write the name each turn; fails after the last one where the name says so."""
     for turn in range(turns):
