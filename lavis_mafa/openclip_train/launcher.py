@@ -235,14 +235,19 @@ def main(argv: Sequence[str]) -> int | None:
     training = Training(options)
     check_data(theirs)
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
-    readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset), **without_eof(open_clip_data)}
-    readers["datasets"] = SimpleNamespace(ImageFolder=partial(ImageFolder, loader=open_file))  # of --imagenet-val
-    with replaced(open_clip_main, **ours), replaced(open_clip_data, **readers):
+    with replaced(open_clip_main, **ours), replaced(open_clip_data, **_readers(open_clip_data)):
         try:
             status: int | None = open_clip_main.main(theirs)
         finally:
             _quiet_torch()
         return status
+
+
+def _readers(open_clip_data: ModuleType) -> dict[str, Any]:
+    """What opens files in place of open_clip's own."""
+    folders = SimpleNamespace(ImageFolder=partial(ImageFolder, loader=open_file))  # of --imagenet-val
+    rows = checked_rows(open_clip_data.CsvDataset)
+    return {"CsvDataset": rows, "datasets": folders, **without_eof(open_clip_data)}
 
 
 def _quiet_torch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,16 @@ def test_versions_outside_the_ranges() -> None:
     assert [finding.message.split()[0] for finding in found] == ["numpy", "pytest"] and all(f.blocks for f in found)
     assert found[1].message.endswith("pytest>999 is needed") and found[1].remedy == 'pip install "pytest>999"'
     assert not list(doctor.judge_ranges(doctor.own_requirements()))
+
+
+@pytest.mark.parametrize(("name", "old"), [("torch", "2.5.1"), ("omegaconf", "2.3.0")])
+def test_versions_that_are_not_safe_with_files_of_others_block(
+    name: str, old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.load runs code before 2.6, a YAML of aliases fills the memory before omegaconf 2.4."""
+    monkeypatch.setattr(doctor, "version", lambda package: old if package == name else version(package))
+    (finding,) = doctor.judge_ranges(doctor.own_requirements())
+    assert finding.blocks and finding.message.startswith(f"{name} {old} is installed")
 
 
 def test_the_command_says_what_blocks(

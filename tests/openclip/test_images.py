@@ -2,11 +2,13 @@
 
 import logging
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from open_clip_train import data as open_clip_data
 from PIL import Image, ImageFile
 
 import lavis_mafa
@@ -113,3 +115,14 @@ def test_a_con_d_of_lavis_leaves_pillow_strict(monkeypatch):
     options = train.parser().parse_args(["--mafa-con-d", "arch=mafa_albef", "model_type=scenes_con_d"])
     train._con_d(options, torch.device("cpu"))
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_folders_of_imagenet_are_opened_by_listed_formats_alone(tmp_path, split):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    args = SimpleNamespace(imagenet_val=str(tmp_path), imagenet_train=str(tmp_path), batch_size=1, workers=0)
+    with train.replaced(open_clip_data, **train._readers(open_clip_data)):
+        data = open_clip_data.get_imagenet(args, (as_array, as_array), split).dataloader.dataset
+    with pytest.raises(BadImageError, match=r"a\.jpg cannot be read \(it is none of"):
+        data[0]
