@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.data.scenes.dataset import scenes_table
@@ -39,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start(folder: Path, module: str, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LAVIS_MAFA_DATA": str(folder)}
     command = [sys.executable, "-W", "ignore", "-m", f"lavis_mafa.{module}"]
     command += ["--cfg-path", str(folder / "run.yaml"), "--options", "run.num_workers=0", *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=folder)
@@ -52,8 +53,13 @@ def test_a_torn_image_stops_the_run_or_is_replaced(folder: Path) -> None:
     assert done.returncode == 1 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "7.png cannot be read" in line
-    done = start(folder, "train", "datasets.image_text.on_bad_image=replace", "run.max_epoch=3")
+    written = "${oc.env:LAVIS_MAFA_DATA}/images"
+    options = "datasets.image_text.on_bad_image=replace", "run.max_epoch=3", f"datasets.image_text.images={written}"
+    done = start(folder, "train", *options)
     assert done.returncode == 0, done.stderr
+    results = json.loads((folder / "out" / "results.json").read_text())
+    for kept in (results, torch.load(max((folder / "out").glob("checkpoint_e*.pth")), weights_only=True)):
+        assert kept["config"]["datasets"]["image_text"]["images"] == written  # as it was written, for every machine
     assert (folder / "out" / "bad_images_rank0.txt").read_text() == "7.png\n"
     epochs = [json.loads(line) for line in (folder / "out" / "epochs.jsonl").read_text().splitlines()]
     assert epochs[-1]["bad_images"] == 1 and [epoch["steps"] for epoch in epochs] == [2, 2, 2]  # no batch has shrunk
