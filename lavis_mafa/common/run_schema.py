@@ -29,7 +29,8 @@ class CommonRun:
     batch_size_eval: int = key(64, "images of a batch without gradient", FROM_1)
     con_d: Section | None = key(
         None,
-        "who judges pairs: {arch, model_type, finetuned: …}, a frozen matching network; {arch: file, path: "
+        "who judges pairs (docs/guides/judges.md has them all): {arch: captions, encoder: …}, a sentence encoder on "
+        "the image's captions; {arch, model_type, finetuned: …}, a frozen matching network; {arch: file, path: "
         "connections.parquet}, mined verdicts; {arch: self}, the model's own head; {arch: open_clip, vit_model: "
         "open_clip:NAME/TAG}, a bi-encoder; or a plugin's judge; null in mining: `model` itself",
     )

@@ -6,4 +6,5 @@ import lavis_mafa.scorers.captions
 import lavis_mafa.scorers.clip
 import lavis_mafa.scorers.composite
 import lavis_mafa.scorers.cross_encoder
-import lavis_mafa.scorers.verdict_file  # noqa: F401
+import lavis_mafa.scorers.verdict_file
+import lavis_mafa.scorers.vlm  # noqa: F401
