@@ -87,6 +87,18 @@ def test_verdicts_in_bf16_are_held_against_float32(tmp_path: Path) -> None:
     assert found["pairs"] == 16 and 0 <= found["verdicts_changed"] < 0.2 and 0 < found["largest_difference"] < 0.1
 
 
+def test_the_gpu_script_runs_at_a_tiny_size(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
+    options = ("--device", "cpu", "--tiny", "--json", str(path))
+    run("bash", "projects/benchmarks/gpu.sh", *options, PYTHON=sys.executable)
+    parts = json.loads(path.read_text())["parts"]
+    assert list(parts) == ["mining", "itc", "tower_of_con_d", "qformer", "memory", "planner", "search"]
+    assert parts["planner"]["same_chain"] == 1 and "torch_s" in parts["search"] and "skipped" in parts["memory"]
+    assert all(
+        part[f"{name}_ms"] > 0 for part in (parts["tower_of_con_d"], parts["qformer"]) for name in ("fp32", "bf16")
+    )
+
+
 def test_a_step_is_timed_beside_busy_processes(tmp_path: Path) -> None:
     rows = measured("busy", tmp_path, "--busy", "0", "1", "--threads", "1", "--batch", "4", "--steps", "1")["rows"]
     assert [(row["wait"] == "passive", row["busy"]) for row in rows] == [(False, 0), (False, 1), (True, 0), (True, 1)]
