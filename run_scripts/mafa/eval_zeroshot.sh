@@ -35,7 +35,7 @@ evaluate_into() {
 for name in "${names[@]}"; do
     straight=()
     if [[ "$name" == nocaps_* && "$checkpoint" != published ]]; then
-        straight=("model.model_type=pretrain_$model" model.load_finetuned=false "model.pretrained=$checkpoint"
+        straight=("model.model_type=pretrain_$model" model.load_finetuned=false model.finetuned=null "model.pretrained=$checkpoint"
             datasets.nocaps.vis_processor.eval.image_size=224 run.expected=null)
     fi
     if [[ "$name" == nocaps_* && -n "${LAVIS_MAFA_NOCAPS:-}" ]]; then
@@ -47,7 +47,7 @@ if [[ -n "$stage1" ]]; then
     for name in "${of_stage1[@]}"; do
         zero_shot=()
         if [[ "$stage1" != published && "$model" != scenes ]]; then
-            zero_shot=(model.model_type=pretrain model.load_finetuned=false "model.pretrained=$stage1"
+            zero_shot=(model.model_type=pretrain model.load_finetuned=false model.finetuned=null "model.pretrained=$stage1"
                 datasets.image_text.vis_processor.eval.image_size=224 run.expected=null)
         fi
         evaluate_into "$name" "$stage1" "${zero_shot[@]}" "$@"
