@@ -38,11 +38,12 @@ def layout_hint(row: Document) -> str:
 def add_captions(document: Document, captions_of: Callable[[str, str | None], list[str]]) -> int:
     """Adds captions to a layout, in place; returns how many. captions_of: path, id of an image → its new captions."""
     added, annotations = 0, _objects(document, "annotations")
-    numbers = count(max((int(str(one.get("id", 0))) for one in annotations), default=0) + 1)
+    used = [number for one in annotations if type(number := one.get("id")) is int]
+    numbers = count(max(cast(list[int], used), default=0) + 1)
     for image in _objects(document, "images"):
         for caption in captions_of(_path(image), _key(image)):
             if annotations:
-                annotations.append({"image_id": image["id"], "id": next(numbers), "caption": caption})
+                annotations.append({"image_id": image.get("id"), "id": next(numbers), "caption": caption})
             else:
                 cast(list[object], image["sentences"]).append({"raw": caption})
             added += 1

@@ -69,7 +69,7 @@ def layout_of(file: Path) -> Document | None:
 
 def _json(file: Path, split: str | None, broken: Broken | None) -> Placed:
     """A list of rows, JSON lines, or a layout, whatever the suffix says."""
-    if _first_line(file).startswith("["):
+    if _starts_a_list(file):
         yield from _listed(file)
     elif (document := _document(file)) is None:
         yield from _json_lines(file, broken)
@@ -80,6 +80,13 @@ def _json(file: Path, split: str | None, broken: Broken | None) -> Placed:
             raise ValueError(f"{file}: {error}") from None
     else:
         yield "row 1", document
+
+
+def _starts_a_list(file: Path) -> bool:
+    """Whether `[` comes first; a list of one line may be the whole of a large file, which is not read for that."""
+    with file.open(encoding="utf-8-sig") as text:
+        start = next((part for part in iter(lambda: text.read(4096), "") if part.strip()), "")
+    return start.lstrip().startswith("[")
 
 
 def _first_line(file: Path) -> str:
@@ -93,6 +100,8 @@ def _document(file: Path) -> Document | None:
     Raises:
         ValueError: an object of several lines that is broken.
     """
+    if _starts_a_list(file):
+        return None
     first = _first_line(file)
     try:
         found = json.loads(first)

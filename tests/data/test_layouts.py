@@ -149,6 +149,14 @@ def test_connections_are_added_in_the_layout_they_came_in(tmp_path: Path, docume
         ]
 
 
+def test_ids_of_captions_may_be_anything_where_connections_are_added(tmp_path: Path) -> None:
+    annotations = [{"image_id": 7, "caption": "a", "id": "x1"}, {"image_id": 8, "caption": "b"}]
+    source = written(tmp_path / "x.json", {**COCO, "annotations": annotations})
+    assert write_connected(source, tmp_path / "out.json", {image_id("data", "8"): ["new"]}, "data", {}) == 1
+    added = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert added == [*annotations, {"image_id": 8, "id": 1, "caption": "new"}]
+
+
 def test_several_image_folders_and_absolute_paths(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two" / "deep"
     for folder, names in ((one, "ac"), (two, "bc")):
