@@ -39,7 +39,7 @@ def add_captions(document: Document, captions_of: Callable[[str, str | None], li
     """Adds captions to a layout, in place; returns how many. captions_of: path, id of an image → its new captions."""
     added, annotations = 0, _objects(document, "annotations")
     used = [number for one in annotations if type(number := one.get("id")) is int]
-    numbers = count(max(cast(list[int], used), default=0) + 1)
+    numbers = count(max(used, default=0) + 1)
     for image in _objects(document, "images"):
         for caption in captions_of(_path(image), _key(image)):
             if annotations:
