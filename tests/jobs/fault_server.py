@@ -2,7 +2,8 @@
 
 Reads orders as JSON lines {options, config, log, kill} and answers each with its exit status. `kill`, or null:
   [target, call, how]   target `module:Class.function`, killed at its call-th call; how: before it, after it, or torn:
-                        in the middle of the atomic write that the call is, with half of the file on disk
+                        in the middle of the atomic write that the call is, with half of the file on disk; or asked to
+                        stop before it, by a signal of that name
   ["SIGTERM", seconds]  asked to stop by that signal, so long after the run enters its first epoch
   ["clock", seconds]    after that much processor time from the moment the run enters its first epoch
 """
@@ -84,10 +85,12 @@ def deadly(original: Any, call: int, how: str) -> Any:
         last = next(calls) == call
         if last and how == "before":
             die()
+        if last and how.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, how))
         if last and how == "torn":
             patch(TORN, lambda _: halve)
         returned = original(*args, **options)
-        if last:
+        if last and not how.startswith("SIG"):
             die()
         return returned
 

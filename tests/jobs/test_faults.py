@@ -249,10 +249,21 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path: Path) -> Non
     ends_with_the_same(folder, tmp_path / "unbroken")
 
 
+def test_a_run_may_stop_at_the_last_step_of_an_epoch_before_its_validation(
+    life: Life, unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert life(folder, kill=["lavis_mafa.tasks.loop:_update", 6, "SIGTERM"]) == STATUS
+    assert newest(folder).name == "checkpoint_e0000_s0000006.pth"
+    assert not (folder / "epochs.jsonl").read_text(), "nothing was validated"
+    ends_alike(whole(life, folder), unbroken)
+
+
 def ends_with_the_same(mine: Path, other: Path) -> None:
-    """As `ends_alike`, where the last checkpoints alone have one name."""
+    """As `ends_alike`, where the last checkpoints alone have one name; those before it name parts that were merged."""
     for folder in (mine, other):
-        for path in checkpoint.list_checkpoints(folder)[:-1]:
+        merged = folder.glob("connections/part_*")
+        for path in (*checkpoint.list_checkpoints(folder)[:-1], *merged):
             path.unlink()
     ends_alike(mine, other, checkpoints=1)
 
