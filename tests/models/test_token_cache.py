@@ -9,11 +9,15 @@ from unittest import mock
 import lavis_mafa.compat  # noqa: F401  before the first import of lavis
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from lavis.processors.blip_processors import BlipImageEvalProcessor
+from PIL import Image
 
 from lavis_mafa.data.dataset import PairDataset, RetrievalDataset
+from lavis_mafa.data.images import ImageFiles
+from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.runners.token_cache import attach_tokens
 from tests.models.tiny import loud, tiny_blip2
@@ -98,3 +102,21 @@ def test_an_image_that_cannot_be_read_keeps_its_own_words(model: Any, tmp_path: 
     ):
         attach(model, data, tmp_path)
     assert not list(tmp_path.glob("[!.]*"))
+
+
+def test_an_image_that_was_replaced_has_new_tokens(model: Any, tmp_path: Path) -> None:
+    """Its path is the old one: it is known by size and time."""
+
+    def files() -> RetrievalDataset:
+        table = RecordTable.from_rows(pa.table({"image": ["a.png", "b.png"], "caption": [["x"], ["y"]]}), "tests")
+        opener = ImageFiles(str(tmp_path), table.images)
+        return RetrievalDataset(table, opener, BlipImageEvalProcessor(16), str)
+
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / name)
+    first, second = files(), files()
+    attach(model, first, tmp_path / "tokens")
+    Image.new("RGB", (16, 16), "blue").save(tmp_path / "b.png")
+    attach(model, second, tmp_path / "tokens")
+    assert np.array_equal(first.tokens[0], second.tokens[0])
+    assert not np.array_equal(first.tokens[1], second.tokens[1])
