@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,17 +154,28 @@ class NeighborIndex:
         return index_Qk, similarity_Qk
 
     def _build(self, nprobe: int, seed: int) -> tuple[FaissIndex, object]:
+        """On a GPU where one has the room, and its resources, which must outlive the index; else on the CPU."""
         faiss = self._faiss
         assert faiss is not None, "`choose` looked for it"
-        index: FaissIndex = faiss.IndexFlatIP(self.dim) if self.backend == "flat" else self._empty_ivf(nprobe, seed)
-        gpu = faiss.StandardGpuResources() if _gpu_works(faiss) else None  # must outlive the index
+
+        def empty() -> FaissIndex:
+            return faiss.IndexFlatIP(self.dim) if self.backend == "flat" else self._empty_ivf(nprobe, seed)
+
+        gpu = faiss.StandardGpuResources() if _gpu_works(faiss) else None
         if gpu is not None:
-            index = faiss.index_cpu_to_gpu(gpu, _own_gpu(), index)
+            try:
+                return self._filled(faiss.index_cpu_to_gpu(gpu, _own_gpu(), empty()), seed), gpu
+            except RuntimeError as error:
+                why = str(error).strip().splitlines()[-1]
+                logging.warning("FAISS: %d keys do not fit on the GPU (%s): they are searched on the CPU", self.n, why)
+        return self._filled(empty(), seed), None
+
+    def _filled(self, index: FaissIndex, seed: int) -> FaissIndex:
         if not index.is_trained:
             index.train(float32(self._keys[_sample(self.n, TRAIN_POINTS * index.nlist, seed)]))
         for _, keys in _blocks(self._keys):
             index.add(keys)
-        return index, gpu
+        return index
 
     def _empty_ivf(self, nprobe: int, seed: int) -> FaissIndex:
         faiss = self._faiss

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Subset, default_collate
 
 from lavis_mafa.common.loading import WatchedLoader
+from lavis_mafa.common.precision import full_float32
 from lavis_mafa.common.progress import progress
 from lavis_mafa.common.ranks import gathered, shard
 from lavis_mafa.core.batch import Batch, on_device
@@ -32,6 +33,7 @@ Split = RetrievalDataset | Subset[Sample]
 Stage = Literal["itc", "itm"]
 TEXT_BATCH = 256
 TOKEN_BYTES = 4 << 30
+CPU = torch.device("cpu")
 OUT = -100.0  # the score of what is not re-ranked, as in LAVIS
 
 
@@ -55,6 +57,7 @@ class Gallery:
     image_feat: Tensor
     text_feat: Tensor
     text_tokens: CaptionTokens | None
+    device: torch.device = CPU  # where similarities are computed, block by block
 
     def rows_of(self, images: range, image_P: np.ndarray) -> np.ndarray:
         """The rows of image_P (P,), in rising order, that name one of these images."""
@@ -67,15 +70,17 @@ class Gallery:
 
     def of_images(self, images: range) -> np.ndarray:
         """(b, C): the rows of these images."""
-        part = self.image_feat[images.start : images.stop]
-        found = [torch.einsum("nqd,cd->ncq", part, texts).amax(-1) for texts in torch.split(self.text_feat, BLOCK)]
-        return torch.cat(found, dim=1).numpy()
+        return self._similar("nqd,cd->ncq", self.image_feat[images.start : images.stop], self.text_feat)
 
     def of_texts(self, texts: range) -> np.ndarray:
         """(b, N): the columns of these captions, a caption a row."""
-        part = self.text_feat[texts.start : texts.stop]
-        found = [torch.einsum("cd,nqd->cnq", part, images).amax(-1) for images in torch.split(self.image_feat, BLOCK)]
-        return torch.cat(found, dim=1).numpy()
+        return self._similar("cd,nqd->cnq", self.text_feat[texts.start : texts.stop], self.image_feat)
+
+    def _similar(self, products: str, part: Tensor, others: Tensor) -> np.ndarray:
+        part, split = part.to(self.device), torch.split(others, BLOCK)
+        with full_float32(self.device.type):
+            found = [torch.einsum(products, part, other.to(self.device)).amax(-1) for other in split]
+        return torch.cat(found, dim=1).cpu().numpy()
 
 
 @dataclass
@@ -127,7 +132,8 @@ def encode_gallery(
             text_tokens.append(CaptionTokens.of(words).to("cpu"))
     own_tokens = torch.cat(tokens) if tokens else TokensAgain(model, dataset, own, device)
     table = CaptionTokens.joined(_of_all_ranks(text_tokens)) if model.has_itm else None
-    return Gallery(own_tokens, own, torch.cat(_of_all_ranks(features)), torch.cat(_of_all_ranks(text_feat)), table)
+    feats = torch.cat(_of_all_ranks(features)), torch.cat(_of_all_ranks(text_feat))
+    return Gallery(own_tokens, own, *feats, table, device)
 
 
 def _of_all_ranks(parts: list[T]) -> list[T]:

@@ -147,6 +147,27 @@ def test_a_gpu_that_cannot_be_used_is_left_alone(monkeypatch):
     np.testing.assert_array_equal(nearest(keys, keys, 3)[0], brute_force(keys, keys, 3)[0])
 
 
+@pytest.mark.parametrize("backend", ["flat", "ivf"])
+def test_an_index_that_does_not_fit_on_the_gpu_is_built_on_the_cpu(backend, monkeypatch, caplog):
+    class Full:
+        is_trained, nlist = False, 2
+
+        def train(self, rows):
+            raise RuntimeError("Error in virtual void* alloc()\nfailed to cudaMalloc 9663676416 bytes: out of memory")
+
+    class Probe:  # of one key, for which there is room
+        add, search = (lambda self, rows: None), (lambda self, rows, k: (None, np.zeros((1, 1))))
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    to_gpu = lambda resources, number, index: Probe() if index.d == 1 else Full()  # noqa: E731
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
+    keys = unit_rows(100, 4, 9)
+    found = nearest(keys, keys, 1, backend=backend)[0]
+    np.testing.assert_array_equal(found[:, 0], np.arange(100))
+    assert "100 keys do not fit on the GPU (failed to cudaMalloc" in caplog.text
+
+
 def test_an_unknown_backend_is_reported():
     with pytest.raises(ValueError, match="'hnsw'; allowed: auto, flat, ivf, torch"):
         NeighborIndex(unit_rows(5, 4, 10), backend="hnsw")

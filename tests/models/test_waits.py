@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lavis_mafa.core.batch import on_device
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.scorers.own_head import OwnHead
-from tests.models.pretend_gpu import GPU, OnGpu, moved, pretended
+from tests.models.pretend_gpu import CPU, GPU, OnGpu, moved, pretended
 from tests.models.test_con_d import scorer_of
 from tests.models.tiny import loud, tiny_blip2
 from tests.models.tiny_albef import tiny_mafa_albef
@@ -64,6 +65,18 @@ def test_a_step_waits_for_its_similarities_and_its_scores(
     losses = {"loss": expected.loss, **expected.losses}
     assert taken.losses() == pytest.approx({name: value.item() for name, value in losses.items()}, rel=1e-4)
     torch.testing.assert_close(taken.numbers.values["text_embed"], expected.text_embed, atol=1e-5, rtol=0)
+
+
+def test_similarities_of_an_evaluation_are_taken_on_the_gpu() -> None:
+    from lavis_mafa.evaluation.retrieval import Gallery
+
+    image_NQD, text_CD = torch.randn(5, 3, 8), torch.randn(7, 8)
+    here, there = (Gallery(torch.empty(0), range(5), image_NQD, text_CD, None, device) for device in (CPU, GPU))
+    with pretended() as gpu:
+        found = there.of_images(range(1, 4)), there.of_texts(range(7))
+    assert "copied from the GPU" in gpu.waits
+    for one, other in zip(found, (here.of_images(range(1, 4)), here.of_texts(range(7))), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_what_a_gpu_waits_for_is_counted() -> None:
