@@ -10,6 +10,7 @@ Symbols: H strata above a bound, from the surest down; `size` candidates, `label
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,16 +53,25 @@ def certify(labels: Labels, target: float, seed: int, alpha: float = ALPHA) -> C
     rejected in a row, leave (the fallback procedure: Wiens, Pharmaceutical Statistics 2003), so that the chance of any
     false claim is at most alpha.
     """
+    chosen, tests = loosest(labels, target, seed, alpha)
+    if chosen is None:
+        return Certified(None, tests)
+    edge, level = chosen
+    return Certified(edge - 1, tests, _lower_limit(labels, edge, seed, level))
+
+
+def loosest(labels: Labels, target: float, seed: int, alpha: float = ALPHA) -> tuple[tuple[int, float] | None, int]:
+    """((strata above the bound of `certify`, the level it was tested at) or None, the number of tests)."""
     edges = range(1, len(labels.size_S) + 1)
     tested = [edge for edge in edges if _smallest_p_value(labels, edge, target) <= alpha / len(edges)]
-    chosen, level, at_least = None, 0.0, 0.0
+    chosen, level = None, 0.0
     for edge in tested:
         level += alpha / len(tested)
         if p_value(labels, edge, target, seed) <= level:
-            chosen, at_least = edge - 1, _lower_limit(labels, edge, seed, level)
+            chosen = edge, level
         else:
             level = 0.0
-    return Certified(chosen, len(tested), at_least)
+    return chosen, len(tested)
 
 
 def p_value(labels: Labels, edge: int, target: float, seed: int) -> float:
@@ -72,7 +82,7 @@ def p_value(labels: Labels, edge: int, target: float, seed: int) -> float:
     with different chances has a lighter tail than a binomial one of their mean (Hoeffding, Annals of Mathematical
     Statistics 1956, theorem 4); labels drawn without replacement a lighter one still.
     """
-    kept_H, mean = _kept(labels.size_S[:edge], labels.labels_S[:edge], target)
+    kept_H, mean = _kept(*_design(labels, edge), target)
     rng = np.random.default_rng(seed)
     misses_H = labels.labels_S[:edge] - labels.matches_S[:edge]
     found, total = int(rng.hypergeometric(labels.matches_S[:edge], misses_H, kept_H).sum()), int(kept_H.sum())
@@ -94,12 +104,18 @@ def labels_needed(precision: float, target: float, tests: int) -> int | None:
 
 def _smallest_p_value(labels: Labels, edge: int, target: float) -> float:
     """If every label were a match."""
-    kept_H, mean = _kept(labels.size_S[:edge], labels.labels_S[:edge], target)
+    kept_H, mean = _kept(*_design(labels, edge), target)
     return float(mean ** kept_H.sum())
 
 
-def _kept(size_H: Ints, labels_H: Ints, target: float) -> tuple[Ints, float]:
+def _design(labels: Labels, edge: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(labels.size_S[:edge].tolist()), tuple(labels.labels_S[:edge].tolist())
+
+
+@lru_cache(maxsize=1024)
+def _kept(sizes: tuple[int, ...], labels: tuple[int, ...], target: float) -> tuple[Ints, float]:
     """How many labels of every stratum are kept, and their worst mean at the target; chosen without a look at them."""
+    size_H, labels_H = np.array(sizes), np.array(labels)
     best, least = (np.zeros_like(labels_H), 1.0), 0.0
     for rate in np.unique(labels_H[labels_H > 0] / size_H[labels_H > 0]):
         kept_H = np.minimum(labels_H, np.floor(size_H * rate + 1e-9).astype(np.int64))

@@ -26,7 +26,8 @@ def arguments(config: str, options: list[str]) -> None:
 
 @contextlib.contextmanager
 def scoring_timed() -> Iterator[dict[int, list[float]]]:
-    """Per epoch (0 where a batch has none) [seconds, pairs] put to Con-D, or to a file of verdicts."""
+    """Per epoch (0 where a batch has none) [seconds, pairs] put to Con-D, a judge of captions or a file of verdicts."""
+    from lavis_mafa.scorers.captions import CaptionScorer
     from lavis_mafa.scorers.con_d import ItmScorer
     from lavis_mafa.scorers.verdict_file import FileScorer
 
@@ -44,6 +45,24 @@ def scoring_timed() -> Iterator[dict[int, list[float]]]:
         return wrapped
 
     with contextlib.ExitStack() as stack:
-        for scorer in (ItmScorer, FileScorer):
+        for scorer in (ItmScorer, CaptionScorer, FileScorer):
             stack.enter_context(mock.patch.object(scorer, "score", timed(scorer.score)))
+        yield taken
+
+
+@contextlib.contextmanager
+def mining_timed() -> Iterator[dict[int, float]]:
+    """Per epoch the seconds that connection mining took in training, scores and all."""
+    from lavis_mafa.core.miner import ConnectionMiner
+
+    taken: dict[int, float] = defaultdict(float)
+    mine = ConnectionMiner.mine
+
+    def timed(self: Any, batch: Any, *rest: Any) -> Any:
+        began = time.perf_counter()
+        found = mine(self, batch, *rest)
+        taken[int(batch.get("epoch", 0))] += time.perf_counter() - began
+        return found
+
+    with mock.patch.object(ConnectionMiner, "mine", timed):
         yield taken

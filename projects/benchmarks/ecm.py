@@ -4,12 +4,14 @@
 
 Runs the real training command for M/N = 1, 0.25 and 0.05: Con-D on the student's frozen tower, Con-D with a tower of
 its own (the record's view is read again and encoded), and verdicts mined offline from the k nearest pairs of each image
-and caption; that mining is timed too. An epoch is its steps: planning and validation are left out.
+and caption; that mining is timed too. `captions`: a judge of captions, which `--encoder` names. An epoch is its steps:
+planning and validation are left out. mining_share: connection mining as a whole, con_d_share: the scores alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import pandas as pd
-from children import arguments, in_child, scoring_timed
+from children import arguments, in_child, mining_timed, scoring_timed
 from machine import about
 from omegaconf import OmegaConf
 
@@ -28,6 +30,7 @@ from lavis_mafa.reports.table import write_json
 CONFIG = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 SHARES = [1.0, 0.25, 0.05]
 WAYS = ["shared tower", "own tower", "offline"]
+ENCODER = "text/all-MiniLM-L6-v2"  # below LAVIS_MAFA_DATA
 
 
 def main() -> None:
@@ -36,8 +39,13 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=8000, help="N of the config's training data")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="M/N")
     parser.add_argument(
-        "--ways", nargs="+", default=WAYS, choices=WAYS, help="whence Con-D has its image tokens, or none"
+        "--ways",
+        nargs="+",
+        default=WAYS,
+        choices=[*WAYS, "captions"],
+        help="whence Con-D has its image tokens, or none",
     )
+    parser.add_argument("--encoder", default=f"{os.environ.get('LAVIS_MAFA_DATA')}/{ENCODER}", help="a folder")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--options", nargs="*", default=[], help="more options of the training command")
     parser.add_argument("--folder", help="where the runs write, and what is removed; default: the temporary folder")
@@ -67,9 +75,11 @@ def trained(given: argparse.Namespace, share: float, con_d: str, folder: Path) -
     options += [f"run.max_epoch={given.epochs}", "run.valid_splits=[]", "run.test_splits=[]", *given.options]
     if con_d == "offline":
         options.append(f"run.con_d={{arch: file, path: {folder}/mined/connections.parquet}}")
+    if con_d == "captions":
+        options.append(f"run.con_d={{arch: captions, encoder: {given.encoder}}}")
     arguments(given.cfg_path, options)
     sharing = mock.patch("lavis_mafa.scorers.con_d.share_tower") if con_d == "own tower" else mock.MagicMock()
-    with scoring_timed() as taken, sharing:
+    with scoring_timed() as taken, mining_timed() as mining, sharing:
         train.run("", evaluate=False)
     steps = pd.read_json(output / "steps.jsonl", lines=True)
     sums = steps.groupby("epoch")[["s_it", "scored", "from_store"]].sum()
@@ -78,6 +88,7 @@ def trained(given: argparse.Namespace, share: float, con_d: str, folder: Path) -
             "epoch": int(epoch),
             "seconds": float(row.s_it),
             "con_d_share": taken[epoch][0] / float(row.s_it),
+            "mining_share": mining[epoch] / float(row.s_it),
             "store_hit_rate": float(row.from_store / max(row.from_store + row.scored, 1)),
             "pairs_scored": int(row.scored),
         }

@@ -144,16 +144,21 @@ def assert_same(ours: Path, whole: Path) -> None:
     assert one == other
 
 
-def test_pretraining_on_the_verdicts_needs_no_con_d(mined: tuple[Path, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("candidates", ["hardest", "batch"])
+def test_pretraining_on_the_verdicts_needs_no_con_d(mined: tuple[Path, str], tmp_path: Path, candidates: str) -> None:
     config = OmegaConf.load(ROOT / "projects" / "mafa" / "blip2" / "pretrain_stage1_scenes.yaml")
     train, few = {"n": 48, "seed": 21, "match_share": 0.02}, {"n": 8}
     config.datasets.scenes = {"splits": {"train": train, "val": few, "test": few}}
     config.run.con_d = {"arch": "file", "path": str(mined[0] / "connections.parquet")}
     config.run.update(max_epoch=2, batch_size_train=16, k_test=0, output_dir=str(tmp_path / "out"))
     OmegaConf.save(config, tmp_path / "pretrain.yaml")
-    finished(start("train", tmp_path / "pretrain.yaml", "run.seed=1"))
+    weights = [f"model.mafa.candidates={candidates}", "model.mafa.positive_weight=probability"]
+    finished(start("train", tmp_path / "pretrain.yaml", "run.seed=1", *weights))
     steps = pd.read_json(tmp_path / "out" / "steps.jsonl", lines=True)
     assert steps["connections"].sum() > 0 and steps["negatives"].sum() > 0
+    if candidates == "batch":  # every pair but the known positives is judged, from both ends
+        assert (steps["scored"] == 16 * 15 - steps["known_positives"]).all()
+        assert (steps["candidates"] == 2 * steps["scored"]).all()
     stored = json.loads((tmp_path / "out" / "connections" / "store.json").read_text())
     assert ":file:" in stored["fingerprint"]
 
