@@ -1,7 +1,8 @@
 """Compare finished runs: `python -m lavis_mafa.compare OUT1 OUT2 … [--page FILE.html]`.
 
 A folder holds results.json. Runs whose settings are equal are seeds of one setting; the setting of the first run is
-the baseline. Differences are paired by seed, with 95 % intervals from two common seeds on.
+the baseline. Differences are paired by seed, with 95 % intervals from two common seeds on. Where runs were
+evaluated on a test set (`run.test_set`), it lists the conclusions of R@1 that this does not bear out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.stdout import print_anything, printable
 from lavis_mafa.reports.comparison import compared, read_run
+from lavis_mafa.reports.flips import flips
 from lavis_mafa.reports.pages import comparison_text, write_comparison
 
 
@@ -22,8 +24,9 @@ def main() -> None:
     parser.add_argument("--page", type=Path, metavar="FILE.html", help="also write the comparison as a page")
     given = parser.parse_args()
     with one_line_errors():
-        found = compared([read_run(folder) for folder in given.folders])
-        print(printable(comparison_text(found)))
+        runs = [read_run(folder) for folder in given.folders]
+        found = compared(runs)
+        print(printable(comparison_text(found)), *map(printable, map(str, flips(runs))), sep="\n")
         if given.page:
             write_comparison(given.page, found, given.folders)
             print(f"\nwritten: {given.page}")

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from lavis_mafa import __version__
 
-FORMATS = {"plan": 2, "embeddings": 2, "connections": 2, "checkpoint": 3, "model": 1, "calibration": 1}
+FORMATS = {"plan": 2, "embeddings": 2, "connections": 2, "checkpoint": 3, "model": 1, "calibration": 1, "test_set": 1}
 BEFORE = "0.1.0"  # the one version that did not write its number
 
 

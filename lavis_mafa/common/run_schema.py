@@ -106,6 +106,9 @@ class TrainRun(CommonRun):
         "COCO's captions_val2014.json: ECCV Caption and CxC of COCO's test split (extra `eccv`); re-ranked from k_test "
         "48 on",
     )
+    test_set: str | None = key(
+        None, "test_set.json of `mine --test-set`: the first test split with several matches a query"
+    )
     cache_tokens: bool = key(False, "keep a frozen tower's tokens of every image on disk")
     token_folder: str | None = key(None, "where; null: below output_dir")
 
@@ -167,6 +170,7 @@ class MineRun(CommonRun):
         "in place of high the loosest bound whose precision is, by labels and with 95 % confidence, at least that",
         Range(0, 1, open=True),
     )
+    test_set: bool = key(False, "write test_set.json, a multi-positive test set (--test-set)")
     batch_size_train: int = key(
         96, "with target_precision: of the batches whose false negatives are estimated", Range(2)
     )

@@ -13,9 +13,10 @@ def parse_arguments(
     dry_run: bool = False,
     engines: tuple[str, ...] = (),
     example: tuple[str, str] = TRAINING,
+    test_set: bool = False,
 ) -> argparse.Namespace:
-    """--cfg-path, --options, --smoke; with `dry_run` also --dry-run, with `engines` also --engine, the first its
-    default. example: a config and an option that --help shows."""
+    """--cfg-path, --options, --smoke; with `dry_run` also --dry-run, with `test_set` also --test-set, with `engines`
+    also --engine, the first its default. example: a config and an option that --help shows."""
     config, option = example
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--cfg-path", required=True, help=f"YAML of the run, e.g. {config}")
@@ -28,6 +29,12 @@ def parse_arguments(
     if dry_run:
         parser.add_argument(
             "--dry-run", action="store_true", help="describe the run and what it still needs, then exit"
+        )
+    if test_set:
+        parser.add_argument(
+            "--test-set",
+            action="store_true",
+            help="write a multi-positive test set of the split, and ask people about the pairs that are unsure",
         )
     if engines:
         parser.add_argument(

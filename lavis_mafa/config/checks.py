@@ -98,6 +98,8 @@ def check_mining(cfg: DictConfig) -> None:
     if not names or len({*names}) < len(names) or not {*names} <= {"model", "judge"}:
         refuse("run.retrievers", names, "[model], [judge], or both")
     if cfg.run.target_precision:
+        if cfg.run.test_set:
+            refuse("run.test_set", True, "false with run.target_precision: the two ask people about other pairs")
         if cfg.run.high != MineRun.high:
             refuse("run.high", cfg.run.high, "its default where run.target_precision chooses the bound")
         check_search_space(cfg.run, cfg.run.batch_size_train)

@@ -8,6 +8,7 @@ import numpy as np
 
 from lavis_mafa.core.metrics import query_figures, summary
 from lavis_mafa.data.dataset import RetrievalDataset
+from lavis_mafa.evaluation.test_set import TestSet
 
 BLOCK = 256  # queries ranked at a time: with a gallery of 100,000, 0.1 GB a matrix
 Figures = dict[str, dict[str, dict[str, float]]]
@@ -15,9 +16,11 @@ Rows = Callable[[range], np.ndarray]  # scores of these queries with everything
 
 
 class Relevance:
-    """Which captions belong to which images, block by block: by annotation and, if the data set knows it, in truth."""
+    """Which captions belong to which images, block by block: by annotation, if the data set knows it in truth, and by a
+    test set with further matches."""
 
-    def __init__(self, dataset: RetrievalDataset) -> None:
+    def __init__(self, dataset: RetrievalDataset, test_set: TestSet | None = None) -> None:
+        self.test_set = test_set
         self.images, self.texts, self.truth = len(dataset), len(dataset.text), dataset.truth
         self.image_of = np.array([dataset.txt2img[text] for text in range(self.texts)])
 
@@ -31,9 +34,12 @@ class Relevance:
 
     def _named(self, image: np.ndarray, text: np.ndarray) -> dict[str, np.ndarray]:
         own = self.image_of[text] == image
-        return (
-            {"annotation": own} if self.truth is None else {"annotation": own, "truth": self.truth(image, text) | own}
-        )
+        named = {"annotation": own}
+        if self.truth is not None:
+            named["truth"] = self.truth(image, text) | own
+        if self.test_set is not None:
+            named["test_set"] = self.test_set.matches(image, text) | own
+        return named
 
 
 def annotated(dataset: RetrievalDataset) -> np.ndarray:

@@ -23,6 +23,7 @@ from lavis_mafa.core.batch import Batch, on_device
 from lavis_mafa.data.dataset import RetrievalDataset, Sample, image_named
 from lavis_mafa.evaluation.eccv import MOST_POSITIVES, CocoIds, eccv_figures
 from lavis_mafa.evaluation.relevance import BLOCK, Figures, Relevance, Rows, blocks, figures
+from lavis_mafa.evaluation.test_set import TestSet
 from lavis_mafa.models.protocols import Encoder, Matcher
 from lavis_mafa.models.text import CaptionTokens
 from lavis_mafa.scorers.pair_blocks import BLOCK as PAIRS
@@ -215,8 +216,10 @@ def evaluate_retrieval(
     device: torch.device,
     k_test: int,
     coco: CocoIds | None = None,
+    test_set: TestSet | None = None,
 ) -> RetrievalFigures:
-    """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM; by annotation and, if known, truth.
+    """R@1/5/10 in percent, both ways, by ITC and (k_test > 0) re-ranked by ITM; by annotation and, if known, truth and
+    test_set.
 
     `at_r`: R-precision and mAP@R where a query has several positives; `eccv`: with the ids of COCO's test images,
     ECCV Caption and CxC. No matrix of all pairs is made.
@@ -227,7 +230,7 @@ def evaluate_retrieval(
     if k_test > 0:
         images, texts = reranked(model, gallery, k_test, device)
         scores["itm"] = images.of, texts.of
-    relevance = Relevance(dataset)
+    relevance = Relevance(dataset, test_set)
     results: RetrievalFigures = {}
     at_r: dict[str, Figures] = {}
     for stage, rows in scores.items():

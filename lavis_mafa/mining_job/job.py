@@ -137,7 +137,9 @@ def main() -> None:
     log_messages(logging.INFO)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every instruction set that it tries
     arguments = parse_arguments(
-        "Find the missing connections of an image-text data set", engines=ENGINES, example=EXAMPLE
+        "Find the missing connections of an image-text data set", engines=ENGINES, example=EXAMPLE, test_set=True
     )
+    if arguments.test_set:
+        arguments.options.append("run.test_set=true")
     with stops_on_signals():
         run(arguments, arguments.engine)

@@ -28,6 +28,7 @@ from lavis_mafa.mining.strata import around_target, by_tenths, draw
 from lavis_mafa.mining_job.guarantee import guarantee_text, guaranteed
 from lavis_mafa.mining_job.judgments import against_judgments
 from lavis_mafa.mining_job.parts import Job
+from lavis_mafa.mining_job.test_set import unsure, write_test_set
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
@@ -46,6 +47,8 @@ def report(job: Job) -> dict[str, object]:
     corpus, mined, rule, run = job.corpus, job.mined, job.rule, job.cfg.run_cfg
     at_S = results.suspects(mined, rule)
     labelled, figures = _labelled(job, by_people)  # of the judge alone
+    if run.test_set:
+        figures["test_set"] = write_test_set(job.folder / "test_set.json", job, by_people)
     curve = review.precision_recall(mined.p_K[labelled.at_L], labelled) if labelled else None
     if job.reviewed:
         mined, figures["labelled_by_people"] = overruled(corpus, mined, job.reviewed.labels, job.reviewed.p_L)
@@ -91,6 +94,12 @@ def _write_sample(job: Job) -> None:
     """Candidates for people to label, drawn for the precision that they are to show, or over all scores alike."""
     p_K, run = job.mined.p_K, job.cfg.run_cfg
     target, size = run.target_precision, run.review_size
+    if run.test_set:  # people decide what the judge cannot
+        at_L = unsure(job, None)
+        at_L = np.random.default_rng(run.seed).permutation(at_L)[:size]
+        shown = results.candidate_rows(job.corpus, job.mined, at_L).drop_columns([*KEY]).to_pandas()
+        review.write_review(job.folder / "review.csv", shown)
+        return
     drawn = draw(around_target(p_K, target, size) if target and len(p_K) else by_tenths(p_K, size), run.seed)
     shown = results.candidate_rows(job.corpus, job.mined, drawn.at_L).drop_columns([*KEY]).to_pandas()
     above_L = drawn.above_L.astype(float)  # as it stands: a file has no float32

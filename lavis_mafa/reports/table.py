@@ -32,7 +32,7 @@ Row = tuple[str, list[str]]  # a name and its figures
 def results_table(results: Keys) -> str:
     """The results as text. Any part, and any figure of a part, may be missing or None; it then shows as "-".
 
-    results: `retrieval` {itc | itm: {annotation | truth: {image | text: {r1, r5, r10: percent}}},
+    results: `retrieval` {itc | itm: {annotation | truth | test_set: {image | text: {r1, r5, r10: percent}}},
             at_r: the same with {r_precision, map_at_r}, eccv: {itc | itm: {metric: {image | text: percent}}}},
         `zero_shot` {top1, top5: percent; images, classes: counts},
         `judgments` {all | unanimous | any_kind | any_kind_unanimous: {itc | itm | con_d: {auc, ap; pairs: count}}},
@@ -62,10 +62,10 @@ def _against(title: str, found: Keys, figures: Mapping[str, str]) -> str:
     """A row a relevance and ranking; the figures of image queries and of text queries."""
     rows = [
         (
-            f"against the {relevance}, {label}",
+            f"against the {relevance.replace('_', ' ')}, {label}",
             [_figure(at(scores, way, name)) for way in ("image", "text") for name in figures],
         )
-        for relevance in ("annotation", "truth")
+        for relevance in ("annotation", "truth", "test_set")
         for ranking, label in RANKINGS.items()
         if (scores := keys_at(found, ranking, relevance))
     ]

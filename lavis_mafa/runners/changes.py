@@ -19,6 +19,7 @@ FREE = frozenset(
             "k_test",
             "zero_shot",
             "coco_captions",
+            "test_set",
             "judged_pairs",
             "judged_threshold",
             "references",

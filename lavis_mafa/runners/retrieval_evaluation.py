@@ -17,6 +17,7 @@ from lavis_mafa.evaluation.judge_check import JudgeCheck, report_judge, scores_o
 from lavis_mafa.evaluation.judged_pairs import JudgedPairs, read_judged_pairs
 from lavis_mafa.evaluation.judgments import configured_judge, evaluate_judgments
 from lavis_mafa.evaluation.retrieval import RetrievalFigures, evaluate_retrieval
+from lavis_mafa.evaluation.test_set import TestSet, read_test_set
 from lavis_mafa.openclip.zero_shot import zero_shot
 from lavis_mafa.runners.evaluation import Evaluation
 from lavis_mafa.runners.report import report_run
@@ -43,6 +44,7 @@ class RetrievalEvaluation(Evaluation):
         # now, so that what is wrong with a file shows before hours of training
         self._judged = judged_pairs_of(run.settings, run.test_splits, run.splits)
         self._coco = coco_ids_of(run.settings, run.test_splits, run.splits)
+        self._test_set = test_set_of(run.settings, run.test_splits, run.splits)
 
     def validate(self) -> dict[str, float]:
         """Recall by ITC alone: quick, and it shows the curve."""
@@ -79,7 +81,10 @@ class RetrievalEvaluation(Evaluation):
 
     def _retrieval(self, split: str, k_test: int, coco: CocoIds | None = None) -> RetrievalFigures:
         dataset = self.run.splits[split]
-        return evaluate_retrieval(self.run.network, dataset, k_test=k_test, coco=coco, **self._loading())
+        test_set = self._test_set if split == self.run.test_splits[0] else None
+        return evaluate_retrieval(
+            self.run.network, dataset, k_test=k_test, coco=coco, test_set=test_set, **self._loading()
+        )
 
     def _matching_head(self) -> JudgeCheck | None:
         """How the model's own head treats annotated pairs of the first test split: it may become a Con-D."""
@@ -116,6 +121,16 @@ def judged_pairs_of(settings: DictConfig, test_splits: Sequence[str], splits: Sp
     if not test_splits:
         raise ValueError("run.judged_pairs is about the images of a test split; name it in run.test_splits")
     return read_judged_pairs(file, splits[test_splits[0]].table, settings.get("judged_threshold"))
+
+
+def test_set_of(settings: DictConfig, test_splits: Sequence[str], splits: Splits) -> TestSet | None:
+    """What run.test_set says of the first test split. Raises ValueError: a file that read_test_set refuses."""
+    file = settings.get("test_set")
+    if not file:
+        return None
+    if not test_splits:
+        raise ValueError("run.test_set is about the images of a test split; name it in run.test_splits")
+    return read_test_set(file, splits[test_splits[0]])
 
 
 def coco_ids_of(settings: DictConfig, test_splits: Sequence[str], splits: Splits) -> dict[str, CocoIds]:
