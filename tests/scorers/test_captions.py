@@ -18,7 +18,7 @@ from lavis_mafa.data.own_captions import OwnCaptions
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.scorers import captions
 from lavis_mafa.scorers.captions import CaptionScorer
-from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
+from lavis_mafa.scorers.registry import ScorerRequest, build_scorer, missing_view
 
 CPU = torch.device("cpu")
 ROWS = [("a.jpg", ["a dog runs", "a dog"]), ("b.jpg", ["a cat sits"]), ("a.jpg", ["the dog sleeps"])]
@@ -136,5 +136,7 @@ def test_the_registry_builds_it_from_a_folder(encoder_folder: Path, table: Recor
     own = judge.encode(["a dog runs", "a dog", "the dog sleeps"])  # type: ignore[attr-defined]
     (candidate,) = judge.encode(["a cat sits"])  # type: ignore[attr-defined]
     assert p == pytest.approx(float((own @ candidate).max().clamp(0, 1)), abs=1e-6)
+    data = request(table).data
+    assert data is not None and missing_view(judge, data) is None, "training shows it no image"
     with pytest.raises(ValueError, match=r"run.con_d: arch captions needs encoder, a sentence encoder's folder"):
         build_scorer(request(table))
