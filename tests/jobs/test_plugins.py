@@ -228,7 +228,7 @@ def test_mining_asks_a_plain_scorer_wherever_a_worker_stands(folder: Path, tmp_p
     frame = mined("mine.yaml", f"run.output_dir={tmp_path / 'out'}", "run.con_d={arch: always}")
     assert len(frame) > 0 and frame["p"].to_numpy() == pytest.approx(0.9)
     config = load("run.con_d={arch: always}", config="mine.yaml").config
-    data = load_source(SimpleNamespace(datasets_cfg=config.datasets, run_cfg=config.run)).data
+    data = load_source(SimpleNamespace(model_cfg=config.model, datasets_cfg=config.datasets, run_cfg=config.run)).data
     build = BuildNetworks(OmegaConf.to_container(config, resolve=True), data.table.fingerprint, str(folder))
     (tmp_path / "build").write_bytes(pickle.dumps(build))
     code = "import pickle, sys; print(pickle.load(open('build', 'rb'))().scorer_fingerprint)"
