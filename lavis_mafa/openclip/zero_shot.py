@@ -9,6 +9,7 @@ from pathlib import Path
 
 import open_clip
 import torch
+from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from lavis_mafa.common.loading import WatchedLoader
@@ -63,7 +64,7 @@ def zero_shot(
     data = _image_folder(Path(images).expanduser(), preprocess)
     model.eval()
     classifier_DC = open_clip.build_zero_shot_classifier(
-        model, tokenizer, class_names(data.classes, names), TEMPLATES[templates], device=device
+        _Texts(model), tokenizer, class_names(data.classes, names), TEMPLATES[templates], device=device
     )
     hits = torch.zeros(min(TOP, len(data.classes)))
     loader = WatchedLoader(
@@ -75,6 +76,16 @@ def zero_shot(
         hits += (best_BK == label_B[:, None]).sum(dim=0)
     top = 100 * hits.cumsum(0) / len(data)
     return {"top1": top[0].item(), "top5": top[-1].item(), "images": len(data), "classes": len(data.classes)}
+
+
+class _Texts:
+    """How open_clip asks a model for the features of texts: 3 by encode_text, 4 by a call."""
+
+    def __init__(self, model: ClipModel) -> None:
+        self.encode_text = model.encode_text
+
+    def __call__(self, text: Tensor) -> dict[str, Tensor]:
+        return {"text_features": self.encode_text(text, normalize=True)}
 
 
 def _image_folder(root: Path, preprocess: View) -> ImageFolder:

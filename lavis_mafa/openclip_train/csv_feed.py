@@ -23,6 +23,7 @@ from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.core.scorer import View
 from lavis_mafa.data.identity import clean_path, image_id, text_id
 from lavis_mafa.data.records import TextProcessor
+from lavis_mafa.openclip_train.batches import Pair, paired, parts
 from lavis_mafa.openclip_train.images import RowBatch, RowViews
 
 
@@ -43,7 +44,7 @@ class CsvRows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]: ...
+    def __getitem__(self, row: int) -> Pair: ...
 
 
 class _Indexed(Dataset[tuple[Tensor, Tensor, int]]):
@@ -56,7 +57,8 @@ class _Indexed(Dataset[tuple[Tensor, Tensor, int]]):
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
-        return (*self.dataset[row], row)
+        image, text = parts(self.dataset[row])
+        return image, text, row
 
 
 class Feed:
@@ -107,7 +109,7 @@ class Feed:
         if self._store is not None:
             self._store.begin_epoch(epoch, self.num_batches * self.planner.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Pair]:
         assert self._plan is not None, "set_value comes first"
         self._last.clear()
         loader = DataLoader(
@@ -119,7 +121,7 @@ class Feed:
         for images, texts, row_B in loader:
             self._last.append(row_B)
             self.fresh = True
-            yield images, texts
+            yield paired(images, texts)
         if self._store is not None:
             self._store.commit()
 

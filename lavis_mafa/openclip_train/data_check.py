@@ -5,10 +5,13 @@ Tested in tests/openclip/test_train.py and test_shards.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 
 from lavis_mafa.openclip_train.csv_table import read_pairs
 from lavis_mafa.openclip_train.shard_check import check_shards
+
+OF_OPEN_CLIP_4 = ("use_naflex", "variable_text", "length_bucketing", "json_text_key")
 
 
 def check_data(argv: Sequence[str]) -> None:
@@ -21,6 +24,8 @@ def check_data(argv: Sequence[str]) -> None:
     from open_clip_train.params import parse_args
 
     args = parse_args(list(argv))
+    if unsupported := [name for name in OF_OPEN_CLIP_4 if getattr(args, name, None)]:
+        raise ValueError(f"--{unsupported[0].replace('_', '-')} does not work with MAFA: drop it")
     for name in ("train_data", "val_data"):
         path = getattr(args, name)
         if not path and args.dataset_type != "synthetic":
@@ -30,6 +35,17 @@ def check_data(argv: Sequence[str]) -> None:
             read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator)
         elif reader is open_clip_data.get_wds_dataset:
             urls, _ = open_clip_data.expand_urls(path)
-            check_shards(urls, open_clip_data.base_plus_ext, open_clip_data.filter_no_caption_or_no_image)
+            check_shards(urls, open_clip_data.base_plus_ext, _is_pair(args))
         else:
             raise ValueError(f"--dataset-type {args.dataset_type}: MAFA only supports csv or webdataset")
+
+
+def _is_pair(args: argparse.Namespace) -> Callable[[set[str]], bool]:
+    """Whether open_clip trains on a sample of these suffixes; those of 4 have names of their own."""
+    from open_clip_train import data as open_clip_data
+
+    if not hasattr(args, "image_key"):
+        is_pair: Callable[[set[str]], bool] = open_clip_data.filter_no_caption_or_no_image
+        return is_pair
+    wanted = [set(key.split(";")) for key in (args.image_key, args.text_key)]
+    return lambda suffixes: all(suffixes & one for one in wanted)

@@ -16,6 +16,7 @@ from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View
 from lavis_mafa.data.images import open_file, open_image, size_and_time
 from lavis_mafa.data.rules import FileRules
+from lavis_mafa.openclip_train.batches import Pair, paired
 from lavis_mafa.openclip_train.csv_table import read_pairs
 
 
@@ -41,14 +42,22 @@ def checked_rows(csv_dataset: type[Any]) -> type[Any]:
 
     class CheckedRows(csv_dataset):  # type: ignore[misc]
         def __init__(
-            self, path: str, transforms: View, img_key: str, caption_key: str, sep: str = "\t", tokenizer: Any = None
+            self,
+            path: str,
+            transforms: View,
+            img_key: str,
+            caption_key: str,
+            sep: str = "\t",
+            tokenizer: Any = None,
+            variable_text: bool = False,
         ) -> None:
+            assert not variable_text, "check_data refuses it"
             self.images, self.captions = read_pairs(path, img_key, caption_key, sep)
             self.transforms, self.tokenize = transforms, tokenizer
 
-        def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        def __getitem__(self, row: int) -> Pair:
             image = self.transforms(open_csv_image(str(self.images[row])))
-            return image, self.tokenize([str(self.captions[row])])[0]
+            return paired(image, self.tokenize([str(self.captions[row])])[0])
 
     return CheckedRows
 

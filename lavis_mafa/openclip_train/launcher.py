@@ -1,8 +1,8 @@
 """open_clip's own training with MAFA: `python -m lavis_mafa.openclip.train`, on CSV data or WebDataset shards.
 
 All arguments of open_clip_train are open_clip's; ours begin with --mafa. Nothing of open_clip is copied or changed on
-disk: while it runs, its `get_data`, `create_loss` and CSV reader are ours, and we see the model that it creates. Tested
-in tests/openclip/test_train.py, test_shards.py, test_judge.py and test_ranks.py.
+disk: while it runs, its `get_data`, `create_loss` (of open_clip 4: `create_task`) and readers are ours, and we see the
+model that it creates. Tested in tests/openclip/test_train.py, test_shards.py, test_judge.py and test_ranks.py.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip.names import model_config
 from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAnswers
 from lavis_mafa.openclip_train.arguments import check, con_d_rule, parser, refuse_old_names
+from lavis_mafa.openclip_train.batches import HAS_TASKS
 from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
 from lavis_mafa.openclip_train.csv_table import read_pairs, read_weights
 from lavis_mafa.openclip_train.data_check import check_data
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
-from lavis_mafa.openclip_train.shard_decode import safe_decode
-from lavis_mafa.openclip_train.shard_feed import ShardFeed, Shards, encoder, identified, without_eof
+from lavis_mafa.openclip_train.shard_decode import already_decoded
+from lavis_mafa.openclip_train.shard_feed import Identity, ShardFeed, Shards, encoder, shard_stages, without_eof
 from lavis_mafa.openclip_train.shard_names import shard_names
 from lavis_mafa.openclip_train.tower_tokens import tower_tokens
 
@@ -71,7 +72,7 @@ class Training:
         return created
 
     def get_data(
-        self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None
+        self, args: argparse.Namespace, preprocess_fns: Any, epoch: int = 0, tokenizer: Any = None, **more: Any
     ) -> dict[str, Any]:
         """open_clip's data with the training loader replaced by our feed."""
         from open_clip_train import data as open_clip_data
@@ -82,16 +83,16 @@ class Training:
         self.read = getattr(tokenizer, "clean_fn", str)
 
         def get_wds_dataset(args: argparse.Namespace, preprocess: Any, is_train: bool, **more: Any) -> Any:
-            stages = safe_decode(open_clip_data.wds)
+            identity = None
             if is_train:
                 self.answers = self._answers(args)
                 names = shard_names(args.train_data, lambda pattern: open_clip_data.expand_urls(pattern)[0])
-                stages |= identified(open_clip_data.wds, names, self._view, self.read)
-            with replaced(open_clip_data.wds, **stages):
+                identity = Identity(names, self._view, self.read)
+            with replaced(open_clip_data.wds, **shard_stages(open_clip_data, identity)):
                 return plain(args, preprocess, is_train, **more)
 
         with replaced(open_clip_data, get_wds_dataset=get_wds_dataset):
-            data: dict[str, Any] = open_clip_data.get_data(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
+            data: dict[str, Any] = open_clip_data.get_data(args, preprocess_fns, epoch, tokenizer, **more)
         if "train" not in data:
             return data
         loader = data["train"].dataloader
@@ -158,7 +159,6 @@ class Training:
             raise ValueError("only ClipLoss and SigLipLoss have a MAFA counterpart: drop distillation or CoCa")
         if getattr(args, "horovod", False):
             raise ValueError("the ranks communicate by torch.distributed: start with torchrun and drop --horovod")
-        assert self.feed is not None, "open_clip asks for the data first"
         if self.options.mafa_sampling == "random" and self.options.mafa_alpha > 0:
             logging.warning(
                 "S-ITC without hard batches hurts (MAFA, Table 5): give --mafa-alpha 0 with random sampling"
@@ -167,7 +167,7 @@ class Training:
         ours: dict[str, Any] = {"connections": connections, "connection_weight": weight, "judge": self.judge}
         if args.siglip:
             ranks = {"rank": args.rank, "world_size": args.world_size, "dist_impl": args.loss_dist_impl}
-            return LossAdapter(MafaSigLipLoss(**ranks, **ours), self.feed, self.options, self.answers)
+            return LossAdapter(MafaSigLipLoss(**ranks, **ours), self)
         loss = MafaClipLoss(
             local_loss=args.local_loss,
             gather_with_grad=args.gather_with_grad,
@@ -176,7 +176,17 @@ class Training:
             world_size=args.world_size,
             **ours,
         )
-        return LossAdapter(loss, self.feed, self.options, self.answers)
+        return LossAdapter(loss, self)
+
+    def create_task(self, args: argparse.Namespace, model: nn.Module, **more: Any) -> nn.Module:
+        """open_clip 4's task, with the managed loss in place of its own."""
+        tokenizer = open_clip.get_tokenizer(args.model, cache_dir=args.cache_dir)
+        self.read = getattr(tokenizer, "clean_fn", str)  # the loss is made before the data are read
+        loss, plain = self.create_loss(args), open_clip.create_task(args, model, **more)
+        if type(plain) not in (open_clip.task.CLIPTask, open_clip.task.SigLIPTask) or args.variable_text:
+            raise ValueError(f"--model {args.model}: MAFA only supports CLIP and SigLIP with texts of fixed length")
+        task: nn.Module = type(plain)(model, loss=loss)
+        return task
 
     def _planner(self, args: argparse.Namespace, ids_N2: torch.Tensor) -> GritPlanner:
         space, options = self.options.mafa_search_space, self.options
@@ -234,7 +244,8 @@ def main(argv: Sequence[str]) -> int | None:
     refuse_old_names(theirs)
     training = Training(options)
     check_data(theirs)
-    ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", "create_loss")}
+    by_version = "create_task" if HAS_TASKS else "create_loss"
+    ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", by_version)}
     with replaced(open_clip_main, **ours), replaced(open_clip_data, **_readers(open_clip_data)):
         try:
             status: int | None = open_clip_main.main(theirs)
@@ -246,8 +257,10 @@ def main(argv: Sequence[str]) -> int | None:
 def _readers(open_clip_data: ModuleType) -> dict[str, Any]:
     """What opens files in place of open_clip's own."""
     folders = SimpleNamespace(ImageFolder=partial(ImageFolder, loader=open_file))  # of --imagenet-val
-    rows = checked_rows(open_clip_data.CsvDataset)
-    return {"CsvDataset": rows, "datasets": folders, **without_eof(open_clip_data)}
+    readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset), "datasets": folders}
+    if HAS_TASKS:
+        readers["decode_pil_rgb"] = already_decoded
+    return {**readers, **without_eof(open_clip_data)}
 
 
 def _quiet_torch() -> None:

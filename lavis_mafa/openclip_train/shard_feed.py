@@ -25,48 +25,67 @@ from lavis_mafa.core.scorer import View
 from lavis_mafa.core.siblings import keep_apart
 from lavis_mafa.data.identity import image_id, text_id
 from lavis_mafa.data.records import TextProcessor
+from lavis_mafa.openclip_train.batches import HAS_TASKS, Pair, paired, parts
 from lavis_mafa.openclip_train.images import RowBatch
+from lavis_mafa.openclip_train.shard_decode import decoded, read
 
 IDS, VIEW, CAPTION = "mafa_ids", "mafa_view", "mafa_caption"
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Identified:
-    """A stage of webdataset's pipeline that adds (image_id, text_id): of shard and key, and of the caption.
+class Identity:
+    """Adds (image_id, text_id) to a sample of a shard: of shard and key, and of the caption.
 
     names: of every shard, by its URL (shard_names.py). view: PIL image → tensor, how a judge sees an image; then its
     view and the caption as it stands are added too. read: what the tokenizer makes of a caption before it is cut.
     """
 
-    def __init__(
-        self,
-        stage: Callable[[Iterable[Any]], Iterable[Any]],
-        names: Mapping[str, str],
-        view: View | None,
-        read: TextProcessor,
-    ) -> None:
-        self.stage, self.names, self.view, self.read = stage, names, view, read
+    def __init__(self, names: Mapping[str, str], view: View | None, read: TextProcessor) -> None:
+        self.names, self.view, self.read = names, view, read
+        self.adds = [IDS] if view is None else [IDS, VIEW, CAPTION]
 
-    def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
-        for sample in self.stage(samples):
-            name = f"{self.names[sample['__url__']]}:{sample['__key__']}"
-            ids = image_id("webdataset", name), text_id(self.read(sample["text"]))
-            more: dict[str, Any] = {IDS: torch.tensor(ids)}
-            if self.view is not None:
-                more |= {VIEW: self.view(sample["image"]), CAPTION: sample["text"]}
-            yield {**sample, **more}
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        name = f"{self.names[sample['__url__']]}:{sample['__key__']}"
+        ids = image_id("webdataset", name), text_id(self.read(sample["text"]))
+        more: dict[str, Any] = {IDS: torch.tensor(ids)}
+        if self.view is not None:
+            more |= {VIEW: self.view(sample["image"]), CAPTION: sample["text"]}
+        return {**sample, **more}
 
 
-def identified(
-    wds: ModuleType, names: Mapping[str, str], view: View | None, read: TextProcessor
-) -> dict[str, Callable[..., object]]:
-    """webdataset's `rename` and `to_tuple`, as open_clip calls them, with what Identified adds going along."""
+def shard_stages(open_clip_data: ModuleType, identity: Identity | None) -> dict[str, Callable[..., object]]:
+    """Stands in for stages of webdataset as open_clip calls them: only image and caption are decoded (shard_decode.py).
+
+    identity: adds ids to the samples of training; None: of validation.
+    """
+    wds, handler = open_clip_data.wds, open_clip_data.log_and_continue
+    if HAS_TASKS:  # one stage; those that follow find image and caption decoded
+        return {"rename": lambda image, text, keep: wds.map(Reader(image, text, identity), handler=handler)}
     rename, to_tuple = wds.rename, wds.to_tuple
-    more = [IDS] if view is None else [IDS, VIEW, CAPTION]
-    return {
-        "rename": lambda *args, **given: Identified(rename(*args, **given), names, view, read),
-        "to_tuple": lambda *names: to_tuple(*names, *more),
-    }
+    stages: dict[str, Callable[..., object]] = {"decode": lambda spec, handler: wds.map(decoded, handler=handler)}
+    if identity is None:
+        return stages
+
+    def identified(**names: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
+        stage = rename(**names)
+        return lambda samples: map(identity, stage(samples))
+
+    return {**stages, "rename": identified, "to_tuple": lambda *names: to_tuple(*names, *identity.adds)}
+
+
+class Reader:
+    """A sample of open_clip 4: image and caption of these suffixes (`png;jpg`), decoded, and what `identity` adds."""
+
+    def __init__(self, images: str, captions: str, identity: Identity | None) -> None:
+        self.suffixes, self.identity = (images.split(";"), captions.split(";")), identity
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        image, text = read(sample, *self.suffixes)
+        known = {"image": image, "text": text}
+        if self.identity is None:
+            return known
+        added = self.identity({**sample, **known})
+        return {**known, **{name: added[name] for name in self.identity.adds}}
 
 
 def encoder(model: nn.Module, args: argparse.Namespace) -> Encode:
@@ -131,16 +150,16 @@ class ShardFeed:
         self.epoch = epoch
         self.info.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Pair]:
         self._last.clear()
-        loader, number = iter(self.info.dataloader), 0
+        loader, number = map(parts, self.info.dataloader), 0
         while batches := list(islice(loader, self.buffer)):
             if self.epoch > 0 and len(batches) > 1:
                 batches = self._grouped(batches, np.random.default_rng((self.seed, self.epoch, self.rank, number)))
             for images, texts, *known in batches:
                 self._last.append(known)
                 self.fresh = True
-                yield images, texts
+                yield paired(images, texts)
             number += 1
         if not number:
             raise ValueError(

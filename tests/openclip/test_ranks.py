@@ -13,6 +13,7 @@ from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.pairs import SettledPairs
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.openclip import BiEncoderJudge, MafaClipLoss, MafaSigLipLoss, PairMasks
+from lavis_mafa.openclip_train.batches import parts
 from lavis_mafa.openclip_train.csv_feed import Feed, pair_ids
 from tests.ranks import as_torchrun, on_ranks
 
@@ -185,7 +186,7 @@ def fed(rank, world, folder):
     for epoch in range(3):
         feed.set_value(epoch)
         batches = []
-        for images, texts in feed:
+        for images, texts in map(parts, feed):
             assert images.equal(-texts) and images.equal(feed.rows(B))
             feed.keep(image[images], text[images])
             batches.append(images.tolist())

@@ -17,6 +17,7 @@ from PIL import Image
 from lavis_mafa.data.identity import image_id, text_id
 from lavis_mafa.openclip import OpenClipEncoder
 from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.batches import parts
 from lavis_mafa.openclip_train.shard_decode import decoded
 from lavis_mafa.openclip_train.shard_feed import ShardFeed
 
@@ -211,7 +212,7 @@ def test_a_buffer_is_cut_into_batches_of_look_alikes(epoch, alike):
     found = feed(numbers, by_tens)
     found.set_value(epoch)
     batches = []
-    for images, texts in found:
+    for images, texts in map(parts, found):
         assert found.ids(BATCH)[:, 0].tolist() == texts[:, 0].tolist() == images[:, 0].tolist()
         batches.append(texts[:, 0].tolist())
     assert sorted(n for batch in batches for n in batch) == sorted(numbers)
@@ -223,7 +224,7 @@ def test_a_buffer_of_its_own_size_is_grouped_alone():
     numbers = [10 * (n % 2) + n // 2 for n in range(16)]
     found = feed(numbers, by_tens, buffer=2)
     found.set_value(1)
-    halves = [set(texts[:, 0].tolist()) for _, texts in found]
+    halves = [set(texts[:, 0].tolist()) for _, texts in map(parts, found)]
     assert halves[0] | halves[1] == set(numbers[:8])
     assert all(len({n // 10 for n in half}) == 1 for half in halves)
 
