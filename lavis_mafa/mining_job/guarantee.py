@@ -26,6 +26,9 @@ from lavis_mafa.mining.strata import Strata, around_target, draw
 from lavis_mafa.mining_job.parts import Job
 
 NO_LABELS = "no labels yet: fill the column label of review.csv with 1 or 0, and mine again"
+NO_SAMPLE = (
+    "are no random sample of the candidates by this judge's scores: the guarantee holds as far as they are like one"
+)
 NOT_ENOUGH = "no tested bound has shown the target"
 TOO_FEW = "too few labels above any bound to show the target, whatever they say"
 
@@ -59,9 +62,7 @@ def guaranteed(job: Job, by_people: Labelled | None) -> tuple[Job, dict[str, obj
         return _bounded(job, None), {**about, "bound": None, "reason": NO_LABELS}
     if not sample.is_random:
         logging.warning(
-            "run.target_precision: the labels (%s) are no random sample of the candidates by this judge's scores; the "
-            "guarantee holds only as far as they are like one. Delete review.csv to get a sample to label",
-            sample.by,
+            "run.target_precision: the labels (%s) %s. Delete review.csv to get a sample to label", sample.by, NO_SAMPLE
         )
     labels = sample.labels
     found = certify(labels, target, seed)
@@ -138,6 +139,11 @@ def _bounded(job: Job, bound: float | None) -> Job:
 
 def guarantee_text(figures: Keys) -> list[str]:
     """What summary.json has under `guarantee`, for people."""
+    sampled = [] if figures.get("random_sample", True) else [f"the labels ({figures['labelled_by']}) {NO_SAMPLE}"]
+    return [*_about_the_bound(figures), *sampled]
+
+
+def _about_the_bound(figures: Keys) -> list[str]:
     target, bound = number_at(figures, "target"), number_at(figures, "bound")
     if bound is None:
         needed = number_at(figures, "labels_needed")

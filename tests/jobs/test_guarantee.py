@@ -207,5 +207,7 @@ def test_it_reads_well(world: Any) -> None:
     p_K, true_K = world
     text = "\n".join(guarantee_text(guarantee(job(p_K, true_K), sample(p_K, true_K))[1]))
     assert "with 95 % confidence at least 9" in text and "600 more labels" in text
+    plain = replace(sample(p_K, true_K), above_L=None)
+    assert "labels (people) are no random sample" in guarantee_text(guarantee(job(p_K, true_K), plain)[1])[-1]
     text = "\n".join(guarantee_text(guarantee(job(p_K, true_K), None)[1]))
     assert text.startswith("no bound with a precision of 90%: no labels yet") and text.endswith("Nothing is connected")
