@@ -12,10 +12,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class Composite:
     def reads_captions_alone(self) -> bool:
         return not any(looks_at_images(member) for member in self.members)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """What was fitted."""
         raise NotImplementedError
 
@@ -79,12 +79,12 @@ class Ensemble(Composite):
         """On labelled pairs: the members' scores (K, F)."""
         return replace(self, calibration=Calibration.fitted(score_KF, match_K, image_id_K, "logistic"))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {"curves": self.calibration.as_json() if self.calibration else None}
 
-    def fitted(self, found: Mapping[str, Any]) -> Ensemble:
+    def fitted(self, found: Mapping[str, object]) -> Ensemble:
         """As a file has it."""
-        return replace(self, calibration=Calibration.from_json(found["curves"]))
+        return replace(self, calibration=Calibration.from_json(cast(Sequence[Mapping[str, object]], found["curves"])))
 
     def plain(self, score_KF: Floats) -> Floats:
         """(K,) the members' mean, to compare with."""
@@ -123,17 +123,18 @@ class Cascade(Composite):
         above = 1 - _bound(1 - cheap_K, costly_K <= self.bounds[1], self.error)
         return replace(self, settled=(below, max(above, float(np.nextafter(below, 2)))))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {"settled": self.settled, "verdicts": self.bounds, "error": self.error}
 
-    def fitted(self, found: Mapping[str, Any]) -> Cascade:
+    def fitted(self, found: Mapping[str, object]) -> Cascade:
         """As a file has it. Raises ValueError: fitted for other bounds of the verdicts, or for another error."""
-        if (tuple(found["verdicts"]), found["error"]) != (self.bounds, self.error):
+        verdicts, settled = (cast(Sequence[float], found[name]) for name in ("verdicts", "settled"))
+        if (tuple(verdicts), found["error"]) != (self.bounds, self.error):
             raise ValueError(
-                f"the cascade was fitted for low and high of {found['verdicts']} and an error of {found['error']}, not "
+                f"the cascade was fitted for low and high of {verdicts} and an error of {found['error']}, not "
                 f"for {list(self.bounds)} and {self.error}"
             )
-        low, high = found["settled"]
+        low, high = settled
         return replace(self, settled=(float(low), float(high)))
 
     def plain(self, score_KF: Floats) -> Floats:
@@ -207,9 +208,9 @@ def _members(request: ScorerRequest, count: str) -> tuple[PairScorer, ...]:
     return tuple(members)
 
 
-def _sections(section: Section) -> list[Mapping[str, Any]]:
+def _sections(section: Section) -> list[Section]:
     """Those of the members; none where any of them is no section."""
-    given: Any = plain_config(section).get("judges")
+    given = plain_config(section).get("judges")
     found = given if isinstance(given, list) else []
     return found if all(isinstance(one, Mapping) and "arch" in one for one in found) else []
 

@@ -60,7 +60,7 @@ def folder_or_name(name: str) -> str:
     return str(Path(name).expanduser()) if is_path(name) else name
 
 
-def named_folder(section: Mapping[str, Any], *keys: str) -> Iterator[tuple[str, str]]:
+def named_folder(section: Mapping[str, object], *keys: str) -> Iterator[tuple[str, str]]:
     """(key, path) of those keys of a judge's section that name a folder here: what must be there before a run."""
     yield from ((key, str(section[key])) for key in keys if section.get(key) and is_path(str(section[key])))
 

@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.scorers.hf import hub_file, load_frozen, weights_digest
+from lavis_mafa.scorers.registry import Section
 
 BATCH = 128
 KEPT_TEXTS = 1 << 21  # 1.6 GB of 384 numbers; beyond that encoding starts over
@@ -112,7 +113,7 @@ class TextEncoder:
         self.read, self.cut = self.read + len(length_B), self.cut + cut
 
 
-def load_text_encoder(name: str, where: str, device: torch.device, section: Any) -> TextEncoder:
+def load_text_encoder(name: str, where: str, device: torch.device, section: Section) -> TextEncoder:
     """The encoder at a local folder or of a hub name.
 
     section: `max_length`, `pooling` and `prompt`, each where the model's own files do not say it, or say otherwise.
