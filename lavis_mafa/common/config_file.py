@@ -15,6 +15,7 @@ from lavis_mafa.common.references import check_references
 from lavis_mafa.common.run_configs import run_config
 from lavis_mafa.common.run_schema import MineRun, TrainRun
 from lavis_mafa.common.schema import text_keys
+from lavis_mafa.common.shapes import check_shapes
 
 SECTIONS = ("run", "model", "datasets")
 DATA_HOLDS = " (the folder that holds the data sets: flickr8k, text, weights, …)"
@@ -46,11 +47,11 @@ def read_config_file(path: Path, options: Sequence[str]) -> DictConfig:
             OmegaConf.update(given, "run.con_d", None)  # its other keys are those of another network
         try:
             both = merged(given, chosen)
-        except TypeError as error:
-            raise ValueError(
-                f"--options: a list where the YAML has keys, or keys where it has a list: {error}"
-            ) from error
-    check_references(OmegaConf.to_container(both), source)
+        except ValueError as error:
+            raise ValueError(f"--options: {error}") from error
+    plain = OmegaConf.to_container(both)
+    check_references(plain, source)
+    check_shapes(cast(Mapping[str, object], plain))
     return both
 
 
@@ -65,8 +66,11 @@ def _read(path: Path) -> object:
 
 
 def merged(*parts: DictConfig | Mapping[str, object]) -> DictConfig:
-    """The later part wins."""
-    found = OmegaConf.merge(*parts)
+    """The later part wins. Raises ValueError: it has a list where the earlier one has keys, or keys for a list."""
+    try:
+        found = OmegaConf.merge(*parts)
+    except TypeError as error:  # of OmegaConf
+        raise ValueError(f"a list where the YAML has keys, or keys where it has a list: {error}") from error
     assert isinstance(found, DictConfig), "of mappings one is made"
     return found
 

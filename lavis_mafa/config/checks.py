@@ -51,6 +51,8 @@ def typed_run(run: DictConfig, schema: Schema) -> DictConfig:
 
 
 def wrong_type(name: str, value: object, schema: Schema) -> str:
+    if name not in {one.name for one in fields(schema)}:  # OmegaConf does not name a list that a ${…} stands for
+        return f"run has {value!r} where a list or keys are due: write them out in place of ${{…}}"
     return f"run.{name} is {value!r}: allowed is {allowed_values(schema, name)}"
 
 

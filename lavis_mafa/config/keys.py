@@ -102,7 +102,7 @@ def check_read_by_task(given: Iterable[object], run: DictConfig, schema: Schema)
 
 def _known(kind: str, name: object) -> type | None:
     """None where a command (mine) has no such thing."""
-    return registry.mapping[f"{kind}_name_mapping"].get(name)
+    return registry.mapping[f"{kind}_name_mapping"].get(name) if isinstance(name, str) else None
 
 
 def _check_model(model: DictConfig, where: str, more: tuple[str, ...]) -> None:

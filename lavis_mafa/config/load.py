@@ -27,6 +27,7 @@ from lavis_mafa.common.config_file import (
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import PATIENCE, patient_group
 from lavis_mafa.common.run_schema import MineRun, Schema, TrainRun
+from lavis_mafa.common.shapes import check_shapes
 from lavis_mafa.config.checks import check_mining, check_texts, typed_run, wrong_type
 from lavis_mafa.config.devices import chosen_device, take_device
 from lavis_mafa.config.keys import check_names, check_read_by_task, is_lavis_task
@@ -96,6 +97,7 @@ def load_config(arguments: argparse.Namespace, schema: Schema = TrainRun) -> Run
         for name in [name for name, dataset in given.datasets.items() if dataset is None]:
             given.datasets[name] = {}
         cfg = RunConfig(given, schema)
+        check_shapes(plain_config(cfg.config))
         if given.get("model"):
             cfg.config.model.update(_weights_switches(given, arguments.options))
         if smoke := getattr(arguments, "smoke", None):

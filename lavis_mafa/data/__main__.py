@@ -20,6 +20,7 @@ from lavis_mafa.common.config_file import (
 from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
+from lavis_mafa.common.shapes import check_shapes
 from lavis_mafa.common.stdout import print_anything, printable
 from lavis_mafa.data.check import Annotation, SplitReport, check_split
 from lavis_mafa.data.rules import FileRules
@@ -79,9 +80,15 @@ def _settings(path: Path, options: list[str]) -> tuple[DictConfig, int]:
         if names != [CHECKED]:
             rendered = " (scenes are rendered: there is nothing to check)" if RENDERED in names else ""
             raise ValueError(f"{path}: datasets are {names}; this command checks {CHECKED}{rendered}")
-        run = OmegaConf.create({"run": {"batch_size_train": TrainRun.batch_size_train}})
-        config = home_expanded(merged(run, loaded(CONFIGS / "datasets" / f"{CHECKED}.yaml"), given))
-        return OmegaConf.create(dict(plain_config(config.datasets[CHECKED]))), int(config.run.batch_size_train)
+        size = (given.get("run") or {}).get("batch_size_train", TrainRun.batch_size_train)
+        if type(size) is not int or size < 1:
+            raise ValueError(f"run.batch_size_train is {size!r}: allowed is a whole number from 1 on")
+        if given.datasets[CHECKED] is None:
+            given.datasets[CHECKED] = {}
+        config = home_expanded(merged(loaded(CONFIGS / "datasets" / f"{CHECKED}.yaml"), given))
+        dataset = dict(plain_config(config.datasets[CHECKED]))
+        check_shapes({"datasets": {CHECKED: dataset}})
+        return OmegaConf.create(dataset), size
 
 
 def _readable(split: str, report: SplitReport) -> str:

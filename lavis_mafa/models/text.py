@@ -33,6 +33,8 @@ def load_tokenizer(vocab: str = "bert-base-uncased") -> BertTokenizerFast:
     Raises:
         ValueError: a path that does not exist, a hub name that cannot be had, or no vocabulary of BERT.
     """
+    if not vocab:
+        raise ValueError(f"model.vocab is {vocab!r}: set it to a vocab.txt, a local folder, or a hub name")
     path = local_file(vocab) if vocab.startswith("package:") else Path(vocab).expanduser()
     if "/" in vocab and not path.exists() and path.suffix in (".txt", ".json"):
         raise ValueError(

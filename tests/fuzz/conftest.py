@@ -1,0 +1,3 @@
+"""Before a test imports LAVIS."""
+
+import lavis_mafa.compat  # noqa: F401
