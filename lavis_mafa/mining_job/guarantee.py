@@ -69,14 +69,13 @@ def guaranteed(job: Job, by_people: Labelled | None) -> tuple[Job, dict[str, obj
     bound = None if found.stratum is None else float(labels.above_S[found.stratum])
     about |= {"bound": bound, "labels": int(labels.labels_S.sum()), "labelled_by": sample.by}
     about |= {"random_sample": sample.is_random, "bounds_tested": found.bounds}
-    powered = _powered(job.mined, sample)
+    powered = _powered(job.mined, sample) if sample.is_random else None  # of others no total can be estimated
     if bound is None:
-        more = {"reason": NOT_ENOUGH if found.bounds else TOO_FEW, **_needed(powered, labels, target, found)}
-        return _bounded(job, None), {**about, **more}
+        needed = _needed(powered, labels, target, found) if powered else {}
+        return _bounded(job, None), {**about, "reason": NOT_ENOUGH if found.bounds else TOO_FEW, **needed}
     job = _bounded(job, bound)
-    figures = _figures(job, powered, bound)
-    # an interval is as wide as the root of its labels is small
-    return job, {**about, "precision_at_least": found.at_least, **figures, "labels_to_halve": 3 * len(powered.at_L)}
+    figures = _figures(job, powered, bound) if powered else {}
+    return job, {**about, "precision_at_least": found.at_least, **figures}
 
 
 def labels_of(job: Job, target: float, by_people: Labelled | None) -> Sample | None:
@@ -149,11 +148,12 @@ def _about_the_bound(figures: Keys) -> list[str]:
         needed = number_at(figures, "labels_needed")
         more = "" if needed is None else f"; about {needed:,} labels would show it for {figures['for_the_bound']:.3f}"
         return [f"no bound with a precision of {target:.0%}: {figures['reason']}{more}. Nothing is connected"]
+    shown = f"bound {bound:.3f}: with 95 % confidence at least {number_at(figures, 'precision_at_least'):.1%} of the "
+    shown += f"connections match ({figures['labels']:,} labels)"
+    if "precision" not in figures:
+        return [shown]
     precision, recall = (_within(keys_at(figures, name)) for name in ("precision", "recall"))
-    lines = [
-        f"bound {bound:.3f}: with 95 % confidence at least {number_at(figures, 'precision_at_least'):.1%} of the "
-        f"connections match ({figures['labels']:,} labels); precision {precision}, recall among the candidates {recall}"
-    ]
+    lines = [f"{shown}; precision {precision}, recall among the candidates {recall}"]
     for name, batches in keys_at(figures, "false_negatives_a_batch").items():
         if isinstance(batches, Mapping):
             before, after = (_within(keys_at(batches, when), "{:.2f}") for when in ("before", "after"))
@@ -183,6 +183,7 @@ def _figures(job: Job, powered: Powered, bound: float) -> dict[str, object]:
         "precision": powered.total(connected_K / max(connected_K.sum(), 1)).within(0, 1).plain(),
         "recall": recall.within(0, 1).plain() if recall else None,
         "false_negatives_a_batch": _false_negatives(job, powered, connected_K),
+        "labels_to_halve": 3 * len(powered.at_L),  # an interval is as wide as the root of its labels is small
     }
 
 

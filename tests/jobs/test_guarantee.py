@@ -182,6 +182,7 @@ def test_judged_pairs_are_labels_of_which_it_says_that_they_are_no_sample(world:
     with caplog.at_level(logging.WARNING):
         found = guarantee(judged_job, None)[1]
     assert (found["labelled_by"], found["random_sample"], found["labels"]) == ("judged_pairs", False, 1500)
+    assert not {"precision", "recall", "false_negatives_a_batch"} & set(found)  # which only a random sample can tell
     assert found["bound"] is not None and "judged_pairs" in caplog.text
 
 
