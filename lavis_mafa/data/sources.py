@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+from lavis_mafa.common.tree import Keys, at, keys_at
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.rules import FileRules
 
 
-def image_text(split: str, options: Mapping[str, Any]) -> tuple[RecordTable, ImageFiles]:
+def image_text(split: str, options: Keys) -> tuple[RecordTable, ImageFiles]:
     """The records of a split, and what opens their images. options: those of configs/datasets/image_text.yaml.
 
     Raises ValueError: no image folder, or what the readers refuse, naming the split and its files.
     """
-    root, files = image_folder(options, "image_text"), options["annotations"][split]
-    rules, columns = FileRules.of(options), options.get("columns") or {}
-    rows = read_annotations(files, split, rules.max_characters, **columns).slice(0, options.get("max_rows"))
+    root, files = image_folder(options, "image_text"), cast("str | list[str]", at(options, "annotations", split))
+    rules, columns = FileRules.of(options), cast("Mapping[str, str | None]", keys_at(options, "columns"))
+    rows = read_annotations(files, split, rules.max_characters, **columns)
+    rows = rows.slice(0, cast("int | None", options.get("max_rows")))
     source = f"split {split} ({files if isinstance(files, str) else ', '.join(files)})"
     try:
-        table = RecordTable.from_rows(rows, options.get("name", "image_text"), root=root)
+        table = RecordTable.from_rows(rows, str(options.get("name", "image_text")), root=root)
     except ValueError as error:
         raise ValueError(f"datasets.image_text, {source}: {error}") from None
     return table, ImageFiles(root, table.images, source, rules)

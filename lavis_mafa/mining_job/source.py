@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from omegaconf import DictConfig
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
-from lavis_mafa.common.tree import Keys, at
+from lavis_mafa.common.tree import Keys, at, keys_at
 from lavis_mafa.data.dataset import OpenImage, TruthFunction
 from lavis_mafa.data.images import content_of
 from lavis_mafa.data.records import RecordTable
@@ -87,12 +87,12 @@ def load_source(cfg: JobConfig) -> Source:
 
 def _plain(name: str, options: DictConfig, split: str) -> Records:
     """Without LAVIS."""
-    plain: Any = plain_config(options)
-    splits = plain.get("annotations" if name == "image_text" else "splits") or {}
+    plain = plain_config(options)
+    splits = keys_at(plain, "annotations" if name == "image_text" else "splits")
     if not splits.get(split):
         raise ValueError(f"run.split is {split!r}; the splits of datasets.{name} are {', '.join(splits) or 'none'}")
     if name == "scenes":
-        return Records(*scenes_table(**splits[split]))
+        return Records(*scenes_table(**cast("dict[str, int]", splits[split])))
     return Records(*image_text(split, plain))
 
 
