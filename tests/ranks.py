@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import pickle
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -48,8 +50,21 @@ def as_torchrun(world: int, function: Callable[..., Any], *args: Any) -> list[An
 
 
 def _map(world: int, job: Callable[[int], Any]) -> list[Any]:
+    """The first rank that fails ends all, as under torchrun."""
     with CONTEXT.Pool(world) as pool:
-        return pool.map_async(job, range(world), chunksize=1).get(LIMIT_S)
+        found = pool.imap_unordered(functools.partial(_numbered, job), range(world))
+        return [value for _, value in sorted((found.next(LIMIT_S) for _ in range(world)), key=lambda pair: pair[0])]
+
+
+def _numbered(job: Callable[[int], Any], rank: int) -> tuple[int, Any]:
+    try:
+        return rank, job(rank)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # it would not reach the pool, which then waits for ever
+            raise RuntimeError(f"rank {rank}: {traceback.format_exc()}") from None
+        raise
 
 
 def _on_rank(world: int, store: str, function: Callable[..., Any], args: tuple[Any, ...], rank: int) -> Any:

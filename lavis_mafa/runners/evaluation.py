@@ -53,4 +53,5 @@ class Evaluation:
         with atomic_write(self.run.folder / WEIGHTS) as file:
             file.write(safetensors.torch.save(state))
         config = self.run.config
-        write_config(self.run.folder, config.model_cfg, config.datasets_cfg[self.run.name])
+        name = self.run.name.split("+")[0]  # of LAVIS' own that are trained on together, the first
+        write_config(self.run.folder, config.model_cfg, config.datasets_cfg[name])
