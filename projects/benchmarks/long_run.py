@@ -94,7 +94,7 @@ class LongRun:
         if step == 0:
             self.connections.merge()
         states = {"connections": self.connections.commit(), "embeddings": self.embeddings.commit() if step else None}
-        checkpoint.save(self.folder, {"epoch": epoch, "step": step, "stores": [states]}, keep=2)
+        checkpoint.save(self.folder, epoch, step, {"stores": [states]}, keep=2)
 
     def _summary(self, epochs: list[dict[str, Any]]) -> dict[str, Any]:
         peaks = [epoch["peak_mb"] for epoch in epochs]
