@@ -81,7 +81,7 @@ class RetrievalEvaluation(Evaluation):
 
     def _retrieval(self, split: str, k_test: int, coco: CocoIds | None = None) -> RetrievalFigures:
         dataset = self.run.splits[split]
-        test_set = self._test_set if split == self.run.test_splits[0] else None
+        test_set = self._test_set if split in self.run.test_splits[:1] else None
         return evaluate_retrieval(
             self.run.network, dataset, k_test=k_test, coco=coco, test_set=test_set, **self._loading()
         )
