@@ -50,6 +50,8 @@ def _is_lavis_runner(name: str | None) -> bool:
     """Whether the run is LAVIS' own runner's; a job without a runner needs no LAVIS."""
     if name is None:
         return False
+    import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
     from lavis.common.registry import registry
 
     from lavis_mafa.config.keys import is_ours

@@ -98,6 +98,8 @@ def _plain(name: str, options: DictConfig, split: str) -> Records:
 
 def _built(name: str, options: DictConfig, split: str) -> Records:
     """By LAVIS' builder of that name."""
+    import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
     from lavis.common.registry import registry
     from lavis.datasets.datasets.base_dataset import BaseDataset
 

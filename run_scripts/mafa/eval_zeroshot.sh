@@ -44,13 +44,17 @@ for name in "${names[@]}"; do
     evaluate_into "$name" "$checkpoint" "${straight[@]}" "$@"
 done
 if [[ -n "$stage1" ]]; then
+    rest=() # retrieval generates nothing
+    for option in "$@"; do
+        [[ "$option" =~ ^run\.(num_beams|max_len|min_len|length_penalty|without_image|prompt|lemmatise)= ]] || rest+=("$option")
+    done
     for name in "${of_stage1[@]}"; do
         zero_shot=()
         if [[ "$stage1" != published && "$model" != scenes ]]; then
             zero_shot=(model.model_type=pretrain model.load_finetuned=false model.finetuned=null "model.pretrained=$stage1"
                 datasets.image_text.vis_processor.eval.image_size=224 run.expected=null)
         fi
-        evaluate_into "$name" "$stage1" "${zero_shot[@]}" "$@"
+        evaluate_into "$name" "$stage1" "${zero_shot[@]}" "${rest[@]}"
     done
 else
     echo "retrieval is skipped: it evaluates stage 1, whose checkpoint is the third argument" >&2

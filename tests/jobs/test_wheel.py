@@ -17,7 +17,7 @@ PACKAGE = ROOT / "lavis_mafa"
 ELSEWHERE = """
 import sys
 import lavis_mafa, lavis_mafa.cli
-assert lavis_mafa.__file__.startswith({site!r}) and not [path for path in sys.path if path.startswith({root!r})]
+assert lavis_mafa.__file__.startswith({site!r}) and {root!r} not in sys.path
 for words in {commands!r}:
     try:
         lavis_mafa.cli.main(words)
@@ -77,5 +77,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def installed() -> list[str]:
-    """Where packages of this environment lie, less the checkout, which an editable installation adds."""
-    return [path for path in sys.path if path and not Path(path).resolve().is_relative_to(ROOT)]
+    """Where packages of this environment lie, less the checkout, which an editable installation adds.
+
+    The environment itself may lie in the checkout.
+    """
+    paths = [Path(path) for path in sys.path if path]
+    return [str(path) for path in paths if path.is_relative_to(sys.prefix) or not path.resolve().is_relative_to(ROOT)]

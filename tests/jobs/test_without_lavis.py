@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from lavis_mafa.mining_job.config import load_mining
+from lavis_mafa.scorers.registry import JUDGES
 from tests.tiny_text import save_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +79,9 @@ def test_a_judge_of_captions_is_calibrated_and_mines(config: Path) -> None:
         ("run.range_maks=3", "unknown key run.range_maks: did you mean run.range_max?"),
     ],
 )
-def test_what_needs_lavis_or_is_wrong_is_refused(config: Path, option: str, message: str) -> None:
+def test_what_needs_lavis_or_is_wrong_is_refused(
+    config: Path, option: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(JUDGES, "mafa_albef", raising=False)  # as another test may have registered it
     with pytest.raises(ValueError, match=re.escape(message)):
         load_mining(Namespace(cfg_path=str(config), options=[option]))
