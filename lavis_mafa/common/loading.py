@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
@@ -108,9 +109,7 @@ def worker_errors() -> Iterator[None]:
 
 def _explained(error: BaseException | None) -> str:
     """What became of a worker; "" where none is the cause."""
-    if not isinstance(error, RuntimeError):
-        for process, number in (dead for loader in _loaders for dead in loader.killed()):
-            return _killed(process, signal.strsignal(number) or str(number))
+    lost = isinstance(error, (EOFError, OSError))
     while error is not None:
         if killed := KILLED.search(str(error)):
             return _killed(int(killed[1]), killed[2].strip())
@@ -119,8 +118,20 @@ def _explained(error: BaseException | None) -> str:
             names = [name for process in sorted(processes) for name in _read_by(process)]
             read = f"; they are reading {', '.join(names)}" if names else ""
             return f"a batch took the loader's workers more than {TIMEOUT_S} s{read}: check the disk that it is on"
+        lost = lost or "exited unexpectedly" in str(error)
         error = error.__cause__ or error.__context__
+    for process, number in _ended() if lost else ():
+        return _killed(process, signal.strsignal(number) or str(number))
     return ""
+
+
+def _ended() -> list[tuple[int, int]]:
+    """Workers that a signal ended; the system may say so a moment after their pipe has closed."""
+    for _ in range(10):
+        if found := [dead for loader in _loaders for dead in loader.killed()]:
+            return found
+        time.sleep(0.1)
+    return []
 
 
 def _killed(process: int, reason: str) -> str:
