@@ -177,7 +177,7 @@ class _Start:
 
 @atexit.register
 def _end_workers() -> None:
-    """Workers end when they are told to, or have lost their parent. One that hangs would hold up the exit, where
+    """Workers end on request, or when they have lost their parent. One that hangs would hold up the exit, where
     Python sends daemons a SIGTERM and waits for them."""
     for child in multiprocessing.active_children():
         if child.pid in _workers:

@@ -62,7 +62,7 @@ def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
 
 @dataclass(frozen=True)
 class Labels:
-    """What people said of L pairs, candidates or not, packed (corpus.py), each once."""
+    """The labels that people gave L pairs, candidates or not, packed (corpus.py), each once."""
 
     key_L: Ints
     true_L: NDArray[np.bool_]

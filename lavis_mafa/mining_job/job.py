@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
 
 
 def _labels(settings: DictConfig, folder: Path, corpus: Corpus) -> Labels | None:
-    """What people said of pairs, in run.review or in the sample of an earlier start; None where it has no labels."""
+    """The labels that people gave, in run.review or in the sample of an earlier start; None where there are none."""
     path = Path(settings.review).expanduser() if settings.review else folder / "review.csv"
     return read_labels(path, corpus) if has_labels(path) else None
 

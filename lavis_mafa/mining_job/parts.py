@@ -18,7 +18,7 @@ from lavis_mafa.mining_job.source import JobConfig, Source
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What people said of pairs, and the judge's P(match) of these."""
+    """The labels that people gave pairs, and the judge's P(match) of these."""
 
     labels: Labels
     p_L: Floats
@@ -28,7 +28,7 @@ class Reviewed:
 class Job:
     """A mined data set and where its results go. embeddings: of images and captions, where the report needs them.
 
-    check: what the judge said of a sample of annotated pairs, before it mined.
+    check: how the judge scored a sample of annotated pairs, before it mined.
     """
 
     folder: Path

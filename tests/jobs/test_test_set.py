@@ -59,7 +59,7 @@ def test_a_test_set_of_what_is_annotated_what_people_say_and_what_the_judge_is_s
     count = candidates["verdict"].value_counts()
     own = len(set(zip(table.record_of_caption.tolist(), table.text_id.tolist(), strict=True)))
     expected = {"annotation": own, "people": 0, "judge": count["connection"], "unsure": count["ambiguous"]}
-    assert first["said_by"] == expected and first["format"] == header("test_set")["format"]
+    assert first["found_by"] == expected and first["format"] == header("test_set")["format"]
     review = pd.read_csv(tmp_path / "review.csv")
     assert len(review) == 30 and set(review["verdict"]) == {"ambiguous"}  # people are asked about these alone
 
@@ -70,9 +70,9 @@ def test_a_test_set_of_what_is_annotated_what_people_say_and_what_the_judge_is_s
     overruled = {"image": sure["image"], "caption": sure["caption"], "label": 0}  # people overrule the judge
     pd.concat([review, pd.DataFrame([overruled])]).to_csv(tmp_path / "review.csv", index=False)
     second = mined(config, tmp_path, monkeypatch)
-    said = second["said_by"]
-    assert said["people"] == review["label"].sum() > 0 and said["judge"] == first["said_by"]["judge"] - 1
-    assert said["unsure"] == first["said_by"]["unsure"] - 30
+    counts = second["found_by"]
+    assert counts["people"] == review["label"].sum() > 0 and counts["judge"] == first["found_by"]["judge"] - 1
+    assert counts["unsure"] == first["found_by"]["unsure"] - 30
     assert sure["caption"] not in [match["caption"] for match in second["images"][sure["image"]]]
 
     both_ways = [
@@ -80,7 +80,7 @@ def test_a_test_set_of_what_is_annotated_what_people_say_and_what_the_judge_is_s
         {(match["image"], caption, match["by"]) for caption, found in second["captions"].items() for match in found},
     ]
     assert both_ways[0] == both_ways[1] and len(both_ways[0]) == sum(
-        said[by] for by in ("annotation", "people", "judge")
+        counts[by] for by in ("annotation", "people", "judge")
     )
     true = [
         truth(np.array([int(image[:-4])]), np.array([row_of[text]]))[0]
