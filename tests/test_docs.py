@@ -17,7 +17,16 @@ from lavis_mafa.core.settings import MafaSettings
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PROSE = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *(page for part in ("lavis_mafa", "projects") for page in sorted((ROOT / part).rglob("*.md"))),
+]
+MADE = {ROOT / "projects" / "mafa" / "paper" / "README.md"}  # by a script, of a template and of notes
 LINES, COLUMNS = 150, 100
+WORDS = r"\b(?:told|said|mended|handed|asks nobody)\b"  # for significant, logged, written, fixed, passed, …
+READ = {".py", ".md", ".yaml", ".j2", ".sh", ".sbatch", ".ipynb"}  # what a user or a developer reads
 
 
 def name(page: Path) -> str:
@@ -68,6 +77,34 @@ def test_the_readme_is_short() -> None:
     lines = README.read_text("utf-8").splitlines()
     assert len(lines) <= LINES
     assert [line for line in lines if len(line) > COLUMNS] == []
+
+
+def wide(page: Path) -> list[str]:
+    """Lines of prose beyond 100 columns: no code, tables, headings, pictures or links of their own."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [each for each in text.splitlines() if len(each) > COLUMNS and not re.match(r"\s*(\||#|<|!?\[)", each)]
+
+
+@pytest.mark.parametrize("page", [page for page in PROSE if page not in MADE], ids=name)
+def test_prose_is_wrapped(page: Path) -> None:
+    assert wide(page) == []
+
+
+def test_a_wide_line_of_prose_is_seen(tmp_path: Path) -> None:
+    page, line = tmp_path / "page.md", "word " * 21
+    page.write_text(f"{line}\n\n- a\n  {line}\n\n| {line} |\n\n```sh\n{line}\n```\n")
+    assert wide(page) == [line, f"  {line}"]
+
+
+def test_words_of_the_house_style() -> None:
+    """CONTRIBUTING.md has what to write in their place."""
+    files = [file for part in ("lavis_mafa", "docs", "projects", "run_scripts") for file in (ROOT / part).rglob("*")]
+    files += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+    texts = {file: file.read_text("utf-8") for file in files if file.suffix in READ and file.is_file()}
+    assert len(texts) > 200
+    assert {
+        name(file): found for file, text in texts.items() if (found := re.findall(WORDS, text, re.IGNORECASE))
+    } == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
