@@ -47,6 +47,16 @@ def test_a_command_runs(block: str, tmp_path_factory: pytest.TempPathFactory, sh
         run(sys.executable, "-c", python, cwd=folder)
 
 
+def is_png(file: Path) -> bool:
+    return file.read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     run(sys.executable, "projects/figures/false_negative.py", str(tmp_path / "drawn.png"))
-    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    assert is_png(tmp_path / "drawn.png")
+
+
+def test_the_pictures_of_the_concepts_are_drawn(tmp_path: Path) -> None:
+    run(sys.executable, "projects/figures/concepts.py", str(tmp_path))
+    shown = set(re.findall(r"\(images/(\w+)\.png\)", (ROOT / "docs" / "concepts.md").read_text("utf-8")))
+    assert {file.stem for file in tmp_path.iterdir() if is_png(file)} == shown - {"false_negative"}
