@@ -63,6 +63,11 @@ class TrainRun(CommonRun):
     warmup_lr: float = key(1e-6, "learning rate that the warm-up starts from", FROM_0)
     warmup_steps: int = key(2000, "steps of the warm-up", FROM_0)
     lr_decay_rate: float | None = key(None, "factor of an epoch in linear_warmup_step_lr", FROM_0)
+    lr_layer_decay: float = key(
+        1.0,
+        "factor of the learning rate from each layer of a trained vision tower to the one below; 1: none",
+        Range(0, 1),
+    )
     weight_decay: float = key(0.05, "of AdamW", FROM_0)
     beta2: float = key(0.999, "of AdamW", Range(0, 1, open=True))
     max_epoch: int = key(10, "epochs, and the length of the schedule", FROM_1)

@@ -119,7 +119,7 @@ def load_from_config(
 
 def load_checkpoint(model: nn.Module, path: str, adapt: Adapt = _as_it_is, may_miss: tuple[str, ...] = ()) -> Fit:
     """Fit a local file or folder, a packaged `package:` file, or a URL that the config names into `model`."""
-    own_file = FROZEN_TOWER if getattr(model, "tower_has_weights", False) else ()
+    own_file = FROZEN_TOWER if getattr(model, "part_files", {}).get("visual_encoder") else ()
     state, lost = read_checkpoint(path)
     return fit_state(model, adapt(state, model), str(weights_file(path)), own_file + may_miss + lost)
 

@@ -29,12 +29,13 @@ from lavis_mafa.data.dataset import image_named
 from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.runners.bad_images import name_bad_images
 from lavis_mafa.runners.evaluation import Evaluation
+from lavis_mafa.runners.layer_decay import ScaledSchedule, slow_lower_layers
 from lavis_mafa.runners.run import Learner, Results, Run
 from lavis_mafa.runners.state import RunState
 from lavis_mafa.runners.step_metrics import epoch_row
 from lavis_mafa.runners.taken_step import TakenStep
 from lavis_mafa.runners.token_cache import attach_tokens
-from lavis_mafa.tasks.loop import LoopTask, StepOutput, refuse_nan
+from lavis_mafa.tasks.loop import LoopTask, Schedule, StepOutput, refuse_nan
 
 SHOWN = (
     "loss",
@@ -124,6 +125,21 @@ class ResumableRunner(RunnerBase, Generic[Output]):
         if self._scaler is None and self.run_cfg.get("precision", "fp32") == "fp16":
             self._scaler = torch.amp.GradScaler("cuda")
         return self._scaler
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """LAVIS' AdamW, its groups split by layer where run.lr_layer_decay asks for it."""
+        if self._optimizer is None:
+            built: torch.optim.Optimizer = super().optimizer
+            if (decay := float(self.run_cfg.get("lr_layer_decay", 1))) < 1:
+                slow_lower_layers(built, getattr(self._model, "visual_encoder", None), decay)
+        return self._optimizer
+
+    @property
+    def lr_scheduler(self) -> Schedule:
+        if self._lr_sched is None and float(self.run_cfg.get("lr_layer_decay", 1)) < 1:
+            self._lr_sched = ScaledSchedule(super().lr_scheduler, self.optimizer)
+        return super().lr_scheduler
 
     def learner(self) -> Learner:
         return Learner(self.run.network, self.optimizer, self.scaler, self.evaluation.best)

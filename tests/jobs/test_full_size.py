@@ -155,9 +155,12 @@ def test_what_does_not_mix_is_reported(cache: Path) -> None:
         build(load("pretrain_stage1"))
 
 
-@pytest.mark.parametrize("run", ["finetune_retrieval", "zero_shot"])
+@pytest.mark.parametrize(
+    ("model", "run", "size"),
+    [("albef", "finetune_retrieval", 384), ("albef", "zero_shot", 384), ("blip2", "finetune_retrieval", 364)],
+)
 @pytest.mark.parametrize(("name", "file"), [("coco", "coco_karpathy_{}.json"), ("flickr30k", "{}.json")])
-def test_albef_retrieves_from_lavis_data_sets(run: str, name: str, file: str, cache: Path) -> None:
+def test_retrieval_from_lavis_data_sets(model: str, run: str, size: int, name: str, file: str, cache: Path) -> None:
     for folder in ("annotations", "images"):
         (cache / name / folder).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (32, 32)).save(cache / name / "images" / "a.jpg")
@@ -165,12 +168,14 @@ def test_albef_retrieves_from_lavis_data_sets(run: str, name: str, file: str, ca
     rows |= {split: [{"image": "a.jpg", "caption": ["Dogs", "Two dogs"]}] for split in ("val", "test")}
     for split, content in rows.items():
         (cache / name / "annotations" / file.format(split)).write_text(json.dumps(content))
-    ((_, splits),) = build(load(f"../albef/{run}_{name}")).items()
-    assert len(splits["train"]) == (2 if run == "finetune_retrieval" else 1)  # fine-tuning counts every caption
+    ((_, splits),) = build(load(f"../{model}/{run}_{name}")).items()
+    assert len(splits["train"]) == (
+        2 if (model, run) == ("albef", "finetune_retrieval") else 1
+    )  # which counts captions
     assert splits["train"].table.captions.to_pylist() == ["A dog", "A cat"]
     for split in ("val", "test"):
         assert splits[split].text == ["dogs", "two dogs"] and splits[split].txt2img == {0: 0, 1: 0}
-        assert splits[split][0]["image"].shape == (3, 384, 384)
+        assert splits[split][0]["image"].shape == (3, size, size)
 
 
 def test_missing_data_is_named_and_nothing_is_fetched_for_it(cache: Path) -> None:
@@ -204,3 +209,13 @@ def test_fine_tuning_for_captions_trains_on_every_caption_and_evaluates_its_spli
     ((_, splits),) = datasets.items()
     assert splits["train"].table.n_records == 3
     assert [row["image"] for row in splits["test"].annotation] == ["b.jpg"]  # LAVIS' own, as an evaluation has it
+
+
+@pytest.mark.parametrize("name", ["coco", "flickr30k"])
+def test_blip2_is_fine_tuned_for_retrieval_as_lavis_does_it(name: str) -> None:
+    """LAVIS' projects/blip2/train/retrieval_coco_ft.yaml, main branch; 5 epochs of five captions an image."""
+    cfg = load(f"finetune_retrieval_{name}")
+    run, model = cfg.run_cfg, cfg.model_cfg
+    assert (model.arch, model.image_size, model.freeze_vit, model.load_finetuned) == ("mafa_blip2", 364, False, False)
+    assert (run.init_lr, run.min_lr, run.warmup_lr, run.weight_decay) == (1e-5, 0, 1e-8, 0.05)
+    assert (run.lr_layer_decay, run.batch_size_train, run.max_epoch, run.k_test) == (0.95, 14, 5 * 5, 128)

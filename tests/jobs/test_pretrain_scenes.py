@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 import lavis_mafa
-from tests.jobs.commands import ROOT, rows, run, train
+from tests.jobs.commands import ROOT, environment, rows, run, train
 
 SCENES = "projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 SMALL = [
@@ -84,3 +86,19 @@ def test_grit_may_wait_and_negatives_be_drawn(tmp_path: Path) -> None:
     assert [row["sampling"] for row in rows(tmp_path / "epochs.jsonl")] == ["random", "random", "grit"]
     steps = rows(tmp_path / "steps.jsonl")
     assert all(row["scored"] + row["from_store"] > 0 and row["spares"] <= row["ambiguous"] for row in steps)
+
+
+def test_the_checkpoint_is_fine_tuned_for_retrieval_with_its_tower(unbroken: Path, tmp_path: Path) -> None:
+    start, out = unbroken / "model.safetensors", tmp_path / "tuned"
+    options = (*SMALL[:6], "run.max_epoch=1", f"model.pretrained={start}", f"run.output_dir={out}")
+    config = "projects/mafa/blip2/finetune_retrieval_scenes.yaml"
+    run(*train(config, *options))
+    assert not any(key.startswith("visual_encoder.") for key in load_file(start))  # its tower has a file of its own
+    before, after = load_file(ROOT / "lavis_mafa/assets/scenes_tower.safetensors"), load_file(out / "model.safetensors")
+    moved = {key: (after[f"visual_encoder.{key}"] - before[key]).abs().max().item() for key in before}
+    assert moved and min(moved.values()) > 0
+    assert "itm" in json.loads((out / "results.json").read_text())["retrieval"]
+    frozen = train(config, *options, "model.freeze_vit=true", f"run.output_dir={tmp_path / 'frozen'}")
+    refused = subprocess.run(frozen, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    assert refused.returncode != 0
+    assert "no vision tower is trained; set model.freeze_vit: false" in refused.stderr
