@@ -59,6 +59,7 @@ class ResumableRunner(RunnerBase, Generic[Output]):
     state: RunState
     _wrapped_model: nn.Module | None
     _scaler: torch.amp.GradScaler | None
+    _lr_sched: Schedule | None
 
     def __init__(
         self, cfg: Config, task: LoopTask, model: BaseModel, datasets: Mapping[str, Splits], job_id: str = ""
