@@ -129,7 +129,12 @@ def changed_texts(config: Mapping[str, object], change: Callable[[str], str]) ->
 
 def home_expanded(config: DictConfig) -> DictConfig:
     """The config with `~/…` of every path in it, whatever its key, below the home folder; ${…} stays unresolved."""
-    return changed_texts(cast(Mapping[str, object], OmegaConf.to_container(config)), os.path.expanduser)
+    return with_texts(config, os.path.expanduser)
+
+
+def with_texts(config: DictConfig, change: Callable[[str], str]) -> DictConfig:
+    """The config with every text changed as it stands; ${…} stays unresolved."""
+    return changed_texts(cast(Mapping[str, object], OmegaConf.to_container(config)), change)
 
 
 @contextmanager

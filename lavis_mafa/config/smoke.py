@@ -10,16 +10,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lavis_mafa.common.config_file import changed_texts, loaded, plain_config
+from lavis_mafa.common.config_file import loaded, with_texts
 from lavis_mafa.common.files import CONFIGS
 
 PRESET = CONFIGS / "smoke.yaml"
 
 
 def shorten(config: DictConfig, folder: Path) -> DictConfig:
-    """The config, resolved, with the preset's sizes and everything below output/ moved into `folder`."""
-    smoke, plain = loaded(PRESET), plain_config(config)
-    short = changed_texts(plain, lambda text: str(folder / text) if text.startswith("output/") else text)
+    """The config with the preset's sizes and everything below output/ moved into `folder`; ${…} stays unresolved."""
+    smoke = loaded(PRESET)
+    short = with_texts(config, lambda text: str(folder / text) if text.startswith("output/") else text)
     # what is off stays off: a dual encoder has nothing to re-rank with
     short.run.update({key: value for key, value in smoke.run.items() if short.run.get(key)})
     for data in short.datasets.values():

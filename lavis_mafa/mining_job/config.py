@@ -79,7 +79,8 @@ def _plain(given: DictConfig, smoke: Path | None) -> PlainConfig:
     packaged, dataset = loaded(CONFIGS / "datasets" / f"{name}.yaml"), datasets[name] or OmegaConf.create({})
     _check_dataset(name, dataset, packaged.datasets[name])
     chosen = merged({"run": typed_run(run, MineRun)}, packaged, {"datasets": {name: dataset}})
-    config = home_expanded(OmegaConf.create(OmegaConf.to_container(chosen, resolve=True)))
+    OmegaConf.to_container(chosen, resolve=True)  # what a ${…} names is there
+    config = home_expanded(chosen)
     config = shorten(config, smoke) if smoke else config
     config.run.device = chosen_device(config.run.device)
     check_mining(config)

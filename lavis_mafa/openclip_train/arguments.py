@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from lavis_mafa.core.settings import CHOICES, MafaSettings
 from lavis_mafa.openclip.judges import ACTIONS
+from lavis_mafa.openclip_train.images import CsvImages
 
 
 def parser() -> argparse.ArgumentParser:
     """Our own arguments; the others are open_clip_train's."""
     ours = argparse.ArgumentParser(prog="lavis_mafa.openclip_train.launcher", add_help=False, allow_abbrev=False)
     add = ours.add_argument_group("MAFA").add_argument
+    add("--mafa-images", nargs="+", metavar="FOLDER", help="folders of CSV data's images; default: the working folder")
+    add("--mafa-allow-symlinks", action="store_true", help="links below these folders may lead out of them")
     add("--mafa-alpha", type=float, default=0.5, help="S-ITC smoothing")
     add("--mafa-alpha-from-epoch", type=int, default=1, help="first epoch with S-ITC; epoch 0 is random")
     add("--mafa-sampling", choices=("grit", "random"), default="grit", help="batches of look-alikes, or random ones")
@@ -52,6 +57,14 @@ def parser() -> argparse.ArgumentParser:
         help="of a pair that it connects, in the target: as an own pair's, or P(match)",
     )
     return ours
+
+
+def csv_images(options: argparse.Namespace) -> CsvImages:
+    """Where the images of CSV data may lie. Raises ValueError: a folder that is not there."""
+    if missing := [folder for folder in options.mafa_images or () if not Path(folder).expanduser().is_dir()]:
+        raise ValueError(f"--mafa-images {missing[0]}: there is no such folder")
+    folders = [os.path.abspath(Path(folder).expanduser()) for folder in options.mafa_images or (".",)]
+    return CsvImages(folders, options.mafa_allow_symlinks)
 
 
 def con_d_rule(options: argparse.Namespace) -> MafaSettings:

@@ -24,7 +24,7 @@ from lavis_mafa.core.scorer import View
 from lavis_mafa.data.identity import clean_path, image_id, text_id
 from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.openclip_train.batches import Pair, paired, parts
-from lavis_mafa.openclip_train.images import RowBatch, RowViews
+from lavis_mafa.openclip_train.images import CsvImages, RowBatch, RowViews
 
 
 def pair_ids(images: Sequence[object], captions: Sequence[object], read: TextProcessor = str) -> Tensor:
@@ -66,7 +66,7 @@ class Feed:
 
     dataset: open_clip_train's CsvDataset. ids_N2: pair_ids of its rows. planner: batch, ranks, sampling. folder: of
     plans and embeddings, shared by all ranks. dim: D of the features. accum_freq: batches the loss sees at a time.
-    view: PIL image → tensor, how a judge sees an image.
+    view: PIL image → tensor, how a judge sees an image, which `images` opens.
     """
 
     def __init__(
@@ -80,9 +80,10 @@ class Feed:
         accum_freq: int = 1,
         workers: int = 0,
         view: View | None = None,
+        images: CsvImages | None = None,
     ) -> None:
         self.dataset, self.ids_N2, self.planner, self.view = dataset, ids_N2, planner, view
-        self.folder, self.rank, self.workers = folder, rank, workers
+        self.folder, self.rank, self.workers, self.images = folder, rank, workers, images or CsvImages()
         self.num_samples = len(dataset)
         self.num_batches = self.num_samples // (planner.batch_size * planner.world)
         self.epoch = -1
@@ -144,7 +145,7 @@ class Feed:
         if self.view is None:
             return samples
         paths = [str(self.dataset.images[row]) for row in row_n.tolist()]
-        return {**samples, "judge_image": RowViews(paths, self.view, device)}
+        return {**samples, "judge_image": RowViews(paths, self.view, device, self.images)}
 
     def keep(self, image_features_nD: Tensor, text_features_nD: Tensor) -> None:
         """Stores the features that the next epoch is planned from, once for each batch."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
+from lavis_mafa.openclip_train.arguments import csv_images
 from lavis_mafa.openclip_train.csv_table import read_pairs
 from lavis_mafa.openclip_train.shard_check import check_shards
 
 OF_OPEN_CLIP_4 = ("use_naflex", "variable_text", "length_bucketing", "json_text_key")
 
 
-def check_data(argv: Sequence[str]) -> None:
-    """--train-data and --val-data of open_clip's arguments.
+def check_data(argv: Sequence[str], ours: argparse.Namespace) -> None:
+    """--train-data and --val-data of open_clip's arguments; ours: those of arguments.py.
 
     Raises:
         ValueError: what csv_table.py and shard_check.py refuse, or a kind of data that MAFA does not support.
@@ -26,18 +27,23 @@ def check_data(argv: Sequence[str]) -> None:
     args = parse_args(list(argv))
     if unsupported := [name for name in OF_OPEN_CLIP_4 if getattr(args, name, None)]:
         raise ValueError(f"--{unsupported[0].replace('_', '-')} does not work with MAFA: drop it")
+    tables: list[str] = []
     for name in ("train_data", "val_data"):
         path = getattr(args, name)
         if not path and args.dataset_type != "synthetic":
             continue
         reader = open_clip_data.get_dataset_fn(path or "", args.dataset_type)
         if reader is open_clip_data.get_csv_dataset:
-            read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator)
+            images, _ = read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator)
+            csv_images(ours).check(path, images)
+            tables.append(path)
         elif reader is open_clip_data.get_wds_dataset:
             urls, _ = open_clip_data.expand_urls(path)
             check_shards(urls, open_clip_data.base_plus_ext, _is_pair(args))
         else:
             raise ValueError(f"--dataset-type {args.dataset_type}: MAFA only supports csv or webdataset")
+    if not tables and (ours.mafa_images or ours.mafa_allow_symlinks):
+        raise ValueError("--mafa-images and --mafa-allow-symlinks are about CSV data, and there are none: drop them")
 
 
 def _is_pair(args: argparse.Namespace) -> Callable[[set[str]], bool]:

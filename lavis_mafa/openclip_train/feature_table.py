@@ -18,7 +18,7 @@ from lavis_mafa.core.scorer import View
 from lavis_mafa.data.images import size_and_time
 from lavis_mafa.openclip.judges import OpenClipEncoder
 from lavis_mafa.openclip_train.csv_feed import CsvRows
-from lavis_mafa.openclip_train.images import Images, RowBatch, image_contents
+from lavis_mafa.openclip_train.images import CsvImages, Images, RowBatch
 
 BATCH = 64
 
@@ -43,9 +43,16 @@ class FeatureTable:
 
 
 def feature_table(
-    model: str, pretrained: str, dataset: CsvRows, folder: Path, device: torch.device, workers: int = 0
+    model: str,
+    pretrained: str,
+    dataset: CsvRows,
+    folder: Path,
+    device: torch.device,
+    workers: int = 0,
+    opened: CsvImages | None = None,
 ) -> FeatureTable:
     """The table in `folder`, computed where it is not there yet; dataset: open_clip_train's CsvDataset."""
+    opened = opened or CsvImages()
     weights = model, pretrained, size_and_time(Path(pretrained))  # None for a tag, whose weights do not change
     n, about = len(dataset), f"{model} {pretrained}, {len(dataset):,} rows"
 
@@ -56,7 +63,7 @@ def feature_table(
 
     def images() -> Iterator[Tensor]:
         encode, preprocess = network()
-        for batch in DataLoader(Images(dataset.images, preprocess), batch_size=BATCH, num_workers=workers):
+        for batch in DataLoader(Images(dataset.images, preprocess, opened), batch_size=BATCH, num_workers=workers):
             yield encode.image(batch.to(device))
 
     def texts() -> Iterator[Tensor]:
@@ -66,6 +73,6 @@ def feature_table(
 
     remedy = "take another --mafa-bi-encoder"
     return FeatureTable(
-        cached_rows(folder, "bi_encoder_image", (*weights, *image_contents(dataset.images)), n, images, remedy, about),
+        cached_rows(folder, "bi_encoder_image", (*weights, *opened.contents(dataset.images)), n, images, remedy, about),
         cached_rows(folder, "bi_encoder_text", (*weights, *map(str, dataset.captions)), n, texts, remedy, about),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,31 +14,68 @@ from torch.utils.data import Dataset
 
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View
-from lavis_mafa.data.images import open_file, open_image, size_and_time
+from lavis_mafa.data.images import BadImageError, image_file, open_file, relative_path, size_and_time
 from lavis_mafa.data.rules import FileRules
 from lavis_mafa.openclip_train.batches import Pair, paired
 from lavis_mafa.openclip_train.csv_table import read_pairs
 
 
-def open_csv_image(path: str) -> Image.Image:
-    """The image of a CSV row in RGB, whole: a relative path is read below the working folder, an absolute one as it is.
+@dataclass(frozen=True)
+class CsvImages:
+    """The folders that the images of CSV data may lie in, by default the working folder; relative paths start there.
 
-    Raises:
-        ValueError: a relative path that leads out of the working folder.
-        BadImageError: a file that is missing, truncated, too large or no image; the message names it.
+    allow_symlinks: a link below such a folder may lead out of it.
     """
-    if Path(path).is_absolute():  # as open_clip's CSV files mostly have them
-        return open_file(path)
-    return open_image(Path.cwd(), path, FileRules(allow_symlinks=True))  # an absolute path may lead anywhere, too
+
+    folders: Sequence[str] = field(default_factory=lambda: [os.getcwd()])
+    allow_symlinks: bool = False
+
+    def open(self, path: str) -> Image.Image:
+        """The image of a CSV row in RGB, whole.
+
+        Raises:
+            ValueError: a path, or a link on it, that leads out of the folders.
+            BadImageError: a file that is missing, truncated, too large or no image; the message names it.
+        """
+        try:
+            file = image_file(self.folders, path, FileRules(allow_symlinks=self.allow_symlinks))
+        except BadImageError:
+            raise
+        except ValueError as error:
+            option = "--mafa-images FOLDER…" if _leads_out(self.folders, path) else "--mafa-allow-symlinks"
+            raise ValueError(f"{error} (by {option})") from error
+        return open_file(file)
+
+    def check(self, source: str, paths: Sequence[str]) -> None:
+        """Raises ValueError: a path of the file `source` that leads out of the folders, by its row."""
+        for row, path in enumerate(paths):
+            if _leads_out(self.folders, path):
+                raise ValueError(
+                    f"{source}, row {row + 1}: image path {path!r} leads outside {', '.join(self.folders)}: give the "
+                    "folder that the images are in, --mafa-images FOLDER"
+                )
+
+    def contents(self, paths: Iterable[object]) -> Iterator[object]:
+        """Of every image what a cache is keyed by: its absolute path, size and time."""
+        for path in map(str, paths):
+            try:
+                file = image_file(self.folders, path, FileRules(allow_symlinks=True))
+            except ValueError:  # opening it says so
+                yield path, None
+            else:
+                yield os.path.abspath(file), size_and_time(file)
 
 
-def image_contents(paths: Iterable[object]) -> Iterator[object]:
-    """Of every CSV image what a cache is keyed by: its absolute path, size and time."""
-    return ((os.path.abspath(str(path)), size_and_time(Path(str(path)))) for path in paths)
+def _leads_out(folders: Sequence[str], path: str) -> bool:
+    try:
+        relative_path(folders, path)
+    except ValueError:
+        return True
+    return False
 
 
-def checked_rows(csv_dataset: type[Any]) -> type[Any]:
-    """open_clip_train's CsvDataset with its file read by `read_pairs` and its images opened by `open_csv_image`."""
+def checked_rows(csv_dataset: type[Any], images: CsvImages) -> type[Any]:
+    """open_clip_train's CsvDataset with its file read by `read_pairs`, and its images opened by `images`."""
 
     class CheckedRows(csv_dataset):  # type: ignore[misc]
         def __init__(
@@ -56,7 +93,7 @@ def checked_rows(csv_dataset: type[Any]) -> type[Any]:
             self.transforms, self.tokenize = transforms, tokenizer
 
         def __getitem__(self, row: int) -> Pair:
-            image = self.transforms(open_csv_image(str(self.images[row])))
+            image = self.transforms(images.open(str(self.images[row])))
             return paired(image, self.tokenize([str(self.captions[row])])[0])
 
     return CheckedRows
@@ -71,23 +108,23 @@ class RowBatch(Batch, total=False):
 class RowViews:
     """Images of rows, opened and prepared when they are asked for: of a batch, ECM needs a part."""
 
-    def __init__(self, paths: Sequence[str], prepare: View, device: torch.device) -> None:
-        self.paths, self.prepare, self.device = paths, prepare, device
+    def __init__(self, paths: Sequence[str], prepare: View, device: torch.device, images: CsvImages) -> None:
+        self.paths, self.prepare, self.device, self.images = paths, prepare, device, images
 
     def __getitem__(self, position_K: Tensor) -> Tensor:
         """(K, 3, h, w) of the rows at these positions."""
-        views = [self.prepare(open_csv_image(self.paths[position])) for position in position_K.tolist()]
+        views = [self.prepare(self.images.open(self.paths[position])) for position in position_K.tolist()]
         return torch.stack(views).to(self.device)
 
 
 class Images(Dataset[Tensor]):
     """Image files as a network sees them."""
 
-    def __init__(self, paths: Sequence[object], preprocess: View) -> None:
-        self.paths, self.preprocess = paths, preprocess
+    def __init__(self, paths: Sequence[object], preprocess: View, images: CsvImages) -> None:
+        self.paths, self.preprocess, self.images = paths, preprocess, images
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Tensor:
-        return self.preprocess(open_csv_image(str(self.paths[row])))
+        return self.preprocess(self.images.open(str(self.paths[row])))

@@ -35,13 +35,13 @@ from lavis_mafa.openclip.judges import BiEncoderJudge
 from lavis_mafa.openclip.loss import MafaClipLoss, MafaSigLipLoss
 from lavis_mafa.openclip.names import model_config
 from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAnswers
-from lavis_mafa.openclip_train.arguments import check, con_d_rule, parser, refuse_old_names
+from lavis_mafa.openclip_train.arguments import check, con_d_rule, csv_images, parser, refuse_old_names
 from lavis_mafa.openclip_train.batches import HAS_TASKS
 from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
 from lavis_mafa.openclip_train.csv_table import read_pairs, read_weights
 from lavis_mafa.openclip_train.data_check import check_data
 from lavis_mafa.openclip_train.feature_table import feature_table
-from lavis_mafa.openclip_train.images import checked_rows
+from lavis_mafa.openclip_train.images import CsvImages, checked_rows
 from lavis_mafa.openclip_train.loss_adapter import LossAdapter
 from lavis_mafa.openclip_train.shard_decode import already_decoded
 from lavis_mafa.openclip_train.shard_feed import Identity, ShardFeed, Shards, encoder, shard_stages, without_eof
@@ -56,7 +56,7 @@ class Training:
 
     def __init__(self, options: argparse.Namespace) -> None:
         check(options)
-        self.options = options
+        self.options, self.images = options, csv_images(options)
         self.model: nn.Module | None = None
         self.feed: Feed | ShardFeed | None = None
         self.answers: Answers | None = None
@@ -109,7 +109,7 @@ class Training:
         self.answers, folder = self._answers(args, dataset), self._folder(args)
         ids_N2 = pair_ids(dataset.images, dataset.captions, self.read)
         ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
-        return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks, self._view)
+        return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks, self._view, self.images)
 
     def _shards(self, args: argparse.Namespace, info: Shards) -> ShardFeed:
         """WebDataset: what streams by is grouped in a buffer, and is not seen again."""
@@ -135,14 +135,15 @@ class Training:
                     f"--mafa-con-d: {type(scorer).__name__} has no view by which it could see the images of shards"
                 )
             paths = [str(path) for path in dataset.images] if kept else []
-            tokens = tower_tokens(scorer, paths, self._folder(args), args.device, args.workers) if kept else None
+            where = self._folder(args), args.device, args.workers, self.images
+            tokens = tower_tokens(scorer, paths, *where) if kept else None
             return ScorerAnswers(scorer, con_d_rule(options), tokens)
         if not options.mafa_bi_encoder:
             return None
         named = options.mafa_bi_encoder, options.mafa_bi_encoder_pretrained
         if dataset is None:
             return EncoderAnswers(*named, args.device)
-        return feature_table(*named, dataset, self._folder(args), args.device, args.workers)
+        return feature_table(*named, dataset, self._folder(args), args.device, args.workers, self.images)
 
     @property
     def _view(self) -> View | None:
@@ -243,10 +244,10 @@ def main(argv: Sequence[str]) -> int | None:
     options, theirs = parser().parse_known_args(argv)
     refuse_old_names(theirs)
     training = Training(options)
-    check_data(theirs)
+    check_data(theirs, options)
     by_version = "create_task" if HAS_TASKS else "create_loss"
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", by_version)}
-    with replaced(open_clip_main, **ours), replaced(open_clip_data, **_readers(open_clip_data)):
+    with replaced(open_clip_main, **ours), replaced(open_clip_data, **_readers(open_clip_data, training.images)):
         try:
             status: int | None = open_clip_main.main(theirs)
         finally:
@@ -254,10 +255,10 @@ def main(argv: Sequence[str]) -> int | None:
         return status
 
 
-def _readers(open_clip_data: ModuleType) -> dict[str, Any]:
+def _readers(open_clip_data: ModuleType, images: CsvImages) -> dict[str, Any]:
     """What opens files in place of open_clip's own."""
     folders = SimpleNamespace(ImageFolder=partial(ImageFolder, loader=open_file))  # of --imagenet-val
-    readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset), "datasets": folders}
+    readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset, images), "datasets": folders}
     if HAS_TASKS:
         readers["decode_pil_rgb"] = already_decoded
     return {**readers, **without_eof(open_clip_data)}

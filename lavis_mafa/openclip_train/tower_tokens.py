@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.core.scorer import PairScorer, TowerScorer
 from lavis_mafa.openclip_train.feature_table import BATCH
-from lavis_mafa.openclip_train.images import Images, image_contents
+from lavis_mafa.openclip_train.images import CsvImages, Images
 from lavis_mafa.scorers.calibrated import Calibrated
 
 
@@ -45,7 +45,12 @@ class RowTokens:
 
 
 def tower_tokens(
-    scorer: PairScorer, paths: list[str], folder: Path, device: torch.device, workers: int = 0
+    scorer: PairScorer,
+    paths: list[str],
+    folder: Path,
+    device: torch.device,
+    workers: int = 0,
+    opened: CsvImages | None = None,
 ) -> TowerTokens:
     """The table in `folder`, computed where it is not there yet.
 
@@ -57,10 +62,11 @@ def tower_tokens(
         raise ValueError("--mafa-con-d-cache-tokens keeps what a tower says, and this judge has none: leave it out")
     image_of_row, images = pd.factorize(np.array(paths, dtype=object))
     view = repr(getattr(scorer.view, "transform", scorer.view))
-    content = (scorer.fingerprint, view, *image_contents(images.tolist()))
+    opened = opened or CsvImages()
+    content = (scorer.fingerprint, view, *opened.contents(images.tolist()))
 
     def tokens() -> Iterator[Tensor]:
-        for batch in DataLoader(Images(images.tolist(), scorer.view), batch_size=BATCH, num_workers=workers):
+        for batch in DataLoader(Images(images.tolist(), scorer.view, opened), batch_size=BATCH, num_workers=workers):
             yield scorer.model.visual_encoder(batch.to(device))
 
     remedy = "leave out --mafa-con-d-cache-tokens"

@@ -78,6 +78,7 @@ def train(row: str, arguments: argparse.Namespace, csv: Path) -> Path:
     theirs |= {"batch-size": arguments.batch_size, "epochs": arguments.epochs, "seed": arguments.seed, "workers": 0}
     theirs |= {"lr": 1e-3, "wd": 0.1, "warmup": 100, "precision": "fp32", "device": "cpu", "log-every-n-steps": 50}
     theirs["save-frequency"] = arguments.epochs
+    theirs["mafa-images"] = arguments.out / "images"
     ours = [*ROWS[row], *(["--mafa-search-space", "4800"] if row in ("grit", "mafa") else [])]
     ours += ["--mafa-con-d", *arguments.con_d, "--mafa-con-d-cache-tokens"] if row == "mafa" else []
     words = [str(word) for name, value in theirs.items() for word in (f"--{name}", value)]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from datetime import timedelta
 
 import pytest
+from torch.distributed import DistStoreError, TCPStore
 
+from lavis_mafa.common import stopping
 from lavis_mafa.common.stopping import SIGNALS, STATUS, Stopped, deferred_stops, stop_asked, stops_on_signals
 
 
@@ -40,6 +44,53 @@ def test_a_forked_child_is_not_asked():
             os._exit(3)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
         assert stop_asked() == ""
+
+
+def wait_in_torch() -> None:
+    """As a rank that waits for another one: Python handles no signal here."""
+    TCPStore("127.0.0.1", 0, world_size=2, is_master=True, timeout=timedelta(seconds=1))
+
+
+def status_of_a_signalled(job):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            job()
+        except SystemExit as end:
+            status = end.code
+        finally:
+            os._exit(status)
+    time.sleep(0.5)
+    os.kill(child, signal.SIGTERM)
+    began = time.monotonic()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - began
+
+
+def test_a_process_that_waits_outside_python_is_ended(monkeypatch, capfd):
+    monkeypatch.setattr(stopping, "GRACE_S", 0.2)
+
+    def job():
+        with stops_on_signals():
+            wait_in_torch()
+
+    status, seconds = status_of_a_signalled(job)
+    assert status == STATUS and seconds < 1
+    assert "SIGTERM: the process ends where it waits" in capfd.readouterr().err
+
+
+def test_what_is_deferred_is_not_ended_where_it_waits(monkeypatch):
+    monkeypatch.setattr(stopping, "GRACE_S", 0.2)
+
+    def job():
+        with stops_on_signals(), deferred_stops():
+            with pytest.raises(DistStoreError):
+                wait_in_torch()
+            if stop_asked() != "SIGTERM":
+                os._exit(4)
+
+    status, seconds = status_of_a_signalled(job)
+    assert status == STATUS and seconds > 0.4
 
 
 def test_outside_the_main_thread_signals_are_left_alone():

@@ -2,6 +2,7 @@
 
 import json
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import lavis_mafa
 from lavis_mafa.common.config_file import read_config_file
 from lavis_mafa.common.formats import header
 from lavis_mafa.common.references import check_references
+from lavis_mafa.common.run_schema import MineRun
+from lavis_mafa.config.load import load_config
+from lavis_mafa.mining_job.config import load_mining
+from tests.jobs.commands import ROOT
 
 SECRET = "hf_secret"
 
@@ -72,6 +77,33 @@ def test_other_keys_and_our_variables_are_read(
     given = read_config_file(written(tmp_path, f"  pretrained: {json.dumps(text)}\n"), [])
     assert given.model.pretrained == value
     assert OmegaConf.to_container(given)["model"]["pretrained"] == text
+
+
+CAPTIONS = """
+datasets: {scenes: {splits: {train: {n: 40}}}}
+run: {con_d: {arch: captions, encoder: e}, retrievers: [judge]}
+"""
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("job", ["training", "mining", "mining without LAVIS"])
+def test_the_config_is_kept_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, smoke: bool
+) -> None:
+    lavis_mafa.register()
+    monkeypatch.setenv("LAVIS_MAFA_DATA", "/data")
+    (tmp_path / "captions.yaml").write_text(CAPTIONS)
+    path, load = {
+        "training": (ROOT / "projects/mafa/blip2/pretrain_stage1_scenes.yaml", load_config),
+        "mining": (ROOT / "projects/mafa/mine/mine_scenes.yaml", lambda arguments: load_config(arguments, MineRun)),
+        "mining without LAVIS": (tmp_path / "captions.yaml", load_mining),
+    }[job]
+    text = "${oc.env:LAVIS_MAFA_DATA}/out"
+    options = [f"run.output_dir={text}", "datasets.scenes.splits.train.seed=${.n}"]
+    cfg = load(Namespace(cfg_path=str(path), options=options, smoke=tmp_path if smoke else None))
+    kept = OmegaConf.to_container(cfg.config)
+    assert kept["run"]["output_dir"] == text and cfg.config.run.output_dir == "/data/out"
+    assert kept["datasets"]["scenes"]["splits"]["train"]["seed"] == "${.n}"
 
 
 def test_what_the_check_lets_pass_is_all_that_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ def arguments(train_data: Any, logs: Path, *more: Any, kind: str = "csv") -> lis
     theirs = {"model": "tiny-train", "train-data": train_data, "dataset-type": kind, "epochs": EPOCHS}
     theirs |= {"batch-size": BATCH, "workers": 0, "precision": "fp32", "device": "cpu", "warmup": 1, "lr": 1e-3}
     theirs |= {"logs": logs, "name": "run", "log-every-n-steps": 1}
+    if kind == "csv" and "--mafa-images" not in more:
+        theirs["mafa-images"] = Path(train_data).absolute().parent
     return [str(word) for name, value in theirs.items() for word in (f"--{name}", value)] + [str(word) for word in more]
 
 

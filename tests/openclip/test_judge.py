@@ -13,7 +13,7 @@ from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.openclip_train import launcher as train
 from lavis_mafa.openclip_train.answers import ScorerAnswers
-from lavis_mafa.openclip_train.images import RowViews
+from lavis_mafa.openclip_train.images import CsvImages, RowViews
 from lavis_mafa.scorers.registry import JUDGES
 
 from . import launch
@@ -64,7 +64,7 @@ def test_rows_are_judged_by_their_files(data):
     scorer = ByGrey()
     rows = torch.tensor([1, 2, 5])  # greys 40, 80, 200
     asked = table.iloc[rows.tolist()]
-    views = RowViews(asked.filepath.tolist(), scorer.view, rows.device)
+    views = RowViews(asked.filepath.tolist(), scorer.view, rows.device, CsvImages([str(data)]))
     samples = {"judge_image": views, "caption": asked.title.tolist(), "image_id": rows, "text_id": rows}
     # 40's image is nearest to the text "80"; 80's to "200"; 200's to "80"
     image = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.6, 0.5], [0.0, 0.8, 0.6]])
