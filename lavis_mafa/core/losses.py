@@ -193,3 +193,26 @@ def itm_loss(logits_K2: Tensor, labels: Tensor) -> Tensor:
         0.6931
     """
     return F.cross_entropy(logits_K2.float(), labels, reduction="sum") / max(len(labels), 1)
+
+
+def itm_accuracy(logits_K2: Tensor, labels: Tensor) -> Tensor:
+    """Balanced accuracy of the matching head: the mean of its accuracy on matches and on mismatches.
+
+    A head that always says no is right on two pairs of three; balanced, it stands at 0.5, as chance does.
+
+    Args:
+        logits_K2: (K, 2) of the matching head: no match, match.
+        labels: of itm_labels, (K,) classes or (K, 2) probabilities.
+
+    Returns:
+        () float32 in [0, 1]; of one kind alone where the other is absent. Nothing waits for the device.
+
+    Example:
+        >>> itm_accuracy(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 0, 0])).item()
+        0.75
+    """
+    match_K = (labels if labels.ndim == 1 else labels[:, 1]) > 0.5
+    right_K = (logits_K2[:, 1] > logits_K2[:, 0]) == match_K
+    kinds_2K = torch.stack([match_K, ~match_K])
+    number_2 = kinds_2K.sum(1)
+    return ((kinds_2K & right_K).sum(1) / number_2.clamp(min=1)).sum() / (number_2 > 0).sum().clamp(min=1)

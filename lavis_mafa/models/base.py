@@ -9,7 +9,7 @@ K settled pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class MafaOutput:
     pairs: SettledPairs  # those that ITM and the text loss saw
     image_embed: Tensor  # (B, D)
     text_embed: Tensor  # (B, D)
+    logged: dict[str, Tensor] = field(default_factory=dict)  # scalars for the journal, beside the losses
     targets: Tensor | None = None  # (2, B, B) what the ITC was to learn of the rank's own columns, a row an anchor
 
     @property
@@ -98,10 +99,12 @@ class MafaForward:
         itc, targets = self._itc(
             encoded, (sim_i2t_BW, sim_t2i_BW), known_BW, first, mined, int(samples.get("epoch", 0))
         )
-        parts = {**itc, **self.pair_losses(encoded, pairs)}
+        of_pairs, logged = self.pair_losses(encoded, pairs)
+        parts = {**itc, **of_pairs}
         image_embed = _query_that_fits(encoded.image_feat.detach(), encoded.text_feat.detach())
         learnt = torch.stack([target_BW[:, own].detach() for target_BW in targets])
-        return MafaOutput(sum(parts.values()), parts, mined, pairs, image_embed, encoded.text_feat.detach(), learnt)
+        text_embed = encoded.text_feat.detach()
+        return MafaOutput(sum(parts.values()), parts, mined, pairs, image_embed, text_embed, logged, learnt)
 
     def _known(self, samples: Batch, batch: int) -> Tensor:
         """(B, B) mask of own and known positives of the rank's own batch, on the CPU."""
@@ -173,16 +176,19 @@ class MafaForward:
         matched_2BW = losses.matched_masks(mined.candidates, mined.matches_C, *known_BW.shape, first)
         return sent(matched_2BW, known_BW.device) & ~known_BW
 
-    def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
-        """ITM and the text loss, means over the rank's own pairs: ranks count alike, however many each found. A dual
-        encoder has none."""
-        return {"loss_itm": self._itm(encoded, pairs), **self._text(encoded, pairs)}
+    def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """ITM and the text loss, means over the rank's own pairs: ranks count alike, however many each found; and what
+        is logged beside them. A dual encoder has none."""
+        loss, accuracy = self._itm(encoded, pairs)
+        return {"loss_itm": loss, **self._text(encoded, pairs)}, {"itm_accuracy": accuracy}
 
-    def _itm(self, encoded: Encoded, pairs: SettledPairs) -> Tensor:
+    def _itm(self, encoded: Encoded, pairs: SettledPairs) -> tuple[Tensor, Tensor]:
+        """Loss and balanced accuracy of the matching head."""
         own, device = torch.arange(len(encoded.text_feat)), encoded.text_feat.device
         rows = [sent(torch.cat([own, place_K]), device) for place_K in (pairs.image_K, pairs.text_K)]
         logits = self.match_logits(encoded.state, *rows)
-        return losses.itm_loss(logits, sent(losses.itm_labels(len(own), pairs), device))
+        labels = sent(losses.itm_labels(len(own), pairs), device)
+        return losses.itm_loss(logits, labels), losses.itm_accuracy(logits.detach(), labels)
 
     def _text(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
         own = torch.arange(len(encoded.text_feat))

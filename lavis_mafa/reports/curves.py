@@ -1,6 +1,7 @@
 """curves.png: what happened in a training run, a few panels over the epochs."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Panel:
 
 STEP_PANELS = (
     Panel("Losses", "steps", {"loss": "sum", "loss_itc": "ITC", "loss_itm": "ITM", "loss_lm": "LM", "loss_mlm": "MLM"}),
+    Panel("Matching head", "steps", {"itm_accuracy": "balanced accuracy (chance: 50%)"}, percent=True),
     # Not the negatives: they are the rest of the hardest pairs, and many enough to flatten these two.
     Panel("Connections per batch", "steps", {"connections": "connections", "ambiguous": "ambiguous pairs"}),
     Panel(
@@ -61,12 +63,15 @@ SPEED_PANEL = Panel("Seconds per step", "steps", {"s_it": "in all", "s_data": "w
 def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame, path: str | Path) -> None:
     """Draws the curves of a run into a PNG; panels without a single known value are left out.
 
-    steps: one row per training step, in order: `epoch`, and any of `loss`, `loss_itc`, `loss_itm`, `loss_lm`,
-        `loss_mlm`, `connections`, `ambiguous` (counts), `false_negative_rate`, `itm_false_negative_rate` (shares; NaN
-        where the truth is not known), `s_it` (seconds), `data_share`.
-    epochs: one row per epoch: `epoch`, and any of `sampling`, `connection_precision`, `connection_recall` (shares),
-        `val_*` (recall in percent).
-    Raises ValueError where there is nothing to draw.
+    Args:
+        steps: one row per training step, in order: `epoch`, and any of `loss`, `loss_itc`, `loss_itm`, `loss_lm`,
+            `loss_mlm`, `itm_accuracy` (balanced, a share), `connections`, `ambiguous` (counts), `false_negative_rate`,
+            `itm_false_negative_rate` (shares; NaN where the truth is not known), `s_it` (seconds), `data_share`.
+        epochs: one row per epoch: `epoch`, and any of `sampling`, `connection_precision`, `connection_recall` (shares),
+            `val_*` (recall in percent).
+
+    Raises:
+        ValueError: there is nothing to draw.
     """
     frames = {"steps": _with_time(steps), "epochs": epochs.assign(time=epochs["epoch"] + 1.0)}
     candidates = (*STEP_PANELS, TRUTH_PANEL, _validation(epochs), SPEED_PANEL)
@@ -97,8 +102,13 @@ def _with_time(steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def _validation(epochs: pd.DataFrame) -> Panel:
+    """Recall by ITC, all that is validated every epoch; `val_image_r1` is drawn as "image R@1"."""
     names = [str(name) for name in epochs.columns if str(name).startswith("val_")]
-    return Panel("Validation recall, in %", "epochs", {name: name[4:].replace("_", " ") for name in names})
+    return Panel("Validation recall by ITC, in %", "epochs", {name: _recall(name[4:]) for name in names})
+
+
+def _recall(name: str) -> str:
+    return re.sub(r"\br(\d+)$", r"R@\1", name.replace("_", " ")).replace("r mean", "mean of these")
 
 
 def _known(panel: Panel, frame: pd.DataFrame) -> dict[str, str]:
@@ -116,7 +126,8 @@ def _draw(axes: Axes, panel: Panel, frame: pd.DataFrame) -> None:
             smooth = _smoothed(values, frame["epoch"])
             axes.plot(frame["time"], smooth, dots, color=colour, linewidth=1.8, label=label)
         else:
-            axes.plot(frame["time"], values, "o-", color=colour, markersize=4, linewidth=1.8, label=label)
+            dashes = "o--" if "text R@" in label else "o-"  # the two directions apart, in grey print as well
+            axes.plot(frame["time"], values, dashes, color=colour, markersize=4, linewidth=1.8, label=label)
     axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel("epochs", fontsize=8)
     axes.set_ylim(bottom=0, top=1.02 if panel.percent and panel.of == "epochs" else None)

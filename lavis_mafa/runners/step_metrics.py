@@ -27,13 +27,14 @@ SUMS = (
 
 
 def loss_tensor(output: StepOutput) -> Tensor:
-    """The loss of a step and its parts, side by side on the device."""
-    return torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())])
+    """The loss of a step, its parts and what is logged beside them, side by side on the device."""
+    parts = [*output.losses.values(), *output.logged.values()]
+    return torch.stack([output.loss.detach(), *(value.detach() for value in parts)])
 
 
 def loss_row(output: StepOutput, values: Tensor) -> dict[str, float]:
-    """The losses of a step by name; values: its loss_tensor, on the CPU."""
-    return dict(zip(["loss", *output.losses], values.tolist(), strict=True))
+    """The losses of a step, and what is logged beside them, by name; values: its loss_tensor, on the CPU."""
+    return dict(zip(["loss", *output.losses, *output.logged], values.tolist(), strict=True))
 
 
 def step_row(samples: Batch, output: MafaOutput, truth: TruthFunction | None) -> dict[str, float | None]:
@@ -90,7 +91,8 @@ def _labels(target_2BB: Tensor, false_BB: Tensor, mismatched_BB: Tensor) -> dict
 
 def epoch_row(steps: pd.DataFrame, plan_stats: Mapping[str, float | str | None]) -> dict[str, float | str | None]:
     """One row of epochs.jsonl: mean losses, and precision and recall of the connections over the pairs put to Con-D."""
-    losses = {name: float(steps[name].mean()) for name in steps.columns if name.startswith("loss")}
+    means = [name for name in steps.columns if name.startswith("loss") or name == "itm_accuracy"]
+    losses = {name: float(steps[name].mean()) for name in means}
     sums = {name: float(steps[name].sum()) for name in SUMS if name in steps}
     row: dict[str, float | str | None] = {
         "epoch": int(steps["epoch"].iloc[0]),

@@ -35,6 +35,11 @@ class StepOutput(Protocol):
     def losses(self) -> Mapping[str, Tensor]: ...
 
     @property
+    def logged(self) -> Mapping[str, Tensor]:
+        """Scalars that the journal has beside the losses."""
+        ...
+
+    @property
     def kept(self) -> Mapping[str, Tensor]:
         """What a runner keeps of the step beside its losses."""
         ...
@@ -46,6 +51,7 @@ class Losses:
 
     loss: Tensor
     losses: Mapping[str, Tensor]
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
     kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 

@@ -12,6 +12,7 @@ from lavis_mafa.core.losses import (
     distilled,
     itc_loss,
     itc_targets,
+    itm_accuracy,
     itm_labels,
     itm_loss,
     label_mass,
@@ -192,3 +193,16 @@ def test_label_mass_by_hand():
     i2t, t2i = label_mass(targets, marked)
     assert torch.allclose(i2t, torch.tensor([0.4, 0.0, 0.2]))
     assert torch.allclose(t2i, torch.tensor([0.0, 0.5, 0.5]))  # text 1 and 2 with image 0, text 0 with image 2
+
+
+def test_a_matching_head_that_always_says_no_stands_at_a_half() -> None:
+    no_K2, labels = torch.tensor([[1.0, 0.0]]).repeat(3, 1), torch.tensor([1, 0, 0])
+    assert itm_accuracy(no_K2, labels).item() == 0.5
+    assert itm_accuracy(no_K2.flip(1), labels).item() == 0.5
+    assert itm_accuracy(no_K2[:2], labels[1:]).item() == 1.0, "of mismatches alone"
+    assert itm_accuracy(no_K2[:0], labels[:0]).item() == 0.0, "of no pair"
+
+
+def test_a_distilled_match_counts_as_one_above_a_half() -> None:
+    yes_K2, p_K = torch.tensor([[0.0, 1.0]]).repeat(3, 1), torch.tensor([1.0, 0.6, 0.4])
+    assert itm_accuracy(yes_K2, torch.stack([1 - p_K, p_K], dim=1)).item() == 0.5

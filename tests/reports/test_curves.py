@@ -54,7 +54,7 @@ def test_only_panels_and_lines_with_data_are_drawn(tmp_path: Path, panels: dict[
     assert {title: legend(axes) for title, axes in panels.items()} == {
         "Losses": ["sum", "ITC"],
         "Connections per batch": ["connections", "ambiguous pairs"],
-        "Validation recall, in %": ["image r1"],
+        "Validation recall by ITC, in %": ["image R@1"],
         "Seconds per step": ["in all", "waiting for data"],
     }
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["curves.png"]
@@ -73,7 +73,7 @@ def test_time_is_in_epochs_even_where_one_was_cut_short(tmp_path: Path, panels: 
     draw_curves(STEPS.head(60), EPOCHS.head(2), tmp_path / "curves.png")
     times = line(panels["Losses"], "sum")[:, 0]
     assert times[[0, 23, 47, 59]] == pytest.approx([1 / 24, 1, 2, 2.5])
-    assert line(panels["Validation recall, in %"], "image r1").tolist() == [[1, 5], [2, 9]]
+    assert line(panels["Validation recall by ITC, in %"], "image R@1").tolist() == [[1, 5], [2, 9]]
 
 
 def test_waiting_for_data_is_its_share_of_a_step(tmp_path: Path, panels: dict[str, Axes]) -> None:
@@ -86,7 +86,7 @@ def test_no_two_lines_of_a_panel_look_the_same(splits: int, tmp_path: Path, pane
     names = [f"{way}_{name}" for way in ("image", "text") for name in ("r1", "r5", "r10")] + ["r_mean"]
     columns = {f"val_{split}_{name}": [1.0, 2.0, 3.0] for split in range(splits) for name in names}
     draw_curves(STEPS, EPOCHS[["epoch"]].assign(**columns), tmp_path / "curves.png")
-    lines = panels["Validation recall, in %"].lines
+    lines = panels["Validation recall by ITC, in %"].lines
     assert len(lines) == 7 * splits
     assert len({str(line.get_color()) for line in lines}) == len(lines)
 
@@ -100,3 +100,19 @@ def test_nothing_to_draw_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no step was logged"):
         draw_curves(STEPS.head(0), EPOCHS.head(0), tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_matching_head_has_a_panel_of_its_own(tmp_path: Path, panels: dict[str, Axes]) -> None:
+    draw_curves(STEPS.assign(itm_accuracy=0.75), EPOCHS, tmp_path / "curves.png")
+    assert line(panels["Matching head"], "balanced accuracy (chance: 50%)")[:, 1].tolist() == [0.75] * len(STEPS)
+
+
+def test_the_two_directions_of_recall_have_dashes_of_their_own(tmp_path: Path, panels: dict[str, Axes]) -> None:
+    epochs = EPOCHS.assign(val_text_r1=[4.0, 8.0, 9.0], val_r_mean=[4.5, 8.5, 10.5])
+    draw_curves(STEPS, epochs, tmp_path / "curves.png")
+    lines = panels["Validation recall by ITC, in %"].lines
+    assert {str(each.get_label()): each.get_linestyle() for each in lines} == {
+        "image R@1": "-",
+        "text R@1": "--",
+        "mean of these": "-",
+    }
