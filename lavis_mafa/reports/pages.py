@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def write_comparison(path: Path, comparison: Comparison, folders: Sequence[Path]
     baseline, *others = comparison.settings
     rows = [
         {
-            "figure": figure,
+            "figure": _named(str(figure)),
             "baseline": _number(row[(baseline, "mean")]),
             "others": [_against(row, name) for name in others],
         }
@@ -56,13 +57,22 @@ def comparison_text(comparison: Comparison) -> str:
     """The comparison as a text table: a figure a row, `*` at a significant difference."""
     baseline, *others = comparison.settings
     lines = {
-        figure: [_number(row[(baseline, "mean")]), *(_text(_against(row, name)) for name in others)]
+        _named(str(figure)): [_number(row[(baseline, "mean")]), *(_text(_against(row, name)) for name in others)]
         for figure, row in comparison.table.iterrows()
     }
     header = ["baseline", *(f"({number})" for number in range(1, len(others) + 1))]
     names = [f"baseline: {baseline}", *(f"({number}) {name}" for number, name in enumerate(others, 1))]
     table = pd.DataFrame.from_dict(lines, orient="index", columns=header).to_string()
     return "\n".join([*names, "", table])
+
+
+NAMES = {"itc": "ITC", "itm": "ITM", "r_precision": "R-precision", "map_at_r": "mAP@R", "auc": "AUC"}
+
+
+def _named(figure: str) -> str:
+    """A figure named by its key in results.json, with the field's terms: `itc / image / r1` is `ITC / image / R@1`."""
+    parts = (re.sub(r"^r(\d+)$", r"R@\1", part) for part in figure.split(" / "))
+    return " / ".join(NAMES.get(part, part) for part in parts)
 
 
 def _against(row: pd.Series, name: str) -> dict[str, object]:
