@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from lavis_mafa.common.artifacts import HOST, MARKER
+from lavis_mafa.common.mounts import local_lock_option
 
 # What `flock` says where a file system has no locks: Lustre mounted without -o flock, NFS without lockd.
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -99,7 +100,7 @@ def _lock(descriptor: int, folder: Path, key: str) -> None:
         raise ValueError(message) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise ValueError(f"{key}: {folder} cannot be locked ({error}); choose a folder on another disk") from error
         logging.warning(
             "%s: the file system of %s has no locks (%s), so a second process that writes there would not be noticed: "
             "start only one",
@@ -107,6 +108,15 @@ def _lock(descriptor: int, folder: Path, key: str) -> None:
             folder,
             error.strerror,
         )
+    else:
+        if option := local_lock_option(folder):
+            logging.warning(
+                "%s: the file system of %s is mounted with %s, so a process of another machine that writes there would "
+                "not be noticed: start only one",
+                key,
+                folder,
+                option,
+            )
 
 
 def _write(descriptor: int, job: str) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from lavis_mafa.common import mounts
 from lavis_mafa.common.artifacts import HOST
-from lavis_mafa.common.folders import MARKER, held, job_of
+from lavis_mafa.common.folders import MARKER, NO_LOCKS, held, job_of
 
 # Holds the folder, forks a child that outlives it, as a loader's worker may, and waits to be killed.
 HOLDING = """
@@ -83,11 +84,62 @@ def test_a_marker_that_a_crash_emptied_is_still_ours(tmp_path):
         assert job_of(tmp_path) == "mine"
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
+def refuse_to_lock(monkeypatch, number):
     def fails(descriptor, how):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", fails)
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog, number):
+    refuse_to_lock(monkeypatch, number)
     with caplog.at_level(logging.WARNING), held(Path(tmp_path), "train", "run.output_dir"):
+        assert job_of(tmp_path) == "train"
+    (record,) = caplog.records
+    assert f"run.output_dir: the file system of {tmp_path} has no locks ({os.strerror(number)})" in record.getMessage()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN])
+def test_a_lock_that_fails_in_another_way_is_an_error(tmp_path, monkeypatch, number):
+    refuse_to_lock(monkeypatch, number)
+    refused = pytest.raises(ValueError, match=rf"run\.output_dir: {tmp_path} cannot be locked")
+    with refused, held(tmp_path, "train", "run.output_dir"):
         pass
-    assert f"the file system of {tmp_path} has no locks (No locks available)" in caplog.text
+
+
+MOUNTED = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,nolock
+23 22 0:50 / {folder}/a\\040b rw,relatime shared:2 - nfs4 host:/x rw,vers=4.2,local_lock=none,addr=10.0.0.1
+24 22 0:51 / {folder}/local rw shared:3 - nfs host:/y rw,vers=3,nolock,local_lock=all,addr=10.0.0.1
+25 22 0:52 / {folder}/lustre rw - lustre mgs:/z rw,flock
+26 25 0:53 / {folder}/lustre/far rw - lustre mgs:/z rw,localflock
+27 24 0:54 / {folder}/local/disk rw - ext4 /dev/sdb1 rw
+28 22 0:55 / {folder}/twice rw - nfs4 host:/x rw,local_lock=flock
+29 28 0:56 / {folder}/twice rw - nfs4 host:/x rw,local_lock=posix
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "option"),
+    [
+        ("elsewhere", ""),
+        ("a b/run", ""),
+        ("local/run", "local_lock=all, nolock"),
+        ("localised", ""),
+        ("lustre/run", ""),
+        ("lustre/far/run", "localflock"),
+        ("local/disk/run", ""),
+        ("twice/run", ""),
+    ],
+)
+def test_a_lock_that_other_machines_do_not_see_is_named(tmp_path, monkeypatch, caplog, place, option):
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mountinfo")
+    mounts.MOUNTS.write_text(MOUNTED.format(folder=tmp_path.resolve()))
+    with caplog.at_level(logging.WARNING), held(tmp_path / place, "train", "run.output_dir"):
+        pass
+    assert f"is mounted with {option}, so a process of another machine" in caplog.text if option else not caplog.text
+
+
+def test_where_the_system_lists_no_mounts_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "gone")
+    assert mounts.local_lock_option(tmp_path) == ""
