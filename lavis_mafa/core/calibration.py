@@ -134,7 +134,17 @@ class Calibration:
 
     @classmethod
     def fitted(cls, score_K: ArrayLike, match_K: ArrayLike, image_id_K: ArrayLike, method: str) -> Calibration:
-        """Raises ValueError: a curve would see labels of one kind alone, or the judge ranks matches below others."""
+        """Curves fitted on labelled pairs; every pair is judged by one that its own image's labels had no part in.
+
+        Args:
+            score_K: (K,) scores of a judge, each in [0, 1].
+            match_K: (K,) bool or 0/1, what people say of the pairs.
+            image_id_K: (K,) the image of each pair, which decides its fold.
+            method: a key of CURVES.
+
+        Raises:
+            ValueError: a curve would see labels of one kind alone, or the judge ranks matches below others.
+        """
         score_K, match_K = np.asarray(score_K, np.float64), np.asarray(match_K, np.bool_)
         fold_K, curves = fold_of(image_id_K), []
         for fold in range(FOLDS):
@@ -168,7 +178,16 @@ class Calibration:
 
 
 def reliability(p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS) -> pd.DataFrame:
-    """By equal steps of P(match): its mean, the share of matches, and the pairs; steps without a pair are left out."""
+    """By equal steps of P(match): its mean, the share of matches, and the pairs; steps without a pair are left out.
+
+    Args:
+        p_K: (K,) P(match) in [0, 1].
+        match_K: (K,) bool or 0/1, whether the pair matches.
+        bins: how many steps [0, 1] is cut into.
+
+    Returns:
+        A row a step.
+    """
     p_K, match_K = np.asarray(p_K, np.float64), np.asarray(match_K, np.float64)
     frame = pd.DataFrame({"bin": np.minimum((p_K * bins).astype(int), bins - 1), "p": p_K, "matches": match_K})
     found: pd.DataFrame = frame.groupby("bin").agg(p=("p", "mean"), matches=("matches", "mean"), pairs=("p", "size"))
@@ -176,7 +195,18 @@ def reliability(p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS) -> pd.Data
 
 
 def expected_calibration_error(p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS) -> float:
-    """ECE in [0, 1]: the mean over pairs of |mean P(match) - share of matches| in the pair's step (Guo et al. 2017,
-    arXiv 1706.04599, equation 3)."""
+    """ECE in [0, 1]: the mean over pairs of |mean P(match) - share of matches| in the pair's step.
+
+    Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
+
+    Args:
+        p_K: (K,) P(match) in [0, 1].
+        match_K: (K,) bool or 0/1, whether the pair matches.
+        bins: how many steps [0, 1] is cut into.
+
+    Example:
+        >>> round(float(expected_calibration_error([0.9, 0.9, 0.1, 0.1], [1, 1, 0, 1])), 6)
+        0.25
+    """
     steps = reliability(p_K, match_K, bins)
     return float(((steps["p"] - steps["matches"]).abs() * steps["pairs"]).sum() / steps["pairs"].sum())

@@ -53,10 +53,23 @@ class Chainer:
         self.dense_limit = max(self.dense_limit, 2)  # the current record and the next one
 
     def chain(self, image_MD: Rows, text_MD: Rows, start: int) -> IntArray:
-        """The order (M,) in which the chain that leaves from the image of `start` visits M records.
+        """The order in which a chain visits M records.
 
-        Each step goes to the unused record of the largest inner product, ties to the lowest index. With
-        windows, the choice is among the unused records of the current window.
+        Each step goes to the unused record of the largest inner product, ties to the lowest index. With windows, the
+        choice is among the unused records of the current window.
+
+        Args:
+            image_MD: (M, D) image embeddings.
+            text_MD: (M, D) embeddings of the records' captions.
+            start: the record whose image the chain leaves from.
+
+        Returns:
+            (M,) a permutation of the records that begins with `start`.
+
+        Example:
+            >>> image = text = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], np.float32)
+            >>> Chainer().chain(image, text, start=0).tolist()
+            [0, 2, 1]
         """
         n = image_MD.shape[0]
         order, count = np.empty(n, np.int64), 1

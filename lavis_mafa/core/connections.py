@@ -49,7 +49,9 @@ class ConnectionStore:
 
     folder: made if missing; None keeps everything in memory. fingerprint: of data, scorer weights and preparation.
     state: a committed state that `rollback` will return to; files written after it may be damaged.
-    Raises ValueError if the folder holds another fingerprint or format, or a damaged file, or as `check` does.
+
+    Raises:
+        ValueError: the folder holds another fingerprint or format, or a damaged file, or as `check` does.
     """
 
     def __init__(
@@ -84,7 +86,13 @@ class ConnectionStore:
         return score_K
 
     def add(self, record_K: Ints, text_row_K: Ints, score_K: Floats) -> None:
-        """Store scores; the first score of a pair stays."""
+        """Store scores; the first score of a pair stays.
+
+        Args:
+            record_K: (K,) record of each pair's image.
+            text_row_K: (K,) row of its caption in the record table.
+            score_K: (K,) P(match).
+        """
         assert len(record_K) == len(text_row_K) == len(score_K), "one score for each pair"
         assert np.isfinite(score_K).all(), "a score is a finite number"
         new_K = np.isnan(self.lookup(record_K, text_row_K))
@@ -139,7 +147,8 @@ class ConnectionStore:
     def check(self, state: Committed) -> None:
         """Whether `rollback` can return to a state; changes nothing.
 
-        Raises ValueError if the state is of another store or names files that are gone or damaged.
+        Raises:
+            ValueError: the state is of another store or names files that are gone or damaged.
         """
         self._check(Path("the checkpoint"), state)
         for name, rows in state["rows"].items():
@@ -173,7 +182,9 @@ class ConnectionStore:
 
         connections: the connections.parquet mined with this store, whose columns are joined (image, caption, ITC
         similarity, ranks, verdict, ...); they are empty for pairs that are no candidates, such as own pairs.
-        Raises ValueError where that file was mined with another store.
+
+        Raises:
+            ValueError: that file was mined with another store.
         """
         run = united([*(self._read(name) for name in self._live_names()), self._buffered()])
         frame: pd.DataFrame = pd.DataFrame(

@@ -74,7 +74,12 @@ class EmbeddingStore:
             )
 
     def write(self, index_B: ArrayLike, image_BD: ArrayLike, text_BD: ArrayLike) -> None:
-        """Appends a batch: records (B,), their embeddings (B, D), as tensors or arrays of any float type.
+        """Append a batch.
+
+        Args:
+            index_B: (B,) records.
+            image_BD: (B, D) their image embeddings, a tensor or an array of any float type; stored as float16.
+            text_BD: (B, D) those of the captions.
 
         Raises:
             ValueError: an embedding is NaN, infinite, or beyond float16 (65,504).

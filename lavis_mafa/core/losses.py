@@ -14,9 +14,16 @@ from lavis_mafa.core.pairs import Candidates, SettledPairs
 
 
 def connection_masks(settled: SettledPairs, B: int, W: int, first_col: int = 0) -> tuple[Tensor, Tensor]:
-    """Connections as (i2t_BW, t2i_BW), each only in its anchor's row and direction (MAFA).
+    """Connections as matrices, each only in its anchor's row and direction (MAFA).
 
-    Masks, or float weights with 0 for no connection where the pairs carry weights.
+    Args:
+        settled: pairs with their verdicts (pairs.settle).
+        B: the rank's own batch.
+        W: the gathered width over ranks.
+        first_col: the first of the rank's own columns; 0 in one process.
+
+    Returns:
+        (i2t_BW, t2i_BW) bool masks, or float weights with 0 for no connection where the pairs carry weights.
     """
     weight_K = settled.connections if settled.weight_K is None else settled.weight_K
     i2t_BW = weight_K.new_zeros(B, W)
@@ -29,7 +36,18 @@ def connection_masks(settled: SettledPairs, B: int, W: int, first_col: int = 0) 
 
 
 def matched_masks(candidates: Candidates, matches_C: Tensor, B: int, W: int, first_col: int = 0) -> Tensor:
-    """(2, B, W) bool, image→text and text→image: the candidates that were judged to match, each in its anchor's row."""
+    """The candidates that were judged to match, each in its anchor's row.
+
+    Args:
+        candidates: pairs that were judged.
+        matches_C: (C,) bool, those judged to match.
+        B: the rank's own batch.
+        W: the gathered width over ranks.
+        first_col: the first of the rank's own columns; 0 in one process.
+
+    Returns:
+        (2, B, W) bool, image→text and text→image.
+    """
     pairs = SettledPairs(candidates.image_C, candidates.text_C, matches_C.long(), candidates.from_text_C)
     return torch.stack(connection_masks(pairs, B, W, first_col))
 
@@ -106,7 +124,16 @@ def managed_itc_targets(
 
 
 def leave_out(logits_RW: Tensor, target_RW: Tensor, dropped_RW: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 logits and targets without the dropped pairs, whose share of the target goes to the rest of the row."""
+    """Logits and targets without the dropped pairs, whose share of the target goes to the rest of the row.
+
+    Args:
+        logits_RW: (R, W) similarities over the temperature.
+        target_RW: (R, W) rows that sum to 1.
+        dropped_RW: (R, W) bool, never a row's own pair.
+
+    Returns:
+        (logits_RW, target_RW), both float32.
+    """
     kept_RW = target_RW.masked_fill(dropped_RW, 0.0)
     # not -inf: a target of 0 times the logarithm of 0 would be NaN
     logits_RW = logits_RW.float().masked_fill(dropped_RW, torch.finfo(torch.float32).min)
@@ -137,7 +164,13 @@ def itc_loss(logits_i2t_BW: Tensor, logits_t2i_BW: Tensor, target_i2t_BW: Tensor
 
 
 def distilled(target_BW: Tensor, teacher_BW: Tensor, alpha: float) -> Tensor:
-    """Momentum distillation: (1-α)·y + α·softmax(the momentum model's logits) (ALBEF, arXiv 2107.07651, eq. 6)."""
+    """Momentum distillation: (1-α)·y + α·softmax(the momentum model's logits) (ALBEF, arXiv 2107.07651, eq. 6).
+
+    Args:
+        target_BW: (B, W) rows y that sum to 1.
+        teacher_BW: (B, W) the momentum model's similarities over its temperature.
+        alpha: α in [0, 1].
+    """
     return target_BW * (1 - alpha) + teacher_BW.detach().float().softmax(dim=1) * alpha
 
 
@@ -160,7 +193,14 @@ def label_mass(target_2BB: Tensor, marked_BB: Tensor) -> Tensor:
 
 
 def token_loss(logits_MV: Tensor, label_M: Tensor, teacher_MV: Tensor | None = None, alpha: float = 0.0) -> Tensor:
-    """Mean cross-entropy of M masked tokens over V words, 0 for none; with a teacher distilled (ALBEF, eq. 7)."""
+    """Mean cross-entropy of masked tokens, 0 for none; with a teacher distilled (ALBEF, arXiv 2107.07651, eq. 7).
+
+    Args:
+        logits_MV: (M, V) of M masked tokens over V words.
+        label_M: (M,) long, the words that were masked.
+        teacher_MV: (M, V) logits of the momentum model; None: the labels alone.
+        alpha: its share of the target.
+    """
     loss = F.cross_entropy(logits_MV.float(), label_M, reduction="sum")
     if teacher_MV is not None:
         taught_MV = teacher_MV.detach().float().softmax(dim=1) * logits_MV.float().log_softmax(dim=1)

@@ -57,9 +57,13 @@ def false_negatives(
 ) -> NDArray[np.int64]:
     """False negatives in each batch of a plan: pairs that match though neither own nor known positives.
 
-    plan: batches of record numbers (B,). matches(batch) is the truth, (B, B) bool: the image of record batch[i]
-    matches the caption of record batch[t]. known(batch), likewise (B, B), names the pairs that are no negatives
-    (same image, same caption). Of B·(B-1) pairs a batch, each direction being a pair of its own.
+    Args:
+        plan: batches of record numbers (B,).
+        matches: batch → (B, B) bool, the truth: the image of record batch[i] matches the caption of record batch[t].
+        known: batch → (B, B) bool, pairs that are no negatives (same image, same caption); None: the own pairs alone.
+
+    Returns:
+        A count a batch, of its B·(B-1) pairs: each direction is a pair of its own.
     """
     counts = []
     for batch in plan:

@@ -80,16 +80,23 @@ class ConnectionMiner:
     ) -> MinedPairs:
         """Candidates of the batch, settled.
 
-        batch: the collated samples; with a store, `index` (record) and `text_row` (caption), both (B,), are read.
-        sim_i2t_BB[i, t], sim_t2i_BB[t, i]: the rank's own similarities; drawing (negatives: multinomial) takes them
-        as divided by the temperature already. known_BB: see pairs.known_positives; only the own pairs count where
-        the setting known_positives is off. generator: on the CPU, needed for drawing alone. Pairs are found on the CPU,
-        wherever the similarities are: a GPU is waited for once to have them, and once by the scorer.
+        Pairs are found on the CPU, wherever the similarities are: a GPU is waited for once to have them, and once by
+        the scorer.
 
-        counts: candidates, connections, ambiguous, negatives, spares (rows, see pairs.settle), scored (pairs put to
-        the scorer), from_store (scores found in the store), known_positives (known matches beside the own pairs).
+        Args:
+            batch: the collated samples; with a store, `index` (record) and `text_row` (caption), both (B,), are read.
+            sim_i2t_BB, sim_t2i_BB: the rank's own similarities, at [i, t] and at [t, i]; drawing (negatives:
+                multinomial) takes them as divided by the temperature already.
+            known_BB: see pairs.known_positives; only the own pairs count where the setting known_positives is off.
+            generator: on the CPU, needed for drawing alone.
 
-        Raises ValueError if the scorer returns anything but probabilities.
+        Returns:
+            The pairs, and counts: candidates, connections, ambiguous, negatives, spares (rows, see pairs.settle),
+            scored (pairs put to the scorer), from_store (scores found in the store), known_positives (known matches
+            beside the own pairs).
+
+        Raises:
+            ValueError: the scorer returns anything but probabilities.
         """
         sim_i2t_BB, sim_t2i_BB = fetched(sim_i2t_BB, sim_t2i_BB)
         excluded_BB = self._excluded(known_BB.cpu())

@@ -86,7 +86,17 @@ def nearest(queries_QD: Rows, keys_ND: Rows, k: int, **options: Unpack[IndexOpti
 
 
 def cells(rows_ND: Rows, count: int, *, seed: int = 0, threads: int | None = None) -> tuple[FloatArray, IntArray]:
-    """Coarse cells, by spherical k-means on a sample of the rows: centroids (L, D), and the cell of each row (N,)."""
+    """Coarse cells, by spherical k-means on a sample of the rows.
+
+    Args:
+        rows_ND: (N, D) vectors.
+        count: L, how many cells.
+        seed: of the sample.
+        threads: of FAISS; None: all cores.
+
+    Returns:
+        Centroids (L, D), and the cell of each row (N,).
+    """
     n, dim = rows_ND.shape
     faiss = load_faiss()
     assert faiss is not None, "k-means is FAISS' own"

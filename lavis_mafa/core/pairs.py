@@ -86,16 +86,33 @@ def known_positives(
 
 
 def own_positives(B: int, W: int, first_col: int = 0, device: torch.device | None = None) -> Tensor:
-    """Own pairs alone: (B, W) bool, True at [b, first_col + b]."""
+    """Own pairs alone.
+
+    Args:
+        B: the rank's own batch.
+        W: the gathered width over ranks.
+        first_col: the first of the rank's own columns; 0 in one process.
+        device: where the mask is made; None: the CPU.
+
+    Returns:
+        (B, W) bool, True at [b, first_col + b].
+    """
     column_B = torch.arange(first_col, first_col + B, device=device)
     return column_B[:, None] == torch.arange(W, device=device)[None, :]
 
 
 def near_own(sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """(i2t_BB, t2i_BB) bool: pairs at least as similar as this share of the similarity of their row's own pair.
+    """Pairs nearly as similar as their row's own pair (NV-Retriever's relative margin, arXiv 2407.15831).
 
     What the share leaves is a margin below the own pair: own - (1 - share) |own|, below a negative own, too, as
     sentence-transformers has it since its #3821.
+
+    Args:
+        sim_i2t_BB, sim_t2i_BB: similarities, at [i, t] and at [t, i].
+        share: of the own pair's similarity, such as 0.95.
+
+    Returns:
+        (i2t_BB, t2i_BB) bool.
     """
 
     def at_least(sim_BB: Tensor) -> Tensor:
@@ -106,7 +123,15 @@ def near_own(sim_i2t_BB: Tensor, sim_t2i_BB: Tensor, share: float) -> tuple[Tens
 
 
 def at_candidates(candidates: Candidates, i2t_BB: Tensor, t2i_BB: Tensor) -> Tensor:
-    """(C,) the matrix entry of each candidate, in the row of its anchor."""
+    """The matrix entry of each candidate, in the row of its anchor.
+
+    Args:
+        candidates: C pairs.
+        i2t_BB, t2i_BB: at [i, t] and at [t, i].
+
+    Returns:
+        (C,) of the matrices' type.
+    """
     image_C, text_C = candidates.image_C, candidates.text_C
     return torch.where(candidates.from_text_C, t2i_BB[text_C, image_C], i2t_BB[image_C, text_C])
 
@@ -153,8 +178,14 @@ def sampled_pairs(
 ) -> Candidates:
     """For every text one image, for every image one text, drawn by weight among those not excluded.
 
-    spares: draw another one of each anchor, for where the first is left out; no_spare: see hardest_pairs.
-    The generator stands on the device of the weights. Source: ALBEF's ITM negatives, as in LAVIS' BLIP-2.
+    Source: ALBEF's ITM negatives, as in LAVIS' BLIP-2.
+
+    Args:
+        weights_i2t_BB, weights_t2i_BB: of sampling_weights, at [i, t] and at [t, i].
+        excluded_BB: bool at [i, t], pairs that may not be chosen.
+        generator: on the device of the weights.
+        spares: draw another one of each anchor, for where the first is left out.
+        no_spare: see hardest_pairs.
     """
     image_B = _drawn(weights_t2i_BB, excluded_BB.T, generator)
     text_B = _drawn(weights_i2t_BB, excluded_BB, generator)
@@ -168,6 +199,10 @@ def sampled_pairs(
 
 def judge(p_C: Numbers, low: float, high: float) -> Numbers:
     """The ECM rule: CONNECTION above `high`, NEGATIVE below `low`, else AMBIGUOUS, as at a bound itself.
+
+    Args:
+        p_C: (C,) P(match), a tensor or an array.
+        low, high: bounds, 0.5 and 0.8 in the paper.
 
     Example:
         >>> judge(torch.tensor([0.9, 0.6, 0.1]), low=0.5, high=0.8).tolist()
@@ -190,19 +225,26 @@ def settle(
     reconcile: bool = True,
     spare_p_C: Tensor | None = None,
 ) -> tuple[SettledPairs, dict[str, int]]:
-    """Turn P(match) of every candidate into settled pairs, and count the verdicts.
+    """Turn P(match) of every candidate into settled pairs, and count the verdicts (MAFA, efficient connection mining).
 
     A connection gets label 1, a negative 0; an ambiguous pair gives way to its spare as an unverified negative, and
-    without a spare it is left out (MAFA, efficient connection mining). `action` is MafaSettings.action.
-    p_C: (C,) P(match) of the candidates; None (nothing scored) makes all of them negatives.
-    spare_p_C: (C,) P(match) of spares, NaN where not verified. A verified spare follows its own verdict; an ambiguous
-    one has no spare in turn, so its anchor is left without a pair.
-    reconcile: a spare of one direction may have been a scored candidate of the other. Then its verdict wins over the
-    spare's assumed label: a connection stays 1, an ambiguous pair is left out. So no pair ever carries two labels.
-    False keeps the contradiction, as the official code does.
-    With action distil every candidate is a negative that carries its P(match) for the matching head.
+    without a spare it is left out. With action distil every candidate is a negative that carries its P(match) for the
+    matching head.
 
-    Counts are rows of candidates by verdict (a pair found in both directions counts twice) and spares in use.
+    Args:
+        candidates: of hardest_pairs or sampled_pairs.
+        p_C: (C,) P(match) of the candidates; None (nothing scored) makes all of them negatives.
+        low, high: the bounds of `judge`.
+        action: MafaSettings.action.
+        reconcile: a spare of one direction may have been a scored candidate of the other. Then its verdict wins over
+            the spare's assumed label: a connection stays 1, an ambiguous pair is left out. So no pair ever carries two
+            labels. False keeps the contradiction, as the official code does.
+        spare_p_C: (C,) P(match) of spares, NaN where not verified. A verified spare follows its own verdict; an
+            ambiguous one has no spare in turn, so its anchor is left without a pair.
+
+    Returns:
+        The settled pairs, and counts: rows of candidates by verdict (a pair found in both directions counts twice) and
+        spares in use.
     """
     verdict_C = torch.full_like(candidates.image_C, NEGATIVE) if p_C is None else judge(p_C, low, high)
     acted_C = _acted(verdict_C, action)

@@ -36,7 +36,11 @@ class Run:
 
     @classmethod
     def load(cls, path: Path) -> Run:
-        """Map a run file into memory. Raises ValueError if it is damaged."""
+        """Map a run file into memory.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         words = np.load(path, mmap_mode="r")  # the header holds the length: a short file raises
         if words.dtype != np.dtype("<u4") or words.ndim != 1 or len(words) % 3:
             raise ValueError(f"{words.dtype} array of shape {words.shape} is not a table of scores")

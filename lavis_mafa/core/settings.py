@@ -65,7 +65,8 @@ class MafaSettings:
     itc_key_grad: let the ITC gradient reach the keys, not only the queries.
     itc_gather: compare with the keys of all ranks.
 
-    Raises ValueError for a value that is not allowed.
+    Raises:
+        ValueError: a value that is not allowed.
     """
 
     negatives: str = "hardest"
@@ -118,7 +119,8 @@ class MafaSettings:
     def from_dict(cls, values: Mapping[str, object]) -> MafaSettings:
         """Settings from a config section: the preset first (`mafa` if none is named), then the explicit keys.
 
-        Raises ValueError for an unknown key, naming the closest valid one, and for a value that is not allowed.
+        Raises:
+            ValueError: an unknown key, naming the closest valid one, and for a value that is not allowed.
         """
         explicit = dict(values)
         preset = explicit.pop("preset", "mafa")

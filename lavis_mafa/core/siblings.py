@@ -15,10 +15,18 @@ def distinct_images(image_id_KB: IntArray) -> float:
 
 
 def keep_apart(order: IntArray, image_id_N: IntArray, batch_size: int) -> IntArray:
-    """Reorders whole batches so that a batch holds at most one row of an image, wherever that is possible.
+    """Reorder whole batches so that a batch holds at most one row of an image, wherever that is possible.
 
     A row whose image is already in the batch waits for the next batch, so the siblings of a batch of look-alikes form
     the following batches of the same look-alikes.
+
+    Args:
+        order: records in the order of a plan.
+        image_id_N: (N,) the image of each record.
+        batch_size: B.
+
+    Returns:
+        The same records in the new order.
     """
     assert len(order) % batch_size == 0
     deferred = _defer(order.tolist(), image_id_N.tolist(), batch_size)

@@ -25,12 +25,17 @@ def every_pair(excluded_BB: Tensor) -> Candidates:
 def settle_batch(
     candidates: Candidates, verdict_BB: Tensor, negatives: Candidates, matches: Candidates | None
 ) -> tuple[SettledPairs, SettledPairs, dict[str, int]]:
-    """(pairs of ITM and the text loss, pairs of the ITC, counts), from the verdicts on all pairs.
+    """Settled pairs from verdicts on all pairs of a batch. An ambiguous pair stays a plain column of the ITC.
 
-    candidates: of every_pair. verdict_BB[image, text]: of pairs.judge. negatives: an anchor's most similar pair of
-    verdict NEGATIVE. matches: its most similar one of verdict CONNECTION, or None where matches are no positives, of
-    the ITC either. An ambiguous pair is in neither: it stays a plain column of the ITC.
-    Counts are rows, as of pairs.settle: every pair counts twice, once for either end.
+    Args:
+        candidates: of every_pair.
+        verdict_BB: at [image, text], of pairs.judge.
+        negatives: an anchor's most similar pair of verdict NEGATIVE.
+        matches: its most similar one of verdict CONNECTION; None where matches are no positives, of the ITC either.
+
+    Returns:
+        (pairs of ITM and the text loss, pairs of the ITC, counts). Counts are rows, as of pairs.settle: every pair
+        counts twice, once for either end.
     """
     verdict_C = verdict_BB[candidates.image_C, candidates.text_C]
     counts = verdict_counts(verdict_C, torch.zeros_like(verdict_C, dtype=torch.bool))

@@ -34,10 +34,17 @@ def write_connected(
     columns: Mapping[str, str | None],
     root: Roots = (),
 ) -> int:
-    """Copy `source` to `target` with an image's connections after its first row, or in it where captions are lists.
+    """Copy an annotation with an image's connections after its first row, or in it where captions are lists.
 
-    captions_of: image_id → connected captions; images met are taken out, so that a further file does not repeat them.
-    dataset, columns, root: as the data set was read. Returns how many captions were added.
+    Args:
+        source: the annotation.
+        target: the file to write.
+        captions_of: image_id → connected captions; images met are taken out, so that a further file does not repeat
+            them.
+        dataset, columns, root: as the data set was read.
+
+    Returns:
+        How many captions were added.
     """
     added = 0
 

@@ -19,10 +19,19 @@ Doubles = NDArray[np.float64]
 
 
 def meetings(corpus: Corpus, pairs: CandidatePairs, batch_size: int, plan: Plan | None = None) -> Doubles:
-    """(K,) how often image and caption of each candidate are in one batch, in the mean over the batches.
+    """How often image and caption of each candidate are in one batch.
 
     A batch has batch_size records, and of each the image and one of its captions, drawn evenly. A caption that several
-    records have meets the image by each. plan: of GRIT; None: random batches.
+    records have meets the image by each.
+
+    Args:
+        corpus: the records.
+        pairs: K candidates.
+        batch_size: records a batch.
+        plan: of GRIT; None: random batches.
+
+    Returns:
+        (K,) means over the batches.
     """
     text_C = _texts_of_captions(corpus)
     record_C = corpus.table.record_of_caption
@@ -53,8 +62,16 @@ def _together(one_O: NDArray[np.integer], other_O: Ints, n: int, batch_size: int
 def grit_plan(
     corpus: Corpus, images_NQD: Vectors, texts_TD: Vectors, batch_size: int, search_space: int | str, seed: int
 ) -> Plan:
-    """An epoch of GRIT batches on the embeddings that mining made: of a record's image the query that fits its first
-    caption best, and that caption."""
+    """An epoch of GRIT batches on the embeddings that mining made.
+
+    Args:
+        corpus: the records.
+        images_NQD: (N, Q, D); of a record's image the query that fits its first caption best is taken.
+        texts_TD: (T, D).
+        batch_size: records a batch.
+        search_space: M, or "all".
+        seed: of the search spaces and of where chains start.
+    """
     first_N = _texts_of_captions(corpus)[corpus.table.offsets[:-1]]
     text_ND = np.asarray(texts_TD[first_N], np.float32)
     image_ND = np.empty_like(text_ND)

@@ -41,7 +41,8 @@ class SearchSettings:
     magnitude (as sentence-transformers since its #3821). index: backend of core/neighbors.py; auto is exact where that
     is affordable. nprobe: cells that an inexact search (IVF) looks into.
 
-    Raises ValueError for a value that is not allowed.
+    Raises:
+        ValueError: a value that is not allowed.
     """
 
     range_min: int = 0
@@ -103,6 +104,8 @@ class CandidatePairs:
 
 @dataclass(frozen=True)
 class Found:
+    """What a search found, and how well: candidates, and the similarity of the P annotated pairs."""
+
     candidates: CandidatePairs
     own_similarity_P: Floats
     recall: dict[str, float]  # of the exact top k, by direction, over a sample
@@ -117,7 +120,17 @@ def find_candidates(
     key: str,
     search_shards: SearchShards,
 ) -> Found:
-    """Search both directions over the whole set; `key` names the embeddings and settings in the cache `folder`."""
+    """Search both directions over the whole set.
+
+    Args:
+        corpus: the records, and what is known to match.
+        images_NQD: (N, Q, D) of unit length.
+        texts_TD: (T, D) of unit length.
+        settings: how many, and which are left out.
+        folder: the cache.
+        key: names the embeddings and settings in it.
+        search_shards: runs the search, here or on other machines.
+    """
     texts_T1D = texts_TD[:, None, :]
     record_P, text_P = corpus.own_record_P, corpus.own_text_P
     own_similarity_P = similarity_of_pairs(images_NQD, texts_T1D, record_P, text_P)

@@ -96,6 +96,7 @@ def packed(record_K: AnyInts, text_K: AnyInts) -> Ints:
 
 
 def unpacked(key_K: Ints) -> tuple[Ints, Ints]:
+    """Records and texts (K,) of packed keys."""
     return key_K >> 32, key_K & 0xFFFFFFFF
 
 

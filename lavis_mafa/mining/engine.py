@@ -83,6 +83,8 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Local:
+    """Works in this process."""
+
     networks: Networks
 
     def run(self, network: Network, inputs: Iterable[tuple[object, ...]]) -> Iterator[Vectors]:
@@ -120,10 +122,20 @@ def mine(
     engine: Engine | None = None,
     asked_A: Ints = NOTHING,
 ) -> Mined:
-    """Mine the whole corpus. Files in `cache` are named by a hash of everything they depend on; engines share them.
+    """Mine a whole corpus: embed, search candidates, judge them.
 
-    data_fingerprint: what the images are, beside the records. asked_A: packed pairs to score beside the candidates,
-    such as those that people judged.
+    Args:
+        corpus: the records.
+        networks: who proposes candidates, and who judges them, as plain callables.
+        search: how many candidates, and which are left out.
+        rule: the bounds of the verdicts.
+        cache: a folder; files in it are named by a hash of everything they depend on, and engines share them.
+        data_fingerprint: what the images are, beside the records.
+        engine: where the work is done; None: here.
+        asked_A: packed pairs to score beside the candidates, such as those that people judged.
+
+    Returns:
+        Candidates with similarities, P(match) and verdicts.
     """
     engine = engine or Local(networks)
     data = f"{corpus.table.fingerprint}:{data_fingerprint}"
@@ -169,7 +181,14 @@ def _rows(corpus: Corpus, key_S: Ints) -> tuple[Ints, Ints]:
 def stored_embeddings(
     corpus: Corpus, networks: Networks, cache: Path, data_fingerprint: str
 ) -> tuple[Vectors, Vectors]:
-    """What the first retriever made of images (N, Q, D) and captions (T, D), as `mine` left it in the cache."""
+    """What the first retriever made of images and captions, as `mine` left it in the cache.
+
+    Args:
+        corpus, networks, cache, data_fingerprint: as `mine` was given them.
+
+    Returns:
+        Images (N, Q, D) and captions (T, D), float16, memory-mapped.
+    """
     data = f"{corpus.table.fingerprint}:{data_fingerprint}"
     return embedded(corpus, Local(networks), cache, _embeddings(corpus, networks.retrievers[0], data))
 
@@ -181,7 +200,19 @@ def _embeddings(corpus: Corpus, retriever: Retriever, data: str) -> str:
 def embedded(
     corpus: Corpus, engine: Engine, cache: Path, key: str, retriever: int = 0, about: str = ""
 ) -> tuple[Vectors, Vectors]:
-    """A retriever's embeddings (N, Q, D) and (T, D), float16, memory-mapped."""
+    """A retriever's embeddings, computed or read from the cache.
+
+    Args:
+        corpus: the records.
+        engine: where the work is done.
+        cache: the folder.
+        key: names the embeddings in it.
+        retriever: its place in Networks.retrievers.
+        about: what the progress bar adds.
+
+    Returns:
+        Images (N, Q, D) and captions (T, D), float16, memory-mapped.
+    """
 
     def images(parts: list[range]) -> Iterator[Vectors]:
         return map(_float16, engine.run(("embed_images", retriever), ((np.array(part),) for part in parts)))

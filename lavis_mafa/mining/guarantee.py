@@ -46,12 +46,18 @@ class Certified:
 
 
 def certify(labels: Labels, target: float, seed: int, alpha: float = ALPHA) -> Certified:
-    """The loosest bound whose precision is at least `target`, with confidence 1 - alpha over the draw of the labels.
+    """The loosest bound whose precision is at least a target, with confidence 1 - alpha over the draw of the labels.
 
     The bounds are the edges of the strata at which the labels could show it at all, which their number decides and not
     what they say. From the strictest down each is tested at alpha over their number, and at what the bounds before it,
     rejected in a row, leave (the fallback procedure: Wiens, Pharmaceutical Statistics 2003), so that the chance of any
     false claim is at most alpha.
+
+    Args:
+        labels: by stratum.
+        target: precision, in (0, 1).
+        seed: of the thinning of labels that were sampled more densely.
+        alpha: the chance of a false claim.
     """
     chosen, tests = loosest(labels, target, seed, alpha)
     if chosen is None:
@@ -61,7 +67,14 @@ def certify(labels: Labels, target: float, seed: int, alpha: float = ALPHA) -> C
 
 
 def loosest(labels: Labels, target: float, seed: int, alpha: float = ALPHA) -> tuple[tuple[int, float] | None, int]:
-    """((strata above the bound of `certify`, the level it was tested at) or None, the number of tests)."""
+    """What `certify` finds, as a place among the strata.
+
+    Args:
+        labels, target, seed, alpha: see certify.
+
+    Returns:
+        ((strata above the bound, the level it was tested at) or None, the number of tests).
+    """
     edges = range(1, len(labels.size_S) + 1)
     tested = [edge for edge in edges if _smallest_p_value(labels, edge, target) <= alpha / len(edges)]
     chosen, level = None, 0.0
@@ -75,12 +88,18 @@ def loosest(labels: Labels, target: float, seed: int, alpha: float = ALPHA) -> t
 
 
 def p_value(labels: Labels, edge: int, target: float, seed: int) -> float:
-    """Chance of as many matches among the labels of the first `edge` strata, if their precision were `target`.
+    """Chance of as many matches among the labels of the first strata, if their precision were the target.
 
     Labels of strata that were sampled more densely are thinned at random, until the kept ones are nearly in proportion
     to the strata. What is left of a disproportion is taken at its worst: `_worst_mean`. A sum of independent labels
     with different chances has a lighter tail than a binomial one of their mean (Hoeffding, Annals of Mathematical
     Statistics 1956, theorem 4); labels drawn without replacement a lighter one still.
+
+    Args:
+        labels: by stratum.
+        edge: how many strata, from the surest down.
+        target: precision, in (0, 1).
+        seed: of the thinning.
     """
     kept_H, mean = _kept(*_design(labels, edge), target)
     rng = np.random.default_rng(seed)
@@ -90,7 +109,16 @@ def p_value(labels: Labels, edge: int, target: float, seed: int) -> float:
 
 
 def labels_needed(precision: float, target: float, tests: int) -> int | None:
-    """Labels above a bound of this precision that show `target` with a chance of 80 %; None: no number does."""
+    """How many labels above a bound show a target with a chance of 80 %.
+
+    Args:
+        precision: of the bound.
+        target: precision to show, in (0, 1).
+        tests: how many bounds share alpha.
+
+    Returns:
+        None where no number does.
+    """
     if precision <= target:
         return None
     number = 10

@@ -52,7 +52,9 @@ class RayEngine:
 
     build: makes the networks in every worker, so it travels by pickle. networks: the same ones, here. gpus: one worker
     for each GPU of the cluster, not for each CPU.
-    Raises ValueError: no Ray, or a cluster without what the workers need.
+
+    Raises:
+        ValueError: no Ray, or a cluster without what the workers need.
     """
 
     def __init__(self, build: Callable[[], Networks], networks: Networks, gpus: bool = False) -> None:
@@ -97,6 +99,7 @@ class RayEngine:
 
 
 def fingerprints(networks: Networks) -> tuple[str, ...]:
+    """Of all retrievers and of the scorer: workers must have built the same."""
     return *(retriever.fingerprint for retriever in networks.retrievers), networks.scorer_fingerprint
 
 

@@ -49,7 +49,14 @@ def _rank(rank_L: NDArray[np.int32]) -> pa.Array:
 
 
 def write_connections(path: Path, corpus: Corpus, mined: Mined, fingerprint: str) -> None:
-    """All candidates with scores and verdicts; the file's metadata name data and networks."""
+    """Write connections.parquet: all candidates with scores and verdicts.
+
+    Args:
+        path: the file to write.
+        corpus: the records.
+        mined: what was mined.
+        fingerprint: of data and networks, for the file's metadata.
+    """
     schema = candidate_rows(corpus, mined, np.empty(0, np.int64)).schema.with_metadata({"fingerprint": fingerprint})
     with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
         for start in range(0, len(mined.p_K), CHUNK):
@@ -64,6 +71,14 @@ def suspects(mined: Mined, rule: MafaSettings) -> Ints:
 
 
 def write_suspects(path: Path, corpus: Corpus, mined: Mined, at_S: Ints) -> None:
+    """The annotated pairs that the judge doubts, as a CSV.
+
+    Args:
+        path: the file to write.
+        corpus: the records.
+        mined: what was mined.
+        at_S: (S,) places of the doubted pairs, in the order of the file.
+    """
     similarity, p = mined.own_similarity_P[at_S], mined.own_p_P[at_S]
     table = corpus.rows(corpus.own_record_P[at_S], corpus.own_text_P[at_S], similarity=similarity, p=p)
     write_csv(path, table.to_pandas())
@@ -96,7 +111,17 @@ def labelled_by_truth(corpus: Corpus, mined: Mined, truth: TruthFunction) -> Lab
 
 
 def coverage(corpus: Corpus, mined: Mined, truth: TruthFunction, block: int = 256) -> float | None:
-    """True matches among the candidates over all true matches that are not annotated."""
+    """True matches among the candidates over all true matches that are not annotated.
+
+    Args:
+        corpus: the records.
+        mined: what was mined.
+        truth: (records, caption rows) → bool, which pairs match; the two broadcast.
+        block: records at a time.
+
+    Returns:
+        A share, or None where nothing matches.
+    """
     matches = 0
     for start in range(0, corpus.n_images, block):
         records = np.arange(start, min(start + block, corpus.n_images))

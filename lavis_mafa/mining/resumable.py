@@ -18,12 +18,19 @@ REMEDY = "Delete it, and it is computed anew."
 
 
 def filled(path: Path, n: int, part: int, compute: Callable[[list[range]], Iterator[Rows]], what: str) -> Rows:
-    """The array of n rows at `path`, memory-mapped; compute(parts) gives those it lacks, in order, `part` rows each.
+    """An array at a path, memory-mapped, with the rows computed that it lacks.
 
     Parts start at multiples of `part` in an unbroken run and in a resumed one, so that both give the same numbers.
-    The name of the file must say what the rows depend on.
 
-    Raises ValueError: rows that are not finite, or a damaged file.
+    Args:
+        path: the file; its name must say what the rows depend on.
+        n: rows.
+        part: rows that are computed at a time.
+        compute: ranges of rows → these rows, in order.
+        what: the rows are, for the progress bar.
+
+    Raises:
+        ValueError: rows that are not finite, or a damaged file.
     """
     if not path.exists():
         partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")

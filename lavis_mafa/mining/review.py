@@ -43,12 +43,18 @@ def write_review(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:
-    """Labels of candidates from a CSV with the columns image, caption, label and, if it is a sample, weight and above.
+    """Labels of candidates from a CSV.
 
     Where the rows of a stratum are labelled in part, those stand for the others, too.
 
-    Raises ValueError, naming file and line: no CSV, a missing column, a label that is not 0, 1 or empty, an unknown
-    image, a weight or an edge that is none.
+    Args:
+        path: the CSV, with the columns image, caption, label and, if it is a sample, weight and above.
+        corpus: the records that it names.
+        pairs: the candidates.
+
+    Raises:
+        ValueError: naming file and line: no CSV, a missing column, a label that is not 0, 1 or empty, an unknown image,
+            a weight or an edge that is none.
     """
     answers = reviewed_pairs(path, corpus.table)
     text = corpus.places(answers["caption"])

@@ -25,9 +25,19 @@ def scored(
     text_row_K: Ints,
     what: str,
 ) -> Floats:
-    """(K,) P(match); the store scores each pair once. Sorted by record, a part has few images.
+    """P(match) of many pairs; the store scores each once. Sorted by record, a part has few images.
 
-    score: parts of the pairs → their P(match), part by part. Raises ValueError: a score that is no probability.
+    Args:
+        store: keeps scores, part by part.
+        score: parts of the pairs → their P(match), part by part.
+        record_K, text_row_K: (K,) the pairs.
+        what: they are, for the progress bar.
+
+    Returns:
+        (K,) P(match).
+
+    Raises:
+        ValueError: a score that is no probability.
     """
     p_K = np.empty(len(record_K), np.float32)
     for part in _parts(len(p_K)):

@@ -105,11 +105,21 @@ def nearest_items(
     search_shards: SearchShards = starmap,
     nprobe: int = 64,
 ) -> Nearest:
-    """The k items most similar to each anchor, known ones left out: similarity is the maximum over both sides' vectors.
+    """The items most similar to each anchor, known ones left out: similarity is the maximum over both sides' vectors.
 
     Exact where the index is (flat, torch): a search that finds too few distinct items is repeated with twice the depth.
-    Goes through the items shard by shard and keeps the best so far at `path`, where a killed search resumes.
-    search_shards: results in the order of the shards; the default searches one after the other, here.
+    Goes through the items shard by shard and keeps the best so far, so that a killed search resumes.
+
+    Args:
+        anchors_APD: (A, P, D) P vectors an anchor, of unit length.
+        items_BQD: (B, Q, D) Q vectors an item.
+        k: items an anchor.
+        known: pairs to leave out.
+        path: where the best so far is kept.
+        backend: see core.neighbors.
+        shard: items that are searched at a time.
+        search_shards: results in the order of the shards; the default searches one after the other, here.
+        nprobe: cells that an IVF index visits.
     """
     n_anchors, (n_items, depth, _) = len(anchors_APD), items_BQD.shape
     k, per_shard = min(k, n_items), max(1, shard // depth)
@@ -209,9 +219,16 @@ def _save(path: Path, best: Nearest, done: int) -> None:
 def recall_of_candidates(
     anchors_APD: Vectors, items_BQD: Vectors, found: Nearest, known: Known, sample: int = 256, seed: int = 0
 ) -> float:
-    """Share of the exact top k that the search found, over a sample of the anchors (all pairs compared, in float32).
+    """Share of the exact top k that a search found, over a sample of the anchors (all pairs compared, in float32).
 
     A found item counts if its exact similarity reaches that of the exact k-th: of items that tie any may be listed.
+
+    Args:
+        anchors_APD, items_BQD: what was searched.
+        found: by nearest_items.
+        known: pairs that were left out.
+        sample: anchors.
+        seed: of the sample.
     """
     anchor_a = np.sort(np.random.default_rng(seed).permutation(len(anchors_APD))[:sample])
     exact = _exact(anchors_APD, items_BQD, anchor_a, found.item_Ak.shape[1], known)
@@ -241,7 +258,17 @@ def _exact(anchors_APD: Vectors, items_BQD: Vectors, anchor_a: Ints, k: int, kno
 def similarity_of_pairs(
     anchors_APD: Vectors, items_BQD: Vectors, anchor_K: Ints, item_K: Ints, block: int = 4096
 ) -> Floats:
-    """(K,) exact similarity of pairs."""
+    """Exact similarity of pairs, the maximum over both sides' vectors.
+
+    Args:
+        anchors_APD: (A, P, D).
+        items_BQD: (B, Q, D).
+        anchor_K, item_K: (K,) the pairs.
+        block: pairs at a time.
+
+    Returns:
+        (K,) in [-1, 1].
+    """
     parts = [np.empty(0, np.float32)]
     for low in range(0, len(anchor_K), block):
         part = slice(low, low + block)

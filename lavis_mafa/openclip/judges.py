@@ -31,7 +31,8 @@ class BiEncoderJudge:
     A pair whose similarity by them exceeds that of its anchor's own pair by `margin` (cosine; below 0 for a stricter
     judge) is no negative: it is dropped, or connected as a positive.
 
-    Raises ValueError for an unknown action or a margin outside [-2, 2].
+    Raises:
+        ValueError: an unknown action or a margin outside [-2, 2].
     """
 
     margin: float = 0.0

@@ -67,7 +67,8 @@ class _Managed(nn.Module):
         caption are positives. pairs: what a PairJudge or a miner found in this rank's batch. judge_image_features,
         judge_text_features: (B, G), read by the judge. All keywords may travel in the model's output dictionary.
 
-        Raises ValueError where ids or the judge's features are missing that a setting needs.
+        Raises:
+            ValueError: ids or the judge's features are missing that a setting needs.
         """
         model_out = image_features, text_features, logit_scale, logit_bias
         step = self._step(image_features, image_id, text_id, pairs, judge_image_features, judge_text_features)
@@ -136,7 +137,8 @@ class MafaClipLoss(_Managed, open_clip_loss.ClipLoss):
         connection_weight: (P,) float in [0, 1], what each weighs in its target beside an own pair's 1; None: 1 each.
         judge: finds false negatives by the similarities of another pair of encoders.
 
-    Raises ValueError for an alpha outside [0, 1], connections or weights of another shape, or Horovod.
+    Raises:
+        ValueError: an alpha outside [0, 1], connections or weights of another shape, or Horovod.
     """
 
     local_loss: bool

@@ -105,7 +105,17 @@ class Step:
 
 
 def listed_pairs(image_id_B: Tensor, text_id_W: Tensor, listed_P2: Tensor, weight_P: Tensor | None = None) -> Tensor:
-    """(B, W) float, the weight (None: 1) where (image_id, text_id) is one of the P listed pairs, else 0."""
+    """Pairs of the batch that a list of verdicts names.
+
+    Args:
+        image_id_B: (B,) of the rank's own images.
+        text_id_W: (W,) of all captions.
+        listed_P2: (P, 2) long, image_id and text_id of the listed pairs.
+        weight_P: (P,) their weights; None: 1 each.
+
+    Returns:
+        (B, W) float, the weight where the pair is listed, else 0.
+    """
     image_P, text_P = listed_P2.unbind(dim=1)
     met_P = torch.isin(image_P, image_id_B) & torch.isin(text_P, text_id_W)  # so that P below is a handful
     image_BP = image_id_B[:, None] == image_P[met_P]

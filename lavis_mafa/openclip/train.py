@@ -6,6 +6,7 @@ from lavis_mafa.common.errors import one_line_errors
 
 
 def main() -> None:
+    """open_clip's training with MAFA, with the arguments of the command line."""
     with one_line_errors():
         from lavis_mafa.openclip_train.launcher import main as launch
 

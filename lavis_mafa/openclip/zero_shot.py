@@ -54,10 +54,24 @@ def zero_shot(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """{"top1", "top5": percent, "images", "classes": counts}; with under 5 classes top5 is 100.
+    """Zero-shot accuracy on a folder of images, a folder a class.
 
-    model: open_clip's, or anything with its encode_image and encode_text(…, normalize=True).
-    ValueError: no such folder, no images in it, or a choice of templates or names that is not there.
+    Args:
+        model: open_clip's, or anything with its encode_image and encode_text(…, normalize=True).
+        tokenizer: of the model.
+        preprocess: PIL image → tensor.
+        images: the folder.
+        templates: which prompts a class name is put into.
+        names: where class names come from.
+        batch_size: images and prompts a batch.
+        workers: processes that read images.
+        device: where the model is.
+
+    Returns:
+        {"top1", "top5": percent, "images", "classes": counts}; with under 5 classes top5 is 100.
+
+    Raises:
+        ValueError: no such folder, no images in it, or a choice of templates or names that is not there.
     """
     if templates not in TEMPLATES:
         raise ValueError(f"templates are {templates!r}; choose one of {', '.join(TEMPLATES)}")

@@ -72,9 +72,16 @@ class Fitted(PairScorer, Protocol):
 
 
 def calibrated(scorer: PairScorer, path: str, where: str) -> PairScorer:
-    """The scorer with what a file of `lavis_mafa.calibrate` says of it.
+    """A scorer with what a calibration file says of it.
 
-    Raises ValueError: no such file, no calibration, or one that was fitted for another network."""
+    Args:
+        scorer: the judge, uncalibrated.
+        path: a file of `lavis_mafa.calibrate`.
+        where: the key that names it, for errors.
+
+    Raises:
+        ValueError: no such file, no calibration, or one that was fitted for another network.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"{where}.calibration: no file at {path}; {REMEDY}, or drop the key")

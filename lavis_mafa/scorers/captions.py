@@ -101,7 +101,11 @@ def same_texts(one: Sequence[str], other: Sequence[str], read: TextProcessor = s
 
 
 def build_captions(request: ScorerRequest) -> CaptionScorer:
-    """Raises ValueError: no encoder named, or what load_text_encoder refuses."""
+    """Build the judge `captions`.
+
+    Raises:
+        ValueError: no encoder named, or what load_text_encoder refuses.
+    """
     if not request.section.get("encoder"):
         raise ValueError(
             f"{request.where}: arch captions needs encoder, a sentence encoder's folder or hub name "

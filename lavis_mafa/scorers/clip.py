@@ -92,7 +92,11 @@ def _unit(features: Any) -> Tensor:
 
 
 def build_clip(request: ScorerRequest) -> ClipScorer:
-    """Raises ValueError: no encoder named, one without image or text features, or weights that do not fit."""
+    """Build the judge `clip`.
+
+    Raises:
+        ValueError: no encoder named, one without image or text features, or weights that do not fit.
+    """
     where, name = f"{request.where}.encoder", request.section.get("encoder")
     if not name:
         raise ValueError(

@@ -127,7 +127,11 @@ class Cascade(Composite):
         return {"settled": self.settled, "verdicts": self.bounds, "error": self.error}
 
     def fitted(self, found: Mapping[str, object]) -> Cascade:
-        """As a file has it. Raises ValueError: fitted for other bounds of the verdicts, or for another error."""
+        """As a file has it.
+
+        Raises:
+            ValueError: fitted for other bounds of the verdicts, or for another error.
+        """
         verdicts, settled = (cast(Sequence[float], found[name]) for name in ("verdicts", "settled"))
         if (tuple(verdicts), found["error"]) != (self.bounds, self.error):
             raise ValueError(
@@ -189,7 +193,11 @@ def _require(fitted: object, where: str) -> None:
 
 
 def _members(request: ScorerRequest, count: str) -> tuple[PairScorer, ...]:
-    """Raises ValueError: too few or too many, one that serves in training alone, or several views of an image."""
+    """The members of an ensemble or a cascade.
+
+    Raises:
+        ValueError: too few or too many, one that serves in training alone, or several views of an image.
+    """
     given, sections = plain_config(request.section).get("judges"), _sections(request.section)
     if len(sections) < 2 or (count == "two" and len(sections) > 2):
         raise ValueError(f"{request.where}.judges is {given!r}; give {count} judges, each with keys as run.con_d has")
@@ -216,11 +224,16 @@ def _sections(section: Section) -> list[Section]:
 
 
 def build_ensemble(request: ScorerRequest) -> Ensemble:
+    """Build the judge `ensemble`; errors: what _members refuses."""
     return Ensemble(_members(request, "two or more"), request.where)
 
 
 def build_cascade(request: ScorerRequest) -> Cascade:
-    """Raises ValueError: an error that is no share, or what _members refuses."""
+    """Build the judge `cascade`.
+
+    Raises:
+        ValueError: an error that is no share, or what _members refuses.
+    """
     error = request.section.get("error", ERROR)
     if not isinstance(error, float) or not 0 < error < 0.5:
         raise ValueError(f"{request.where}.error is {error!r}; it must be a share between 0 and 0.5")

@@ -161,7 +161,12 @@ class ItmScorer(Network):
 
 
 def build_con_d(cfg: Section, device: torch.device, section: str = "run.con_d") -> ItmScorer:
-    """Con-D from the config's `section`: `arch`, `model_type`, any key of that model's config (`finetuned`, `vocab`).
+    """Build a Con-D.
+
+    Args:
+        cfg: `arch`, `model_type`, and any key of that model's config (`finetuned`, `vocab`).
+        device: where it runs.
+        section: the config's section that names it, for errors.
 
     Raises:
         ValueError: an unknown arch or type, weights that are missing or fit in part: never a silently random network.
@@ -170,7 +175,14 @@ def build_con_d(cfg: Section, device: torch.device, section: str = "run.con_d") 
 
 
 def build_embedder(cfg: Section, device: torch.device, section: str) -> ItmScorer | Network:
-    """What embeds images and captions: a matching network, or a dual encoder. Errors: those of build_con_d."""
+    """What embeds images and captions: a matching network, or a dual encoder.
+
+    Args:
+        cfg, device, section: see build_con_d.
+
+    Raises:
+        ValueError: as build_con_d.
+    """
     network = build_network(cfg, device, section, (*ARCHITECTURES, *DUAL_ENCODERS))
     if cfg["arch"] not in DUAL_ENCODERS:
         return ItmScorer(**vars(network))
@@ -193,7 +205,8 @@ def share_tower(scorer: ItmScorer, student: Student) -> None:
 def tower_precision(section: Section, device: torch.device, where: str) -> str:
     """`precision` of the section; by default bf16 on a GPU, where a tower in float32 may cost more than the student.
 
-    Raises ValueError: another one.
+    Raises:
+        ValueError: another precision.
     """
     asked = section.get("precision") or ("bf16" if device.type == "cuda" else "fp32")
     if asked not in ("fp32", "bf16"):

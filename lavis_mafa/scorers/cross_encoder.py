@@ -101,7 +101,11 @@ class CrossEncoderScorer:
 
 
 def build_cross_encoder(request: ScorerRequest) -> CrossEncoderScorer:
-    """Raises ValueError: no encoder named, one that is partly loaded, or outputs that do not say which one agrees."""
+    """Build the judge `cross_encoder`.
+
+    Raises:
+        ValueError: no encoder named, one that is partly loaded, or outputs that do not say which one agrees.
+    """
     where, name = f"{request.where}.encoder", request.section.get("encoder")
     if not name:
         raise ValueError(

@@ -21,7 +21,14 @@ OF_NO_CONSEQUENCE = ("_name_or_path", "transformers_version")  # in a config
 
 
 def load_frozen(kind: Any, name: str, where: str, device: torch.device, needs_pooler: bool = False) -> Any:
-    """`kind`.from_pretrained (an Auto class of transformers) in eval mode, float32, without gradients.
+    """`kind`.from_pretrained in eval mode, float32, without gradients.
+
+    Args:
+        kind: an Auto class of transformers.
+        name: a local folder or the Hub's name.
+        where: the key that names it, for errors.
+        device: where it runs.
+        needs_pooler: whether weights of a pooler must be there.
 
     Raises:
         ValueError: naming `where`: no such model, weights that the file lacks, or that are no numbers.
@@ -57,6 +64,7 @@ def is_path(name: str) -> bool:
 
 
 def folder_or_name(name: str) -> str:
+    """A folder with `~` resolved, or the Hub's name as it is."""
     return str(Path(name).expanduser()) if is_path(name) else name
 
 

@@ -57,7 +57,17 @@ class Network:
 
 
 def build_network(cfg: Section, device: torch.device, section: str, archs: tuple[str, ...]) -> Network:
-    """The model that `section` names, one of `archs`, in float32 on the device, and its preparation."""
+    """The model that a section names, in float32 on the device, and its preparation of images and captions.
+
+    Args:
+        cfg: `arch`, `model_type`, and any key of that model's config.
+        device: where it runs.
+        section: the section's name, for errors.
+        archs: those allowed here.
+
+    Raises:
+        ValueError: an unknown arch or type, weights that are missing or fit in part.
+    """
     given = plain_config(cfg)
     arch, model_type = given.get("arch"), given.get("model_type")
     if arch in READ_BY:

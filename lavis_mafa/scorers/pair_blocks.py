@@ -32,7 +32,13 @@ def by_image(image_K: Tensor) -> tuple[Tensor, ...]:
 
 
 def pair_blocks(image_K: Tensor, text_K: Tensor, length_C: Tensor, size: int = BLOCK) -> Iterator[PairBlock]:
-    """Every pair in one block. length_C: tokens of every text that text_K may name; a block pads to its longest."""
+    """Blocks of pairs with texts of similar length, every pair in one.
+
+    Args:
+        image_K, text_K: (K,) the pairs.
+        length_C: tokens of every text that text_K may name; a block pads to its longest.
+        size: pairs a block, at most.
+    """
     for window in by_image(image_K):
         for rows_k in torch.split(window[length_C[text_K[window]].argsort(stable=True)], size):
             image_N, image_of_k = torch.unique(image_K[rows_k], return_inverse=True)

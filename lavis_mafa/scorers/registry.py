@@ -91,15 +91,20 @@ JUDGES: Registry[Judge] = Registry("judge")
 
 
 def judge_of(section: Section, where: str = "run.con_d") -> Judge:
-    """The kind of judge that a section names. Raises ValueError: there is none of that name."""
+    """The kind of judge that a section names.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     return JUDGES.find(section.get("arch"), f"{where}.arch")
 
 
 def build_scorer(request: ScorerRequest) -> PairScorer:
     """The judge that `request.section` names.
 
-    Raises ValueError: an unknown name, one that serves in training alone where nothing is trained, and whatever its
-    builder refuses.
+    Raises:
+        ValueError: an unknown name, one that serves in training alone where nothing is trained, and whatever its
+            builder refuses.
     """
     judge = judge_of(request.section, request.where)
     if judge.training_only and request.student is None:
@@ -127,7 +132,11 @@ def _built(judge: Judge, request: ScorerRequest) -> PairScorer:
 
 
 def keys_of(section: Section, where: str = "run.con_d") -> tuple[str, ...]:
-    """The keys that a judge's section may have, beside those of its model. Raises ValueError: no such judge."""
+    """The keys that a judge's section may have, beside those of its model.
+
+    Raises:
+        ValueError: no such judge.
+    """
     judge = judge_of(section, where)
     return ("arch", *judge.keys) if judge.training_only else ("arch", "calibration", *judge.keys)
 

@@ -114,9 +114,13 @@ class TextEncoder:
 
 
 def load_text_encoder(name: str, where: str, device: torch.device, section: Section) -> TextEncoder:
-    """The encoder at a local folder or of a hub name.
+    """The sentence encoder at a local folder or of a Hub name.
 
-    section: `max_length`, `pooling` and `prompt`, each where the model's own files do not say it, or say otherwise.
+    Args:
+        name: folder or name.
+        where: the key that names it, for errors.
+        device: where it runs.
+        section: `max_length`, `pooling` and `prompt`, each where the model's own files do not say it, or say otherwise.
 
     Raises:
         ValueError: naming `where` and a key: no such model, weights that are missing or no numbers, layers behind the
@@ -141,7 +145,11 @@ def load_text_encoder(name: str, where: str, device: torch.device, section: Sect
 
 
 def load_tokenizer(name: str, where: str) -> Any:
-    """The tokenizer that lies beside a model's weights. Raises ValueError: there is none."""
+    """The tokenizer that lies beside a model's weights.
+
+    Raises:
+        ValueError: there is none.
+    """
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -171,7 +179,18 @@ def _pooling(name: str, given: object, where: str) -> str:
 
 
 def length_limit(name: str, given: object, model: Any, tokenizer: Any, where: str) -> int:
-    """As given, else as sentence_bert_config.json has it, else as much as model and tokenizer take."""
+    """Tokens that an encoder reads: as given, else as sentence_bert_config.json has it, else as many as the model
+    takes.
+
+    Args:
+        name: folder or Hub name.
+        given: `max_length` of the section; None: not given.
+        model, tokenizer: of transformers.
+        where: the key that names them, for errors.
+
+    Raises:
+        ValueError: a length that the model cannot read.
+    """
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST
     most = int(min(positions, tokenizer.model_max_length, LONGEST))
     if given is None:

@@ -52,13 +52,18 @@ class FileScorer:
     def read(
         cls, path: str | Path, low: float, high: float, text_ids: TextIds | None = None, weighted: bool = False
     ) -> FileScorer:
-        """low, high: the bounds that the run judges by (core/pairs.py). weighted: the run reads weights.
+        """Read verdicts that were mined beforehand.
 
-        text_ids: caption → text id, as the model of the run reads it; without it the ids are those of the file, of the
-        model that mined.
+        Args:
+            path: a connections.parquet.
+            low, high: the bounds that the run judges by (core/pairs.py).
+            text_ids: caption → text id, as the model of the run reads it; None: the ids of the file, of the model that
+                mined.
+            weighted: the run reads weights.
 
-        Raises ValueError: no such file, one that lacks a column, an unknown verdict, bounds that leave one no room, or
-        weights that the run does not read.
+        Raises:
+            ValueError: no such file, one that lacks a column, an unknown verdict, bounds that leave one no room, or
+                weights that the run does not read.
         """
         if low <= 0 or high >= 1:
             raise ValueError(f"low is {low} and high {high}: a file of verdicts requires 0 < low and high < 1")
@@ -147,7 +152,8 @@ def _as_judged(p_E: Floats, verdict_E: NDArray[np.object_], low: np.float32, hig
 def build_verdicts(request: ScorerRequest) -> FileScorer:
     """Verdicts mined offline (`run.con_d: {arch: file, path: …/connections.parquet}`), or made by any other means.
 
-    Raises ValueError: no path, a file that FileScorer.read refuses, or one about other data.
+    Raises:
+        ValueError: no path, a file that FileScorer.read refuses, or one about other data.
     """
     path = request.section.get("path")
     if not path:

@@ -105,7 +105,11 @@ class VlmScorer:
 
 
 def build_vlm(request: ScorerRequest) -> VlmScorer:
-    """Raises ValueError: no model named, one without a chat template, a question without a place for the caption."""
+    """Build the judge `vlm`.
+
+    Raises:
+        ValueError: no model named, one without a chat template, a question without a place for the caption.
+    """
     where, section = request.where, request.section
     if not section.get("model"):
         raise ValueError(
