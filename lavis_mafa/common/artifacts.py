@@ -33,8 +33,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a dead process of our number; or a link, whose target would be written to
     try:
-        with full_disk_named(path), open(temporary, "wb") as file:
+        with full_disk_named(path), open(temporary, "xb") as file:
             yield file
             sync(file)
         os.replace(temporary, path)

@@ -49,8 +49,8 @@ def held(folder: Path, job: str, key: str, writes: Sequence[str] = ()) -> Iterat
         writes: patterns of the names that the job writes, and so replaces.
 
     Raises:
-        ValueError: another process holds the folder, it is that of another job, or it has files of somebody else
-            where the job writes; or nothing can be written there.
+        ValueError: another process holds the folder, it is that of another job, it has files of somebody else where
+            the job writes, or a link to a file outside of it; or nothing can be written there.
     """
     folder = folder.resolve()
     if folder in _held:
@@ -71,7 +71,8 @@ def _opened(folder: Path, job: str, key: str, writes: Sequence[str]) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_foreign(folder, job, key, writes)
-        return os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o666)
+        _refuse_links(folder, key)
+        return os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise ValueError(f"{key}: {folder} is no folder to write in ({error})") from error
 
@@ -87,6 +88,20 @@ def _refuse_foreign(folder: Path, job: str, key: str, writes: Sequence[str]) -> 
             )
     elif owner not in ("", job):
         raise ValueError(f"{key}: {folder} contains the results of `{owner}`; choose another folder for `{job}`")
+
+
+def _refuse_links(folder: Path, key: str) -> None:
+    """A folder of somebody else could hold `steps.jsonl` as a link to a file of the user's, which would be written to.
+
+    Links to folders are the user's own way to another disk, and stay.
+    """
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if path.is_symlink() and not path.resolve().is_relative_to(folder):
+                raise ValueError(
+                    f"{key}: {path} is a link to a file outside of the folder, {os.readlink(path)}, which would be "
+                    "written to: remove the link, or choose another folder"
+                )
 
 
 def _lock(descriptor: int, folder: Path, key: str) -> None:

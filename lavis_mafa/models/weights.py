@@ -62,8 +62,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """All files that an index of transformers names, which stand beside it."""
     with reading(index, "index of shards"):
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    return {key: value for file in files for key, value in read_state_dict(index.with_name(file)).items()}
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [index.with_name(name) for name in sorted(names)]  # none in another folder
+    return {key: value for file in files for key, value in read_state_dict(file).items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -130,3 +130,12 @@ def test_rows_of_lines_end_with_the_last_whole_one(tmp_path, torn):
     assert json_lines(path) == []
     path.write_bytes('{"a": 1}\n["\u2028 one line"]\n'.encode() + torn)
     assert json_lines(path) == [{"a": 1}, ["\u2028 one line"]]
+
+
+def test_a_temporary_name_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / f"a.json.lavis_mafa-{HOST}-{os.getpid()}.tmp").symlink_to("mine.txt")
+    with atomic_write(tmp_path / "a.json") as file:
+        file.write(b"new")
+    assert (tmp_path / "mine.txt").read_text() == "mine" and (tmp_path / "a.json").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "mine.txt"]

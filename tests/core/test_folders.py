@@ -84,6 +84,38 @@ def test_a_marker_that_a_crash_emptied_is_still_ours(tmp_path):
         assert job_of(tmp_path) == "mine"
 
 
+@pytest.mark.parametrize("name", [MARKER, "steps.jsonl", "connections/part_0.npy", "new.jsonl"])
+def test_a_link_to_a_file_elsewhere_is_never_written_through(tmp_path, name):
+    """A folder of somebody else: its links would lead to the user's own files."""
+    folder, outside = tmp_path / "run", tmp_path / "bashrc"
+    (folder / name).parent.mkdir(parents=True)
+    outside.write_text("mine")
+    (folder / name).symlink_to("../" * (1 + name.count("/")) + ("gone" if name == "new.jsonl" else "bashrc"))
+    refused = pytest.raises(ValueError, match=rf"run\.output_dir: .*{name} is a link to a file outside")
+    with refused, held(folder, "train", "run.output_dir"):
+        pass
+    assert outside.read_text() == "mine" and not (tmp_path / "gone").exists()
+
+
+def test_a_marker_that_is_a_link_is_never_written_through(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / MARKER).symlink_to("notes.txt")
+    with pytest.raises(ValueError, match="is no folder to write in"), held(tmp_path, "train", "run.output_dir"):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_links_to_folders_and_within_the_folder_stay(tmp_path):
+    folder, scratch = tmp_path / "run", tmp_path / "scratch"
+    folder.mkdir(), scratch.mkdir()
+    (scratch / "link").symlink_to(tmp_path / "gone")
+    (folder / "embeddings").symlink_to(scratch)
+    (folder / "checkpoint.pth").touch()
+    (folder / "best.pth").symlink_to("checkpoint.pth")
+    with held(folder, "train", "run.output_dir"):
+        assert job_of(folder) == "train"
+
+
 def refuse_to_lock(monkeypatch, number):
     def fails(descriptor, how):
         raise OSError(number, os.strerror(number))

@@ -100,6 +100,8 @@ def test_a_folder_of_shards_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / files["a.bias"]).unlink()
     with pytest.raises(ValueError, match=f"{files['a.bias']} is missing"):
         read_state_dict(index)
-    index.write_text("{}")
-    with pytest.raises(ValueError, match="not a readable index of shards"):
-        read_state_dict(index)
+    wrong = ("{}", '{"weight_map": {"a": "../a.safetensors"}}', '{"weight_map": {"a": "/b/a.safetensors", "b": 3}}')
+    for text in (*wrong, "[" * 100_000):
+        index.write_text(text)
+        with pytest.raises(ValueError, match="not a readable index of shards"):
+            read_state_dict(index)

@@ -212,3 +212,10 @@ def test_unfrozen_tower_trains_and_is_saved(name: str, batch: dict[str, Any]) ->
     assert still == []
     assert next(model.visual_encoder.parameters()).grad.abs().sum() > 0
     assert set(trained_state(model)) == set(model.state_dict())
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, "[1, 2]", "no JSON", '{"width": "wide"}', '{"unheard_of": 1}'])
+def test_a_small_vit_of_somebody_else_that_describes_itself_wrongly_is_named(tmp_path: Path, config: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "vit.safetensors", {"config": config})
+    with pytest.raises(ValueError, match=r"vit\.safetensors is damaged or not a readable tower"):
+        build_tower("small_vit", 48, str(tmp_path / "vit.safetensors"))

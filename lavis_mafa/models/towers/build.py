@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.files import local_file
 from lavis_mafa.common.registry import Registry
 from lavis_mafa.models.towers.grid import HEADS, TimmTower, TorchvisionTower, drop_head
@@ -56,10 +57,12 @@ def _small_vit(_: str, image_size: int, weights: str | None) -> SmallViT:
     if weights is None:
         return SmallViT(image_size=image_size)
     path = local_file(weights)
-    config = json.loads(read_metadata(path).get("config", "{}"))
+    with reading(path, "tower"):
+        config = dict(json.loads(read_metadata(path).get("config", "{}")))
     if config.get("image_size", image_size) != image_size:
         raise ValueError(f"model.image_size is {image_size}, but {path.name} was trained at {config['image_size']}")
-    tower = SmallViT(**config)
+    with reading(path, "tower"):
+        tower = SmallViT(**config)
     fit_state(tower, read_state_dict(path), source=str(path))
     return tower
 
