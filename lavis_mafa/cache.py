@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lavis_mafa.common.cache import Entry, entries, remove
 from lavis_mafa.common.errors import one_line_errors
-from lavis_mafa.common.stdout import print_anything, printable
+from lavis_mafa.common.stdout import print_anything, printable, show
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def _run(given: argparse.Namespace) -> int:
         found = [entry for entry in found if entry.idle_days >= given.unused_days]
         if not given.dry_run:
             remove(found)
-    print(printable(_table(found)))
+    show(_table(found))
     return 0
 
 

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from lavis_mafa.common.errors import one_line_errors
-from lavis_mafa.common.stdout import print_anything, printable
+from lavis_mafa.common.stdout import print_anything, show
 from lavis_mafa.reports.comparison import compared, read_run
 from lavis_mafa.reports.flips import flips
 from lavis_mafa.reports.pages import comparison_text, write_comparison
@@ -26,10 +26,10 @@ def main() -> None:
     with one_line_errors():
         runs = [read_run(folder) for folder in given.folders]
         found = compared(runs)
-        print(printable(comparison_text(found)), *map(printable, map(str, flips(runs))), sep="\n")
+        show("\n".join([comparison_text(found), *map(str, flips(runs))]))
         if given.page:
             write_comparison(given.page, found, given.folders)
-            print(f"\nwritten: {given.page}")
+            show(f"\nwritten: {given.page}")
 
 
 if __name__ == "__main__":

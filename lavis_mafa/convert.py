@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 import lavis_mafa
 from lavis_mafa.common.artifacts import atomic_folder, atomic_write
 from lavis_mafa.common.errors import one_line_errors
+from lavis_mafa.common.stdout import show
 
 if TYPE_CHECKING:
     from lavis.models.base_model import BaseModel
@@ -123,7 +124,7 @@ def main() -> None:
             to_folder(lavis_mafa.load(given.source).model, given.target, given.source)
         else:
             to_file(given.source, given.target)
-        print(f"written: {given.target}")
+        show(f"written: {given.target}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,6 @@ def from_text(cell: str) -> str:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """The frame without its index, its texts as text."""
+    """The frame without its index, its texts and the names of its columns as text."""
     with atomic_write(path) as file:
-        frame.map(as_text).to_csv(file, index=False)
+        frame.map(as_text).rename(columns=as_text).to_csv(file, index=False)

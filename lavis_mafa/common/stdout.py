@@ -24,6 +24,11 @@ def printable(text: object, kept: str = "\n\t") -> str:
     return "".join(one if one.isprintable() or one in kept else repr(one)[1:-1] for one in lines)
 
 
+def show(text: object) -> None:
+    """Prints the text as `printable` shows it: what a job reports of configs, paths and captions of others."""
+    print(printable(text))
+
+
 class Printable(logging.Formatter):
     """A record's message as `printable` shows it."""
 

@@ -15,7 +15,7 @@ from lavis.models.base_model import BaseModel
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lavis_mafa.common.stdout import printable
+from lavis_mafa.common.stdout import show
 from lavis_mafa.config.first_reads import refuse_as_the_run, to_fetch, unreadable
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.values import check_data, missing_files
@@ -48,7 +48,7 @@ def dry_run(cfg: Config) -> list[str]:
     needed = "model.vit_weights: no file", "model.vocab", f"model.{_llm(model_cls)}"
     if not any(line.startswith(needed) for line in missing):
         model = build_on_meta(model_cls, OmegaConf.to_container(cfg.model_cfg, resolve=True))
-        print("\n".join(_model(model, cfg)))
+        show("\n".join(_model(model, cfg)))
     if not any(line.startswith("datasets.") for line in missing):
         datasets = registry.get_task_class(cfg.run_cfg.task).setup_task(cfg=cfg).build_datasets(cfg)
         if cfg.run_cfg.runner == "grit_runner":
@@ -57,13 +57,13 @@ def dry_run(cfg: Config) -> list[str]:
         refuse_as_the_run(cfg, splits)
         missing += unreadable(datasets)
         train = splits.get("train")
-        print("\n".join(_splits(splits) if train is None else _batches(train.table, cfg.run_cfg)))
+        show("\n".join(_splits(splits) if train is None else _batches(train.table, cfg.run_cfg)))
     if model is not None and train is not None:
         disk = disk_bytes(model, train.table.n_records, cfg)
-        print("disk, at most: " + ", ".join(f"{what} {_size(size)}" for what, size in disk.items()))
+        show("disk, at most: " + ", ".join(f"{what} {_size(size)}" for what, size in disk.items()))
         missing += _lacking_disk(sum(disk.values()), Path(cfg.run_cfg.output_dir))
     lines = ["missing on this machine:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
-    print(printable("\n".join(lines)))
+    show("\n".join(lines))
     return missing
 
 

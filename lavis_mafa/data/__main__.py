@@ -21,7 +21,7 @@ from lavis_mafa.common.errors import one_line_errors
 from lavis_mafa.common.files import CONFIGS
 from lavis_mafa.common.run_schema import TrainRun
 from lavis_mafa.common.shapes import check_shapes
-from lavis_mafa.common.stdout import print_anything, printable
+from lavis_mafa.common.stdout import print_anything, printable, show
 from lavis_mafa.data.check import Annotation, SplitReport, check_split
 from lavis_mafa.data.rules import FileRules
 
@@ -68,7 +68,7 @@ def _check(given: argparse.Namespace) -> int:
         reports[split] = check_split(annotation, cleaned, given.workers, least)
     text = printable("\n".join(_readable(split, report) for split, report in reports.items()))
     _write(given.output, reports, text)
-    print(f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl")
+    show(f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl")
     return int(any(report.problems for report in reports.values()))
 
 

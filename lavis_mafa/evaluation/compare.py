@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lavis_mafa.common.artifacts import atomic_write, reading
+from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.errors import one_line_errors
-from lavis_mafa.common.stdout import print_anything, printable
+from lavis_mafa.common.spreadsheets import write_csv
+from lavis_mafa.common.stdout import print_anything, show
 from lavis_mafa.common.tree import at, keys_at, number_at
 
 ROWS = tuple[str, dict[str, float | None]]
@@ -67,10 +68,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_line_errors():
         table = compared(arguments.folders, arguments.untrained)
-    print("\n" + printable(table.to_string(float_format=lambda value: f"{value:.1f}", na_rep="-")))
+    show("\n" + table.to_string(float_format=lambda value: f"{value:.1f}", na_rep="-"))
     if arguments.out:
-        with atomic_write(arguments.out) as file:
-            table.to_csv(file)
+        write_csv(arguments.out, table.rename_axis("evaluation").reset_index())
 
 
 if __name__ == "__main__":

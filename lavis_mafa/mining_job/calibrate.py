@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.formats import header
-from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.common.stdout import print_anything, show
 from lavis_mafa.config.devices import take_device
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.calibration import Calibration, expected_calibration_error, reliability
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     errors = {name: expected_calibration_error(each, pairs.match_K) for name, each in drawn.items()}
     draw_reliability(path.with_suffix(".png"), steps, errors)
     write_json(path, found)
-    print(_text(found, path))
+    show(_text(found, path))
     return found
 
 

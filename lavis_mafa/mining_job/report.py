@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 from omegaconf import OmegaConf
 
-from lavis_mafa.common.stdout import printable
+from lavis_mafa.common.stdout import show
 from lavis_mafa.common.tree import Keys, at, keys_at, number_at
 from lavis_mafa.common.versions import commit, versions
 from lavis_mafa.core.connections import KEY
@@ -74,8 +74,8 @@ def report(job: Job) -> dict[str, object]:
         "config": OmegaConf.to_container(job.cfg.config),
     }
     write_json(job.folder / "summary.json", summary)
-    print(printable(_text(summary, check)))
-    print(f"written to {job.folder}: connections.parquet, gallery/index.html, mining.png, …")
+    show(_text(summary, check))
+    show(f"written to {job.folder}: connections.parquet, gallery/index.html, mining.png, …")
     return summary
 
 

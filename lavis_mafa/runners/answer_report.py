@@ -10,7 +10,7 @@ from lavis.datasets.datasets.base_dataset import BaseDataset
 
 from lavis_mafa.common.artifacts import atomic_write
 from lavis_mafa.common.config_file import plain_config
-from lavis_mafa.common.stdout import printable
+from lavis_mafa.common.stdout import show
 from lavis_mafa.common.tree import Keys, keys_at
 from lavis_mafa.common.versions import commit, versions
 from lavis_mafa.evaluation.ground_truth import image_opener
@@ -60,8 +60,8 @@ def report_answers(
     write_run_page(folder, run.name, tables, results, written)
     written.insert(0, "results.html")
     for split, text in tables.items():
-        print(printable(f"\n{run.name}, {split}\n{text}"))
-    print(f"\nwritten to {folder}: {', '.join(written)}")
+        show(f"\n{run.name}, {split}\n{text}")
+    show(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 
 

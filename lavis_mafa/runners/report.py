@@ -9,7 +9,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from lavis_mafa.common.hashing import file_sha256
-from lavis_mafa.common.stdout import printable
+from lavis_mafa.common.stdout import show
 from lavis_mafa.common.versions import commit, versions
 from lavis_mafa.core.miner import ConnectionMiner
 from lavis_mafa.core.pairs import CONNECTION, judge
@@ -71,8 +71,8 @@ def report_run(
     write_run_page(folder, run.name, tables, results, written)
     written.insert(0, "results.html")
     for split, table in tables.items():
-        print(printable(f"\n{run.name}, {split}\n{table}"))
-    print(f"\nwritten to {folder}: {', '.join(written)}")
+        show(f"\n{run.name}, {split}\n{table}")
+    show(f"\nwritten to {folder}: {', '.join(written)}")
     return results
 
 
