@@ -81,4 +81,4 @@ def test_a_comparison_of_somebody_elses_results_is_text(
     compare.main()
     assert r"=HYPERLINK(1)\x1b]0;x\x07" in capsys.readouterr().out
     header, row = (tmp_path / "out.csv").read_text().splitlines()
-    assert header == "evaluation,this checkpoint,'@A1" and row.startswith("'=HYPERLINK")
+    assert header == "evaluation,this checkpoint,'@A1" and row.startswith("\"'=HYPERLINK")
