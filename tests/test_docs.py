@@ -6,6 +6,7 @@ The tests in tests/jobs/test_readme.py run the ```bash blocks; ```sh marks what 
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_name_what_exists(page: Path) -> None:
     assert [each for block in blocks(page, "bash|sh") for each in missing(block)] == []
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name)
+def test_shell_is_sound(page: Path) -> None:
+    for block in blocks(page, "bash|sh"):
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -45,6 +46,36 @@ def test_a_command_runs(block: str, tmp_path_factory: pytest.TempPathFactory, sh
     run("bash", "-euo", "pipefail", "-c", shortened(block, folder), LAVIS_MAFA_DATA=str(shared_data))
     for python in AFTER.get(block, ()):
         run(sys.executable, "-c", python, cwd=folder)
+
+
+SEVERAL = (ROOT / "docs" / "guides" / "several-gpus.md").read_text("utf-8")
+TORCHRUN = [block for block in re.findall(r"^```sh\n(.*?)^```", SEVERAL, re.DOTALL | re.M) if "torchrun" in block]
+STAND_INS = 'srun() { shift 6; "$@"; }; scontrol() { echo 127.0.0.1; }; export -f scontrol; '
+STAND_INS += "export SLURM_NNODES=1 SLURM_JOB_ID=7 SLURM_JOB_NODELIST=n1\n"
+
+
+def on_two_processes(block: str, folder: Path) -> str:
+    """A torchrun command for several GPUs and machines as one on two processes of this one, with --smoke."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = {
+        "--nproc-per-node 8": "--nproc-per-node 2",
+        "--nnodes 2": "--nnodes 1",
+        "HOST:": "127.0.0.1:",
+        "29400": port,
+        "pretrain_stage1.yaml": f"pretrain_stage1_scenes.yaml --smoke {folder}",
+    }
+    for stated, local in here.items():
+        block = block.replace(stated, local)
+    return STAND_INS + block
+
+
+@pytest.mark.parametrize("block", TORCHRUN, ids=["one machine", "several", "slurm"])
+def test_torchrun_starts_two_processes(block: str, tmp_path: Path) -> None:
+    run("bash", "-euo", "pipefail", "-c", on_two_processes(block, tmp_path))
+    assert list(tmp_path.rglob("embeddings_*_rank1.bin")), "the second process stored its embeddings"
+    assert list(tmp_path.rglob("results.json"))
 
 
 def is_png(file: Path) -> bool:
