@@ -14,8 +14,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.ranks import barrier, gathered
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
@@ -113,10 +114,11 @@ class Feed:
     def __iter__(self) -> Iterator[Pair]:
         assert self._plan is not None, "set_value comes first"
         self._last.clear()
-        loader = DataLoader(
+        loader = WatchedLoader(
             _Indexed(self.dataset),
             batch_sampler=PlannedBatchSampler(self._plan, self.rank),
             num_workers=self.workers,
+            name_of=lambda row: str(self.dataset.images[row]),
             pin_memory=torch.cuda.is_available(),
         )
         for images, texts, row_B in loader:

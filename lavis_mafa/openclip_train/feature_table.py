@@ -11,7 +11,6 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.core.scorer import View
@@ -63,7 +62,7 @@ def feature_table(
 
     def images() -> Iterator[Tensor]:
         encode, preprocess = network()
-        for batch in DataLoader(Images(dataset.images, preprocess, opened), batch_size=BATCH, num_workers=workers):
+        for batch in Images(dataset.images, preprocess, opened).batches(BATCH, workers):
             yield encode.image(batch.to(device))
 
     def texts() -> Iterator[Tensor]:

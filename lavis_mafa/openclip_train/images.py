@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.scorer import View
 from lavis_mafa.data.images import BadImageError, image_file, open_file, relative_path, size_and_time
@@ -122,6 +123,10 @@ class Images(Dataset[Tensor]):
 
     def __init__(self, paths: Sequence[object], preprocess: View, images: CsvImages) -> None:
         self.paths, self.preprocess, self.images = paths, preprocess, images
+
+    def batches(self, size: int, workers: int) -> WatchedLoader[Tensor]:
+        """(size, 3, h, w) of all, in their order."""
+        return WatchedLoader(self, batch_size=size, num_workers=workers, name_of=lambda row: str(self.paths[row]))
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,7 +22,10 @@ from omegaconf import OmegaConf
 from torch import nn
 from torchvision.datasets import ImageFolder
 
+from lavis_mafa.common.cache import JOB
+from lavis_mafa.common.folders import held
 from lavis_mafa.common.hashing import digest
+from lavis_mafa.common.loading import worker_errors
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import get_world_size, patient_group
 from lavis_mafa.common.stdout import print_anything
@@ -57,6 +60,7 @@ class Training:
     def __init__(self, options: argparse.Namespace) -> None:
         check(options)
         self.options, self.images = options, csv_images(options)
+        self.folders = ExitStack()  # that this process holds
         self.model: nn.Module | None = None
         self.feed: Feed | ShardFeed | None = None
         self.answers: Answers | None = None
@@ -106,7 +110,10 @@ class Training:
 
     def _rows(self, args: argparse.Namespace, dataset: CsvRows) -> Feed:
         """CSV data: epochs are planned, and what a judge says of a row may be kept."""
-        self.answers, folder = self._answers(args, dataset), self._folder(args)
+        folder = self._folder(args)
+        if args.rank == 0:
+            self.folders.enter_context(held(folder, JOB, "--logs and --name"))
+        self.answers = self._answers(args, dataset)
         ids_N2 = pair_ids(dataset.images, dataset.captions, self.read)
         ranks = _dim(args.model), args.rank, args.accum_freq, args.workers
         return Feed(dataset, ids_N2, self._planner(args, ids_N2), folder, *ranks, self._view, self.images)
@@ -249,7 +256,8 @@ def main(argv: Sequence[str]) -> int | None:
     ours = {name: getattr(training, name) for name in ("create_model_and_transforms", "get_data", by_version)}
     with replaced(open_clip_main, **ours), replaced(open_clip_data, **_readers(open_clip_data, training.images)):
         try:
-            status: int | None = open_clip_main.main(theirs)
+            with training.folders, worker_errors():
+                status: int | None = open_clip_main.main(theirs)
         finally:
             _quiet_torch()
         return status

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.core.scorer import PairScorer, TowerScorer
@@ -66,7 +65,7 @@ def tower_tokens(
     content = (scorer.fingerprint, view, *opened.contents(images.tolist()))
 
     def tokens() -> Iterator[Tensor]:
-        for batch in DataLoader(Images(images.tolist(), scorer.view, opened), batch_size=BATCH, num_workers=workers):
+        for batch in Images(images.tolist(), scorer.view, opened).batches(BATCH, workers):
             yield scorer.model.visual_encoder(batch.to(device))
 
     remedy = "leave out --mafa-con-d-cache-tokens"

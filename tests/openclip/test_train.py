@@ -1,6 +1,8 @@
 """open_clip's own training through our launcher, on generated images and a tiny model."""
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,15 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
+from lavis_mafa.common.loading import WorkerError
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.neighbors import float32
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.openclip_train import launcher as train
 from lavis_mafa.openclip_train.csv_feed import pair_ids
+from lavis_mafa.openclip_train.images import CsvImages
 
 from . import launch
 from .launch import BATCH, EPOCHS
@@ -204,3 +209,30 @@ def test_bf16_trains_too(monkeypatch, data, tmp_path):
         call["contrastive_loss"].isfinite() and call["contrastive_loss"].dtype == torch.float32 for call in calls
     )
     assert calls[-1]["image"].dtype == torch.bfloat16
+
+
+def test_a_worker_that_is_killed_is_named_with_what_it_read(monkeypatch, data, tmp_path):
+    opened = CsvImages.open
+
+    def killed(self, path):
+        if path.endswith("/3.png") and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return opened(self, path)
+
+    monkeypatch.setattr(CsvImages, "open", killed)
+    with pytest.raises(WorkerError, match=r"was ended by the signal 'Killed' while it read .*/3\.png"):
+        train.main(arguments(data, tmp_path, "--workers", 1))
+
+
+def test_a_second_training_of_the_same_name_is_refused(data, tmp_path):
+    """open_clip refuses a name that is taken, but not where it resumes."""
+    train.main(arguments(data, tmp_path, "--epochs", 1))
+    code = "import sys; from pathlib import Path; from lavis_mafa.common.folders import held\n"
+    code += "with held(Path(sys.argv[1]), 'cache', 'x'): print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run" / "mafa")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as first:
+        first.stdout.readline()
+        with pytest.raises(ValueError, match=f"--logs and --name: .*mafa is in use by process {first.pid}"):
+            train.main(arguments(data, tmp_path, "--epochs", 2, "--resume", "latest"))
+    train.main(arguments(data, tmp_path, "--epochs", 2, "--resume", "latest"))
