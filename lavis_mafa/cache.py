@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("action", choices=("list", "prune"), nargs="?", default="list")
     parser.add_argument("--folder", nargs="+", type=Path, default=[Path("output")], help="looked through (output)")
-    parser.add_argument("--unused-days", type=float, default=30, help="prune: not used for so many days (30)")
+    parser.add_argument(
+        "--unused-days", type=float, default=30, help="prune: what was not used for this many days (30)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="prune: only list what would be removed")
     given = parser.parse_args(arguments)
     with one_line_errors():

@@ -127,7 +127,7 @@ def _refuse_absent_or_shadowed() -> None:
     origin = Path(found.origin or next(iter(found.submodule_search_locations or ()), ""))
     if installed.is_file() and not (origin.exists() and origin.samefile(installed)):
         raise ModuleNotFoundError(
-            f"{origin} stands before LAVIS 1.0.2 in {installed.parent}: start from another folder, use the command "
+            f"{origin} shadows LAVIS 1.0.2 in {installed.parent}: start from another folder, use the command "
             "lavis-mafa, which does not look for modules in the current folder, or take it out of PYTHONPATH",
             name="lavis",
         )

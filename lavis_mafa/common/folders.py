@@ -74,7 +74,7 @@ def _opened(folder: Path, job: str, key: str, writes: Sequence[str]) -> int:
         _refuse_links(folder, key)
         return os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise ValueError(f"{key}: {folder} is no folder to write in ({error})") from error
+        raise ValueError(f"{key}: {folder} cannot be written to ({error})") from error
 
 
 def _refuse_foreign(folder: Path, job: str, key: str, writes: Sequence[str]) -> None:

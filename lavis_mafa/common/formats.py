@@ -45,7 +45,7 @@ def check_format(path: str | Path, kind: str, found: Mapping[str, object], remed
         ValueError: the header names no format.
     """
     if "format" not in found:
-        raise ValueError(f"{path} is no {kind} file of lavis_mafa: {remedy}")
+        raise ValueError(f"{path} is not a {kind} file of lavis_mafa: {remedy}")
     if found["format"] != header(kind)["format"]:
         version = found.get("version", BEFORE)
         raise OldOutputError(

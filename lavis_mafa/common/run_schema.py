@@ -175,7 +175,7 @@ class MineRun(CommonRun):
         "in place of high the loosest bound whose precision is, by labels and with 95 % confidence, at least that",
         Range(0, 1, open=True),
     )
-    test_set: bool = key(False, "write test_set.json, a multi-positive test set (--test-set)")
+    test_set: bool = key(False, "write test_set.json, a test set with several matches a query (--test-set)")
     batch_size_train: int = key(
         96, "with target_precision: of the batches whose false negatives are estimated", Range(2)
     )

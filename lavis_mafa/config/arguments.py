@@ -34,7 +34,7 @@ def parse_arguments(
         parser.add_argument(
             "--test-set",
             action="store_true",
-            help="write a multi-positive test set of the split, and ask people about the pairs that are unsure",
+            help="write a test set with several matches a query, and the pairs that people should decide",
         )
     if engines:
         parser.add_argument(

@@ -31,9 +31,7 @@ def check_keys(given: Mapping[str, object], valid: Iterable[str], where: str, st
         name, near = (f"{where}.{key}", f"{where}.{closest(key, valid)}") if where else (str(key), closest(key, valid))
         if strict:
             raise ValueError(f"unknown key {name}: did you mean {near}?")
-        logging.warning(
-            "%s is no key that lavis_mafa knows (the closest is %s); LAVIS gets it as it stands", name, near
-        )
+        logging.warning("lavis_mafa has no key %s (the closest is %s); it is passed to LAVIS unchanged", name, near)
 
 
 def typed_run(run: DictConfig, schema: Schema) -> DictConfig:
@@ -65,7 +63,7 @@ def check_texts(given: DictConfig, schema: Schema) -> None:
     for name in text_keys(schema):
         value = given.get(name)
         if isinstance(value, (bool, int, float)):
-            raise ValueError(f"run.{name} is text, and YAML reads {value!r} here: put it in quotes")
+            raise ValueError(f"run.{name} must be text, but YAML reads it as {value!r}: put it in quotes")
 
 
 def check_folders(run: DictConfig, *names: str) -> None:
@@ -101,7 +99,7 @@ def check_mining(cfg: DictConfig) -> None:
         refuse("run.retrievers", names, "[model], [judge], or both")
     if cfg.run.target_precision:
         if cfg.run.test_set:
-            refuse("run.test_set", True, "false with run.target_precision: the two ask people about other pairs")
+            refuse("run.test_set", True, "false with run.target_precision: the two need labels of different pairs")
         if cfg.run.high != MineRun.high:
             refuse("run.high", cfg.run.high, "its default where run.target_precision chooses the bound")
         check_search_space(cfg.run, cfg.run.batch_size_train)

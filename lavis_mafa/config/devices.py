@@ -60,6 +60,6 @@ def take_device(device: str, local_rank: int | None = None) -> None:
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
             f"process {local_rank} of this machine has no GPU of its own: torch sees {torch.cuda.device_count()}; "
-            "start at most so many (--nproc-per-node)"
+            "start no more than that (--nproc-per-node)"
         )
     torch.cuda.set_device(local_rank)

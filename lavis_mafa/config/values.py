@@ -52,7 +52,7 @@ def _check_evaluation(run: DictConfig, arch: str, has_itm: bool) -> None:
     if run.get("k_test", 0) and not has_itm:
         refuse("run.k_test", run.k_test, f"0, as {arch} has no matching head to re-rank with")
     if run.get("zero_shot") and has_itm:
-        refuse("run.zero_shot", run.zero_shot, f"null, as {arch} is no model of open_clip (mafa_openclip is)")
+        refuse("run.zero_shot", run.zero_shot, f"null, as {arch} is not a model of open_clip (mafa_openclip is)")
 
 
 def refuse_missing(cfg: DictConfig) -> None:

@@ -106,7 +106,7 @@ def _target(section: dict[str, object] | None) -> Path:
     if path.suffix != ".json" or path.is_dir():
         raise ValueError(f"run.con_d.calibration is {path}; it must be a .json file")
     if path.exists() and not _is_ours(path):
-        raise ValueError(f"run.con_d.calibration: {path} is no calibration of lavis_mafa: name another file")
+        raise ValueError(f"run.con_d.calibration: {path} is not a calibration file of lavis_mafa: name another file")
     return path
 
 

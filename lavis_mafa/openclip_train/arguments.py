@@ -91,4 +91,6 @@ def check(options: argparse.Namespace) -> None:
     if con_d_rule(options) != MafaSettings() and not options.mafa_con_d:
         raise ValueError("--mafa-con-d-action, -candidates and -positive-weight are about --mafa-con-d: give that, too")
     if options.mafa_bi_encoder and not options.mafa_bi_encoder_pretrained:
-        raise ValueError("--mafa-bi-encoder needs --mafa-bi-encoder-pretrained: without weights it tells nothing")
+        raise ValueError(
+            "--mafa-bi-encoder needs --mafa-bi-encoder-pretrained: without weights its verdicts mean nothing"
+        )

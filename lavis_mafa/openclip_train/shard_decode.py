@@ -27,7 +27,7 @@ def read(sample: dict[str, Any], images: Sequence[str], captions: Sequence[str])
         ValueError: a caption that is not UTF-8 or too long, or a file named as webdataset's own notes are (__url__).
     """
     if not isinstance(sample["__url__"], str):
-        raise ValueError(f"a shard holds a file {sample['__key__']}.__url__, a name that webdataset keeps to itself")
+        raise ValueError(f"a shard holds a file {sample['__key__']}.__url__, a name that webdataset reserves")
     suffix, caption = (next(one for one in listed if one in sample) for listed in (images, captions))
     name = f"{sample['__key__']}.{suffix} in {sample['__url__']}"
     with opened(io.BytesIO(sample[suffix]), name) as image:

@@ -148,7 +148,7 @@ def drop_later(folder: Path, epoch: int, step: int) -> None:
 def _fitting(path: Path, expected: Mapping[str, object], check_files: Check) -> Checkpoint:
     content = read_torch(path)
     if not isinstance(content, dict) or "format" not in content:
-        raise ValueError(f"{path} is no run checkpoint; to start from weights alone set model.pretrained to it")
+        raise ValueError(f"{path} is not a checkpoint of a run; to start from weights alone set model.pretrained to it")
     check_format(path, "checkpoint", content, OLD)
     _check_sums(path)
     differing = [

@@ -109,7 +109,7 @@ def test_a_file_that_is_no_calibration_is_not_overwritten(folder: Path, shared_d
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAVIS_MAFA_DATA", str(shared_data))
         arguments = Namespace(cfg_path=str(folder / "mine.yaml"), options=[f"run.con_d.calibration={other}"])
-        with pytest.raises(ValueError, match=r"is no calibration of lavis_mafa: name another file"):
+        with pytest.raises(ValueError, match=r"is not a calibration file of lavis_mafa: name another file"):
             calibrate.run(arguments)
         with pytest.raises(ValueError, match=r"run.con_d.calibration names no file"):
             calibrate.run(Namespace(**{**vars(arguments), "options": ["run.con_d.calibration=null"]}))

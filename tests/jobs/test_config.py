@@ -268,8 +268,8 @@ def test_quotes_lists_and_keys_of_an_option_are_yaml() -> None:
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("2024_01", "is text, and YAML reads 202401 here: put it in quotes"),
-        ("yes", "is text, and YAML reads True here"),
+        ("2024_01", "must be text, but YAML reads it as 202401: put it in quotes"),
+        ("yes", "must be text, but YAML reads it as True"),
         ("null", "is None: allowed is text"),
         ("[a]", r"is \['a'\]: allowed is text"),
     ],
@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_built(tmp_pa
     for option in ("run.output_dir=null", "run.output_dir=", f"run.output_dir={tmp_path}/file/x"):
         with pytest.raises(ValueError, match=r"run\.output_dir is .*: allowed is (a folder|text)"):
             load(option)
-    refused = pytest.raises(ValueError, match=r"run\.output_dir: /proc/x is no folder to write in")
+    refused = pytest.raises(ValueError, match=r"run\.output_dir: /proc/x cannot be written to")
     with refused, output_folder(load("run.output_dir=/proc/x").run, "train"):
         pass
     with output_folder(load(f"run.output_dir={tmp_path}/run #1").run, "train"):

@@ -452,7 +452,7 @@ def test_a_resume_with_other_settings_is_refused_or_written_down(life: Life, unb
 
 def test_foreign_files_are_reported(life: Life, copied: Path, tmp_path: Path) -> None:
     best = copied / "checkpoint_best.pth"
-    assert "is no run checkpoint;" in refused(life, copied, f"run.resume_ckpt_path={best}")
+    assert "is not a checkpoint of a run;" in refused(life, copied, f"run.resume_ckpt_path={best}")
     elsewhere = f"run.resume_ckpt_path={newest(copied)}"
     assert "is not in run.output_dir" in refused(life, tmp_path / "other", elsewhere)
     assert "already contains a run" in refused(life, copied, "run.resume_ckpt_path=null")

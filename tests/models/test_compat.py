@@ -92,7 +92,7 @@ def test_another_lavis_in_the_current_folder_is_named(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 1 and line.startswith(f"error: {tmp_path / 'lavis' / '__init__.py'} stands before LAVIS")
+    assert done.returncode == 1 and line.startswith(f"error: {tmp_path / 'lavis' / '__init__.py'} shadows LAVIS")
     assert "lavis-mafa" in line
 
 

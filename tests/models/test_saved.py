@@ -64,7 +64,7 @@ def test_what_is_no_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="config.yaml is damaged"):
         lavis_mafa.load(tmp_path)
     (tmp_path / CONFIG).write_text("model: {arch: mafa_albef}")
-    with pytest.raises(ValueError, match="config.yaml is no model file of lavis_mafa"):
+    with pytest.raises(ValueError, match="config.yaml is not a model file of lavis_mafa"):
         lavis_mafa.load(tmp_path)
     saved(tmp_path, "mafa_albef")
     (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:1000])

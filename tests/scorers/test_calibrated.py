@@ -75,7 +75,7 @@ def test_keys_of_judges() -> None:
     [
         (None, r"run.con_d.calibration: no file at .*; write it with `python -m lavis_mafa.calibrate`"),
         ("{", r"is damaged or not a readable calibration"),
-        ('{"curves": []}', r"is no calibration file of lavis_mafa"),
+        ('{"curves": []}', r"is not a calibration file of lavis_mafa"),
         ({"judge": "another"}, r"was fitted for another network"),
         ({"curves": [1]}, r"is damaged or not a readable calibration \(1 curves instead of 5\)"),
     ],

@@ -211,7 +211,7 @@ def _read_mention(match: re.Match[str]) -> Mention:
     stated = [_MEANING[word] for word in adjectives if word]
     fields = dict(stated)
     if len(fields) < len(stated):
-        raise ValueError(f"{match.group()!r} says one thing twice")
+        raise ValueError(f"{match.group()!r} repeats itself")
     row, column = _PLACED.get(place, (None, None))
     return Mention(**fields, row=row, column=column)
 

@@ -35,7 +35,7 @@ def load_language_model(name: str, key: str, dtype: torch.dtype, changes: Mappin
         model = auto.from_pretrained(source, config=config, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.{key}: {name!r} is no language model that is available here ({' '.join(str(error).split())}); "
+            f"model.{key}: {name!r} is not a language model that is available here ({' '.join(str(error).split())}); "
             "set it to a hub name that can be downloaded here, or to a local folder with weights and tokenizer"
         ) from error
     if tokenizer.pad_token is None:

@@ -51,7 +51,7 @@ def build_hf_tower(vit_model: str, image_size: int) -> HfTower:
         whole: Any = AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.vit_model: {source!r} is no model that can be had here ({' '.join(str(error).split())}); "
+            f"model.vit_model: {source!r} is not a model that is available here ({' '.join(str(error).split())}); "
             "give a hub name that can be fetched here, or a local folder"
         ) from error
     net = getattr(whole, "vision_model", whole)
