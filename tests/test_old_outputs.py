@@ -129,7 +129,7 @@ def test_a_mining_config_with_every_key_is_read(tmp_path: Path) -> None:
 def test_another_version_is_named_by_what_it_wrote() -> None:
     with pytest.raises(OldOutputError, match=r"by lavis_mafa 9\.8\.7, whose"):
         check_format("x", "plan", {"format": "lavis_mafa plan 99", "version": "9.8.7"}, "do that")
-    with pytest.raises(ValueError, match="is no plan file"):
+    with pytest.raises(ValueError, match="is not a plan file"):
         check_format("x", "plan", {"order": 3}, "do that")
     for kind in FORMATS:
         check_format("x", kind, {**header(kind), "version": "0.2.9"}, "nothing")  # the format counts, not the version
