@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lavis_mafa.core.settings import MafaSettings
 
@@ -20,8 +21,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PROSE = [
     *PAGES,
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "SECURITY.md",
+    *(ROOT / page for page in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *(page for part in ("lavis_mafa", "projects") for page in sorted((ROOT / part).rglob("*.md"))),
 ]
 MADE = {ROOT / "projects" / "mafa" / "paper" / "README.md"}  # by a script, of a template and of notes
@@ -139,6 +139,15 @@ def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_every_setting_of_the_method_is_described() -> None:
     described = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")))
     assert {field.name for field in fields(MafaSettings)} - described == set()
+
+
+def test_the_defaults_of_the_method_are_those_of_the_settings() -> None:
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8").partition("MafaSettings")[2]
+    stated: dict[str, object] = {}
+    for keys, values in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", text.partition("\n## ")[0], re.MULTILINE):
+        found = [yaml.safe_load(value.strip("` ")) for value in values.split(",")]
+        stated |= dict(zip(re.findall(r"\w+", keys), found, strict=True))
+    assert stated == {field.name: field.default for field in fields(MafaSettings)}
 
 
 def test_a_lost_link_and_a_lost_command_are_seen(tmp_path: Path) -> None:
