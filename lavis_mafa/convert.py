@@ -114,9 +114,9 @@ def to_file(folder: Path, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("direction", choices=("to-hf", "from-hf"))
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
+    parser.add_argument("direction", choices=("to-hf", "from-hf"), help="which way")
+    parser.add_argument("source", type=Path, help="the folder to read")
+    parser.add_argument("target", type=Path, help="the folder or file to write; it must not exist")
     given = parser.parse_args()
     with one_line_errors():
         lavis_mafa.register()

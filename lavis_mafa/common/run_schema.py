@@ -84,7 +84,7 @@ class TrainRun(CommonRun):
     )
     search_space: int | str = key(4800, "M records that a chain may choose from, at least batch_size_train, or `all`")
     skip_nearest: int = key(
-        0, "GRIT goes past so many of the nearest, which are likely false negatives (B3); M is at most 10,000", FROM_0
+        0, "GRIT skips this many of the nearest, which are likely false negatives (B3); M is at most 10,000", FROM_0
     )
     quantile: float = key(
         1.0, "GRIT goes to the record at this quantile of similarity, a fixed q of FALCON; 1: the nearest", Range(0, 1)
@@ -115,7 +115,7 @@ class TrainRun(CommonRun):
         None, "test_set.json of `mine --test-set`: the first test split with several matches a query"
     )
     cache_tokens: bool = key(False, "keep a frozen tower's tokens of every image on disk")
-    token_folder: str | None = key(None, "where; null: below output_dir")
+    token_folder: str | None = key(None, "folder of these tokens; null: below output_dir")
 
     # what a language model says (mafa_captioning, mafa_vqa)
     prompt: str | None = key(
@@ -123,10 +123,10 @@ class TrainRun(CommonRun):
         "mafa_vqa: text with {} or {question} where the question stands; mafa_captioning: what a caption begins with",
     )
     num_beams: int = key(5, "beams of the search; 1: greedy", FROM_1)
-    max_len: int = key(10, "new tokens at most", FROM_1)
+    max_len: int = key(10, "most new tokens of an answer or caption", FROM_1)
     min_len: int = key(
         1,
-        "new tokens at least; LAVIS' counts what stands before, too: T5's start token, OPT's and the caption's prompt",
+        "fewest new tokens; LAVIS' counts what stands before, too: T5's start token, OPT's and the caption's prompt",
         FROM_0,
     )
     length_penalty: float | None = key(None, "of the beam search; null: -1 for answers, 1 for captions")
@@ -145,15 +145,15 @@ class TrainRun(CommonRun):
     answer_list: str | None = key(
         None, "JSON list or text file of the answers that are ranked; null: those of the training split"
     )
-    num_ans_candidates: int = key(128, "of them, the answers ranked in full after their first word", FROM_1)
+    num_ans_candidates: int = key(128, "answers that are ranked in full; their first word chooses them", FROM_1)
 
     # checkpoints
     resume_ckpt_path: str | None = key(None, "a checkpoint, or `auto`: the newest in output_dir")
     resume_changes: Literal["refuse", "allow"] = key(
         "refuse", "what a resume does where settings differ from the checkpoint's; results.json lists what `allow` took"
     )
-    save_every_steps: int = key(0, "beside every epoch's end; 0: not", FROM_0)
-    save_every_minutes: float = key(15, "beside these, so many minutes after the last one; 0: not", FROM_0)
+    save_every_steps: int = key(0, "a checkpoint also after this many steps; 0: at the end of an epoch alone", FROM_0)
+    save_every_minutes: float = key(15, "a checkpoint also this many minutes after the last one; 0: none", FROM_0)
     keep_checkpoints: int = key(
         2,
         "the newest, beside checkpoint_best.pth; the stores keep what the newest two name, older ones serve as weights",
@@ -192,8 +192,8 @@ class MineRun(CommonRun):
         "who proposes candidates: model (the ITC of `model`), judge (where it has embeddings: captions near an image's "
         "own captions), or both",
     )
-    range_min: int = key(0, "of the nearest, skip so many", FROM_0)
-    range_max: int = key(20, "the k of the k nearest, known positives not counted", FROM_1)
+    range_min: int = key(0, "skip this many of the nearest", FROM_0)
+    range_max: int = key(20, "how many of the nearest are judged, known positives not counted", FROM_1)
     min_score: float | None = key(None, "leave out pairs of a smaller ITC similarity", Range())
     max_score: float | None = key(None, "leave out pairs of a larger ITC similarity", Range())
     absolute_margin: float | None = key(

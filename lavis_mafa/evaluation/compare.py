@@ -62,8 +62,10 @@ def _rows(results: object) -> Iterable[ROWS]:
 def main() -> None:
     print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--untrained", nargs="*", type=Path, default=[])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of evaluations of the checkpoint")
+    parser.add_argument(
+        "--untrained", nargs="*", type=Path, metavar="FOLDER", default=[], help="of an untrained Q-Former"
+    )
     parser.add_argument("--out", type=Path, help="also write the table, as CSV")
     arguments = parser.parse_args()
     with one_line_errors():
