@@ -147,7 +147,7 @@ def json_lines(path: Path) -> list[object]:
     """The rows of a JSONL file that grows, less the line that a killed process left unfinished; no file, no rows."""
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
     return rows
 

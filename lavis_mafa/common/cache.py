@@ -83,7 +83,7 @@ def _entries(folder: Path) -> Iterator[Entry]:
 def _about(note: Path) -> str:
     try:
         return str(json.loads(note.read_text("utf-8"))["about"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
 
 

@@ -143,7 +143,7 @@ def _write(descriptor: int, job: str) -> None:
 def _read(folder: Path) -> Holder:
     try:
         found: Holder = json.loads((folder / MARKER).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

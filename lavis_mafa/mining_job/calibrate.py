@@ -113,7 +113,7 @@ def _target(section: dict[str, object] | None) -> Path:
 def _is_ours(path: Path) -> bool:
     try:
         return "lavis_mafa calibration" in json.loads(path.read_text(encoding="utf-8"))["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 

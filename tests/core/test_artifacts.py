@@ -124,7 +124,9 @@ def test_an_array_is_mapped_and_can_be_written_to(tmp_path):
     assert mapped(tmp_path / "a.npy", "").tolist() == [0, 7, 2]
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"a": 3', b'{"a": 3}', b"\0" * 9, "\u00e4".encode()[:1], b"\n\n"])
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"a": 3', b'{"a": 3}', b"\0" * 9, "\u00e4".encode()[:1], b"\n\n", b"[" * 100_000 + b"\n"]
+)
 def test_rows_of_lines_end_with_the_last_whole_one(tmp_path, torn):
     path = tmp_path / "rows.jsonl"
     assert json_lines(path) == []

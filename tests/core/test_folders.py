@@ -77,8 +77,9 @@ def test_files_of_somebody_else_are_refused_and_stay(tmp_path):
         pass
 
 
-def test_a_marker_that_a_crash_emptied_is_still_ours(tmp_path):
-    (tmp_path / MARKER).touch()
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, "9" * 5000])
+def test_a_marker_that_a_crash_emptied_is_still_ours(tmp_path, text):
+    (tmp_path / MARKER).write_text(text)
     (tmp_path / "gallery").mkdir()
     with held(tmp_path, "mine", "run.output_dir", ["gallery"]):
         assert job_of(tmp_path) == "mine"
