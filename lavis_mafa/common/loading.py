@@ -102,7 +102,11 @@ def worker_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:  # where a batch of a dead worker was under way, no RuntimeError
-        if message := _explained(error):
+        try:
+            message = _explained(error)
+        except RuntimeError as later:  # of torch's handler of SIGCHLD, which came in between
+            message = _explained(later)
+        if message:
             raise WorkerError(message) from error
         raise
 

@@ -104,7 +104,7 @@ class TrainRun(CommonRun):
     zero_shot: Section | None = key(
         None,
         "mafa_openclip: {images: ROOT of class_name/*.png, templates: openai | simple | name, names: folders | "
-        "imagenet}",
+        "imagenet, allow_symlinks: true | false}",
     )
     coco_captions: str | None = key(
         None,

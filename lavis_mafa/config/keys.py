@@ -37,7 +37,7 @@ READ_BY_TASKS = {
     **dict.fromkeys(("answer_list", "num_ans_candidates"), ("mafa_albef_vqa",)),
     "references": ("mafa_captioning",),
 }
-ZERO_SHOT_KEYS = ("images", "templates", "names")
+ZERO_SHOT_KEYS = ("images", "templates", "names", "allow_symlinks")
 
 
 def registered(kind: str, name: object, where: str) -> type:

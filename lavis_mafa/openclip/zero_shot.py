@@ -5,6 +5,8 @@ Class names and templates are open_clip's (CLIP, arXiv 2103.00020, section 3.1.4
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -14,7 +16,8 @@ from torchvision.datasets import ImageFolder
 
 from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.core.scorer import View
-from lavis_mafa.data.images import open_file
+from lavis_mafa.data.images import open_image
+from lavis_mafa.data.rules import FileRules
 from lavis_mafa.openclip.judges import ClipModel, Tokenizer
 
 TEMPLATES = {
@@ -50,6 +53,7 @@ def zero_shot(
     *,
     templates: str = "openai",
     names: str = "folders",
+    allow_symlinks: bool = False,
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -63,6 +67,7 @@ def zero_shot(
         images: the folder.
         templates: which prompts a class name is put into.
         names: where class names come from.
+        allow_symlinks: a link below the folder may lead out of it.
         batch_size: images and prompts a batch.
         workers: processes that read images.
         device: where the model is.
@@ -71,11 +76,14 @@ def zero_shot(
         {"top1", "top5": percent, "images", "classes": counts}; with under 5 classes top5 is 100.
 
     Raises:
-        ValueError: no such folder, no images in it, or a choice of templates or names that is not there.
+        ValueError: no such folder, no images in it, a link that leads out of it, or a choice of templates or names
+            that is not there.
     """
     if templates not in TEMPLATES:
         raise ValueError(f"templates are {templates!r}; choose one of {', '.join(TEMPLATES)}")
-    data = _image_folder(Path(images).expanduser(), preprocess)
+    if not isinstance(allow_symlinks, bool):
+        raise ValueError(f"allow_symlinks is {allow_symlinks!r}: allowed is true or false")
+    data = _image_folder(Path(images).expanduser(), preprocess, FileRules(allow_symlinks=allow_symlinks))
     model.eval()
     classifier_DC = open_clip.build_zero_shot_classifier(
         _Texts(model), tokenizer, class_names(data.classes, names), TEMPLATES[templates], device=device
@@ -102,8 +110,9 @@ class _Texts:
         return {"text_features": self.encode_text(text, normalize=True)}
 
 
-def _image_folder(root: Path, preprocess: View) -> ImageFolder:
+def _image_folder(root: Path, preprocess: View, rules: FileRules) -> ImageFolder:
     try:
-        return ImageFolder(str(root), preprocess, loader=open_file)
+        place = os.path.abspath(root)  # so that the paths in it are absolute, too
+        return ImageFolder(place, preprocess, loader=partial(open_image, place, rules=rules))
     except FileNotFoundError as error:
         raise ValueError(f"{root} is not an image folder (root/class_name/*.png): {error}") from error

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     ours = argparse.ArgumentParser(prog="lavis_mafa.openclip_train.launcher", add_help=False, allow_abbrev=False)
     add = ours.add_argument_group("MAFA").add_argument
     add("--mafa-images", nargs="+", metavar="FOLDER", help="folders of CSV data's images; default: the working folder")
-    add("--mafa-allow-symlinks", action="store_true", help="links below these folders may lead out of them")
+    add("--mafa-allow-symlinks", action="store_true", help="links may lead out of these folders, and of --imagenet-val")
     add("--mafa-alpha", type=float, default=0.5, help="S-ITC smoothing")
     add("--mafa-alpha-from-epoch", type=int, default=1, help="first epoch with S-ITC; epoch 0 is random")
     add("--mafa-sampling", choices=("grit", "random"), default="grit", help="batches of look-alikes, or random ones")

@@ -42,8 +42,10 @@ def check_data(argv: Sequence[str], ours: argparse.Namespace) -> None:
             check_shards(urls, open_clip_data.base_plus_ext, _is_pair(args))
         else:
             raise ValueError(f"--dataset-type {args.dataset_type}: MAFA only supports csv or webdataset")
-    if not tables and (ours.mafa_images or ours.mafa_allow_symlinks):
-        raise ValueError("--mafa-images and --mafa-allow-symlinks are about CSV data, and there are none: drop them")
+    if ours.mafa_images and not tables:
+        raise ValueError("--mafa-images is about CSV data, and there are none: drop it")
+    if ours.mafa_allow_symlinks and not (tables or args.imagenet_val):
+        raise ValueError("--mafa-allow-symlinks is about CSV data and --imagenet-val, and there are none: drop it")
 
 
 def _is_pair(args: argparse.Namespace) -> Callable[[set[str]], bool]:

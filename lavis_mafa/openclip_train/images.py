@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
 
 from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.core.batch import Batch
@@ -46,6 +47,11 @@ class CsvImages:
             option = "--mafa-images FOLDER…" if _leads_out(self.folders, path) else "--mafa-allow-symlinks"
             raise ValueError(f"{error} (by {option})") from error
         return open_file(file)
+
+    def image_folder(self, root: str, **more: Any) -> ImageFolder:
+        """torchvision's, whose images lie below its own root, links followed as here."""
+        place = os.path.abspath(os.path.expanduser(root))
+        return ImageFolder(place, loader=CsvImages([place], self.allow_symlinks).open, **more)
 
     def check(self, source: str, paths: Sequence[str]) -> None:
         """Raises ValueError: a path of the file `source` that leads out of the folders, by its row."""

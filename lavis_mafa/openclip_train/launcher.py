@@ -11,7 +11,6 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,7 +19,6 @@ import open_clip
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from torchvision.datasets import ImageFolder
 
 from lavis_mafa.common.cache import JOB
 from lavis_mafa.common.folders import held
@@ -31,7 +29,7 @@ from lavis_mafa.common.ranks import get_world_size, patient_group
 from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import PairScorer, View, looks_at_images, view_of
-from lavis_mafa.data.images import open_file, whole_files_only
+from lavis_mafa.data.images import whole_files_only
 from lavis_mafa.data.own_captions import OwnCaptions
 from lavis_mafa.data.records import TextProcessor
 from lavis_mafa.openclip.judges import BiEncoderJudge
@@ -265,7 +263,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 def _readers(open_clip_data: ModuleType, images: CsvImages) -> dict[str, Any]:
     """What opens files in place of open_clip's own."""
-    folders = SimpleNamespace(ImageFolder=partial(ImageFolder, loader=open_file))  # of --imagenet-val
+    folders = SimpleNamespace(ImageFolder=images.image_folder)  # of --imagenet-val
     readers = {"CsvDataset": checked_rows(open_clip_data.CsvDataset, images), "datasets": folders}
     if HAS_TASKS:
         readers["decode_pil_rgb"] = already_decoded

@@ -42,6 +42,20 @@ def test_a_worker_that_is_killed_is_named_with_what_it_read():
         list(loader(kill_me))
 
 
+def test_a_worker_that_torch_reports_while_its_death_is_looked_into_is_named(monkeypatch):
+    """Its pipe closes first; torch's handler of SIGCHLD raises wherever the main thread is then."""
+
+    def ended():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(loading, "_ended", ended)
+    with pytest.raises(WorkerError, match=r"worker \(process 7\) was ended by the signal 'Killed'"), worker_errors():
+        raise ConnectionResetError
+    monkeypatch.setattr(loading, "_ended", list)
+    with pytest.raises(ConnectionResetError), worker_errors():
+        raise ConnectionResetError
+
+
 def test_workers_that_hang_are_named_with_what_they_read(monkeypatch):
     monkeypatch.setattr(loading, "TIMEOUT_S", 1)
     named = r"a batch took the loader's workers more than 1 s; they are reading file 5\.jpg: check the disk"

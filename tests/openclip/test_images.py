@@ -142,7 +142,10 @@ def test_a_table_that_leads_out_of_its_folders_is_refused_before_a_model_is_buil
 def test_folders_are_refused_where_no_table_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("lavis_mafa.openclip_train.data_check.check_shards", lambda *_: None)
     argv = launch.arguments("shard.tar", tmp_path / "logs", "--mafa-images", tmp_path, kind="webdataset")
-    with pytest.raises(ValueError, match="are about CSV data, and there are none"):
+    with pytest.raises(ValueError, match="--mafa-images is about CSV data, and there are none"):
+        train.main(argv)
+    argv = launch.arguments("shard.tar", tmp_path / "logs", "--mafa-allow-symlinks", kind="webdataset")
+    with pytest.raises(ValueError, match="about CSV data and --imagenet-val, and there are none"):
         train.main(argv)
 
 
@@ -155,6 +158,24 @@ def test_a_con_d_of_lavis_leaves_pillow_strict(monkeypatch):
     options = train.parser().parse_args(["--mafa-con-d", "arch=mafa_albef", "model_type=scenes_con_d"])
     train._con_d(options, torch.device("cpu"))
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("root", ["absolute", "relative"])
+def test_folders_of_imagenet_stay_below_their_root(folder, root):
+    (folder / "val" / "cat").mkdir(parents=True)
+    (folder / "whole.jpg").rename(folder / "val" / "cat" / "a.jpg")
+    (folder / "val" / "cat" / "b.png").symlink_to(folder.parent / "outside.png")
+    place = str(folder / "val") if root == "absolute" else "val"
+    args = SimpleNamespace(imagenet_val=place, imagenet_train=place, batch_size=1, workers=0)
+    for images in (CsvImages(), CsvImages(allow_symlinks=True)):
+        with train.replaced(open_clip_data, **train._readers(open_clip_data, images)):
+            data = open_clip_data.get_imagenet(args, (as_array, as_array), "val").dataloader.dataset
+        assert data[0][0].shape[-1] == 3
+        if images.allow_symlinks:
+            assert data[1][0].shape[-1] == 3
+            continue
+        with pytest.raises(ValueError, match="symbolic link that leads outside .*--mafa-allow-symlinks"):
+            data[1]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

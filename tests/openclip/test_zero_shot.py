@@ -60,6 +60,20 @@ def test_a_truncated_image_is_named_even_where_lavis_is_loaded(folder, monkeypat
         zero_shot(Seer(), tokenizer, mean_colour, folder, templates="name")
 
 
+def test_a_link_out_of_the_folder_is_followed_where_that_is_allowed(folder, tmp_path_factory, monkeypatch):
+    picture = next(folder.rglob("*.png"))
+    (outside := tmp_path_factory.mktemp("elsewhere") / "outside.png").write_bytes(picture.read_bytes())
+    picture.unlink()
+    picture.symlink_to(outside)
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ValueError, match="symbolic link that leads outside the image folder .*allow_symlinks: true"):
+        zero_shot(Seer(), tokenizer, mean_colour, folder.name, templates="name")
+    found = zero_shot(Seer(), tokenizer, mean_colour, folder.name, templates="name", allow_symlinks=True)
+    assert found == zero_shot(Seer(), tokenizer, mean_colour, folder, templates="name", allow_symlinks=True)
+    with pytest.raises(ValueError, match="allow_symlinks is 'yes'"):
+        zero_shot(Seer(), tokenizer, mean_colour, folder, templates="name", allow_symlinks="yes")
+
+
 def test_an_open_clip_model_classifies(folder):
     preprocess = open_clip.image_transform(32, is_train=False)
     found = zero_shot(tiny_clip().train(), open_clip.get_tokenizer("ViT-B-32"), preprocess, folder, templates="name")
