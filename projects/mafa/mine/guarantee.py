@@ -25,7 +25,7 @@ from lavis_mafa.data.scenes.dataset import scenes_table
 from lavis_mafa.mining.estimates import Powered
 from lavis_mafa.mining.guarantee import Labels, loosest
 from lavis_mafa.mining.strata import TESTED, Strata, around_target, draw
-from lavis_mafa.scorers.text_encoder import load_text_encoder
+from lavis_mafa.models.text_encoder import load_text_encoder
 
 SCENES = {"n": 1000, "seed": 21, "match_share": 0.002, "captions_a_scene": 2}  # of mine_scenes.yaml
 TARGETS = (0.8, 0.85, 0.9, 0.95)

@@ -1,13 +1,13 @@
 """A sentence encoder of transformers or sentence-transformers: texts → unit vectors, each text once.
 
-Tested in tests/scorers/test_text_encoder.py against vectors by hand.
+Tested in tests/models/test_text_encoder.py against vectors by hand.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
-from lavis_mafa.scorers.hf import hub_file, load_frozen, weights_digest
-from lavis_mafa.scorers.registry import Section
+from lavis_mafa.models.frozen import hub_file, load_frozen, weights_digest
 
 BATCH = 128
 KEPT_TEXTS = 1 << 21  # 1.6 GB of 384 numbers; beyond that encoding starts over
@@ -113,7 +112,7 @@ class TextEncoder:
         self.read, self.cut = self.read + len(length_B), self.cut + cut
 
 
-def load_text_encoder(name: str, where: str, device: torch.device, section: Section) -> TextEncoder:
+def load_text_encoder(name: str, where: str, device: torch.device, section: Mapping[str, object]) -> TextEncoder:
     """The sentence encoder at a local folder or of a Hub name.
 
     Args:
