@@ -39,6 +39,7 @@ def register_all() -> None:
     import lavis_mafa.models.blip2.llm
     import lavis_mafa.models.blip2.stage1
     import lavis_mafa.models.blip2.stage2
+    import lavis_mafa.models.dual
     import lavis_mafa.models.openclip
     import lavis_mafa.processors.albef
     import lavis_mafa.processors.openclip

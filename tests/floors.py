@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"compat"}),
     frozenset({"cache", "core"}),
     frozenset({"data", "reports"}),
-    frozenset({"openclip", "mining"}),
+    frozenset({"encoders", "openclip", "mining"}),
     frozenset({"models"}),
     frozenset({"processors", "datasets"}),
     frozenset({"scorers"}),

@@ -27,6 +27,7 @@ from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.plan import Plan, PlannedBatchSampler
 from lavis_mafa.data.dataset import image_named
 from lavis_mafa.datasets.lavis_captions import Splits
+from lavis_mafa.encoders.text_encoder import TextEncoder
 from lavis_mafa.runners.bad_images import name_bad_images
 from lavis_mafa.runners.evaluation import Evaluation
 from lavis_mafa.runners.layer_decay import ScaledSchedule, slow_lower_layers
@@ -34,7 +35,7 @@ from lavis_mafa.runners.run import Learner, Results, Run
 from lavis_mafa.runners.state import RunState
 from lavis_mafa.runners.step_metrics import epoch_row
 from lavis_mafa.runners.taken_step import TakenStep
-from lavis_mafa.runners.token_cache import attach_tokens
+from lavis_mafa.runners.token_cache import attach_texts, attach_tokens
 from lavis_mafa.tasks.loop import LoopTask, Schedule, StepOutput, refuse_nan
 
 SHOWN = (
@@ -89,8 +90,7 @@ class ResumableRunner(RunnerBase, Generic[Output]):
             test_splits=self.test_splits,
         )
         self.evaluation = self.build_evaluation()
-        if self.run_cfg.get("cache_tokens", False):
-            self._cache_tokens()
+        self._cache()
 
     def build_evaluation(self) -> Evaluation:
         raise NotImplementedError
@@ -145,11 +145,16 @@ class ResumableRunner(RunnerBase, Generic[Output]):
     def learner(self) -> Learner:
         return Learner(self.run.network, self.optimizer, self.scaler, self.evaluation.best)
 
-    def _cache_tokens(self) -> None:
+    def _cache(self) -> None:
+        """What frozen encoders say: of images where run.cache_tokens asks for it, of captions where one reads them."""
         folder = Path(self.run_cfg.get("token_folder") or self.output_dir / "tokens").expanduser()
+        read = getattr(self._model.to(self.device), "read", None)
         for split, dataset in self.splits.items():
-            attach_tokens(self._model, dataset, folder, self.device, int(self.run_cfg.num_workers))
-            logging.info("%s: tokens of %s are cached", self.name, split)
+            if self.run_cfg.get("cache_tokens", False):
+                attach_tokens(self._model, dataset, folder, self.device, int(self.run_cfg.num_workers))
+                logging.info("%s: tokens of %s are cached", self.name, split)
+            if isinstance(read, TextEncoder):
+                attach_texts(read, dataset, folder)
 
     # ---- a run
 

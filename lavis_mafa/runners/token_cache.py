@@ -1,4 +1,4 @@
-"""Tokens of a frozen tower, computed once a record and kept on disk: nothing is augmented, so nothing changes."""
+"""What frozen encoders say of a data set, computed once and kept on disk: nothing is augmented, so nothing changes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from torch import Tensor
 from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.tensors import tensor_parts
-from lavis_mafa.data.dataset import RecordImages, image_named
+from lavis_mafa.data.dataset import PairDataset, RecordImages, RetrievalDataset, image_named
 from lavis_mafa.data.images import content_of
+from lavis_mafa.encoders.text_encoder import KEPT_TEXTS, TextEncoder
 from lavis_mafa.models.protocols import Student
+
+TEXTS = 4096  # of a part
 
 
 def attach_tokens(
@@ -43,3 +46,28 @@ def attach_tokens(
             yield model.vision_tokens({"image": batch["image"].to(device)})
 
     dataset.tokens = cached_rows(folder, "tokens", content, len(dataset), tokens, "set run.cache_tokens: false", about)
+
+
+def attach_texts(read: TextEncoder, dataset: PairDataset | RetrievalDataset, folder: Path) -> None:
+    """Let a frozen sentence encoder know every caption of `dataset` as the model reads it, from float16 on disk.
+
+    Computed in the order of the table: a resumed run, whatever batches it begins with, reads the same numbers.
+
+    Raises:
+        ValueError: more captions than are kept in memory.
+    """
+    process, captions = dataset.text_processor, dataset.table.captions.to_pylist()
+    texts = list(dict.fromkeys(process(caption) for caption in captions))
+    if len(texts) > KEPT_TEXTS:
+        raise ValueError(
+            f"{len(texts):,} different captions are more than the {KEPT_TEXTS:,} that mafa_dual keeps in memory; train "
+            "on a part of them, or train mafa_openclip"
+        )
+
+    def vectors() -> Iterator[Tensor]:
+        for start in range(0, len(texts), TEXTS):
+            yield torch.from_numpy(read.encoded(texts[start : start + TEXTS]))
+
+    about = f"{read.name}, {len(texts):,} captions, the first {texts[0][:40]!r}"
+    content = (read.fingerprint, *texts)
+    read.know(texts, cached_rows(folder, "texts", content, len(texts), vectors, "choose another text_model", about))

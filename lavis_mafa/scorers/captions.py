@@ -21,8 +21,8 @@ from lavis_mafa.core.batch import Batch
 from lavis_mafa.data.identity import text_id
 from lavis_mafa.data.own_captions import OwnCaptions
 from lavis_mafa.data.records import TextProcessor
-from lavis_mafa.models.frozen import named_folder
-from lavis_mafa.models.text_encoder import TextEncoder, load_text_encoder
+from lavis_mafa.encoders.frozen import named_folder
+from lavis_mafa.encoders.text_encoder import TextEncoder, load_text_encoder
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
 RETRIEVED_BY = 16  # own captions of an image that candidates are looked for by; it is judged by all of them

@@ -23,8 +23,8 @@ from transformers import AutoImageProcessor, AutoModel
 
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.batch import Batch, rows_of, sent
-from lavis_mafa.models.frozen import folder_or_name, is_path, load_frozen, named_folder, weights_digest
-from lavis_mafa.models.text_encoder import load_tokenizer
+from lavis_mafa.encoders.frozen import folder_or_name, is_path, load_frozen, named_folder, weights_digest
+from lavis_mafa.encoders.text_encoder import load_tokenizer
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
 TEXT_BATCH = 256

@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.data.own_captions import OwnCaptions
-from lavis_mafa.models.frozen import load_frozen, named_folder, weights_digest
-from lavis_mafa.models.text_encoder import length_limit, load_tokenizer
+from lavis_mafa.encoders.frozen import load_frozen, named_folder, weights_digest
+from lavis_mafa.encoders.text_encoder import length_limit, load_tokenizer
 from lavis_mafa.scorers.captions import own_of, same_texts
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 

@@ -25,6 +25,7 @@ from lavis_mafa.models.albef.parts import QUEUES
 from lavis_mafa.models.albef.pretrain import MafaAlbef
 from lavis_mafa.models.albef.task_base import AlbefDownstreamModel
 from lavis_mafa.models.blip2.stage1 import MafaBlip2
+from lavis_mafa.models.dual import MafaDual
 from lavis_mafa.models.openclip import MafaOpenClip
 from lavis_mafa.models.pretrained import checkpoint_path, weights_switches
 from lavis_mafa.models.towers.openclip import TowerName
@@ -32,7 +33,7 @@ from lavis_mafa.scorers.registry import Section
 from lavis_mafa.scorers.strict import build_strictly
 
 EXTRACTORS = ("albef_feature_extractor", "blip_feature_extractor")  # they read `pretrained` alone
-DUAL_ENCODERS = ("mafa_openclip", *EXTRACTORS)
+DUAL_ENCODERS = ("mafa_dual", "mafa_openclip", *EXTRACTORS)
 READ_BY = {"albef_pretrain": "mafa_albef", "blip_pretrain": "blip_feature_extractor"}  # LAVIS' own read no checkpoint
 
 
@@ -119,7 +120,7 @@ def _require_weights(model_cls: type[BaseModel], cfg: DictConfig, section: str) 
 
 def _build(model_cls: type[BaseModel], cfg: DictConfig, section: str) -> BaseModel:
     """Ours says itself what does not fit; LAVIS' own loads in part, unless it is watched."""
-    if issubclass(model_cls, (MafaBlip2, MafaOpenClip, AlbefDownstreamModel)):
+    if issubclass(model_cls, (MafaBlip2, MafaDual, MafaOpenClip, AlbefDownstreamModel)):
         return model_cls.from_config(cfg)
     if issubclass(model_cls, MafaAlbef):
         return model_cls.from_config(cfg, may_miss=("text_encoder.cls.",))  # a retrieval model has no MLM head

@@ -23,7 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.core.batch import Batch
-from lavis_mafa.models.frozen import folder_or_name, load_frozen, named_folder, weights_digest
+from lavis_mafa.encoders.frozen import folder_or_name, load_frozen, named_folder, weights_digest
 from lavis_mafa.scorers.registry import JUDGES, Judge, ScorerRequest
 
 QUESTION = 'Does this caption describe the image? "{}" Answer yes or no.'

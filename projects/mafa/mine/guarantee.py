@@ -22,10 +22,10 @@ import torch
 from lavis_mafa.common.progress import progress
 from lavis_mafa.core.calibration import Calibration
 from lavis_mafa.data.scenes.dataset import scenes_table
+from lavis_mafa.encoders.text_encoder import load_text_encoder
 from lavis_mafa.mining.estimates import Powered
 from lavis_mafa.mining.guarantee import Labels, loosest
 from lavis_mafa.mining.strata import TESTED, Strata, around_target, draw
-from lavis_mafa.models.text_encoder import load_text_encoder
 
 SCENES = {"n": 1000, "seed": 21, "match_share": 0.002, "captions_a_scene": 2}  # of mine_scenes.yaml
 TARGETS = (0.8, 0.85, 0.9, 0.95)

@@ -23,8 +23,8 @@ from lavis_mafa.core.metrics import roc_auc
 from lavis_mafa.data.annotations import read_annotations
 from lavis_mafa.data.own_captions import OwnCaptions
 from lavis_mafa.data.records import RecordTable
+from lavis_mafa.encoders.text_encoder import TextEncoder, load_text_encoder
 from lavis_mafa.evaluation.judged_pairs import JudgedPairs, read_judged_pairs
-from lavis_mafa.models.text_encoder import TextEncoder, load_text_encoder
 from lavis_mafa.scorers.captions import CaptionScorer
 
 HIGH = 0.8

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from lavis_mafa.models.text_encoder import TextEncoder, load_text_encoder
-from lavis_mafa.scorers import text_encoder
+from lavis_mafa.encoders import text_encoder
+from lavis_mafa.encoders.text_encoder import TextEncoder, load_text_encoder
 
 CPU = torch.device("cpu")
 TEXTS = ["a dog runs on the grass", "the cat sits", "red", "the red car on the blue grass", "a dog sleeps"]

@@ -1,6 +1,6 @@
 """Frozen networks of transformers, by hub name or local folder: never partly loaded, never random.
 
-Tested in tests/models/test_text_encoder.py.
+Tested in tests/scorers/test_text_encoder.py.
 """
 
 from __future__ import annotations

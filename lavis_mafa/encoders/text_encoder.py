@@ -1,6 +1,6 @@
 """A sentence encoder of transformers or sentence-transformers: texts → unit vectors, each text once.
 
-Tested in tests/models/test_text_encoder.py against vectors by hand.
+Tested in tests/scorers/test_text_encoder.py against vectors by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from lavis_mafa.common.artifacts import reading
 from lavis_mafa.common.hashing import digest
-from lavis_mafa.models.frozen import hub_file, load_frozen, weights_digest
+from lavis_mafa.encoders.frozen import hub_file, load_frozen, weights_digest
 
 BATCH = 128
 KEPT_TEXTS = 1 << 21  # 1.6 GB of 384 numbers; beyond that encoding starts over
@@ -70,22 +70,27 @@ class TextEncoder:
         if len(self._row) + len(texts) > KEPT_TEXTS:
             self._row.clear()
         if missing := [text for text in dict.fromkeys(texts) if text not in self._row]:
-            self._keep(missing)
+            self._take(missing, self.encoded(missing))
         rows = np.fromiter((self._row[text] for text in texts), np.int64, len(texts))
         return F.normalize(torch.from_numpy(self._vectors[rows]).to(self.model.device).float(), dim=-1)
 
-    def _keep(self, texts: list[str]) -> None:
+    def know(self, texts: Sequence[str], vectors_BD: NDArray[np.float16]) -> None:
+        """Take vectors that `encoded` gave before; those of texts that are kept already are left as they are."""
+        first = {text: at for at, text in enumerate(texts) if text not in self._row}
+        self._take([*first], vectors_BD[[*first.values()]])
+
+    def _take(self, texts: list[str], vectors_BD: NDArray[np.float16]) -> None:
         start, end = len(self._row), len(self._row) + len(texts)
         if end > len(self._vectors):
             grown = np.empty((max(end, 2 * len(self._vectors)), self._vectors.shape[1]), np.float16)
             grown[:start] = self._vectors[:start]
             self._vectors = grown
-        self._vectors[start:end] = self._encoded(texts)
+        self._vectors[start:end] = vectors_BD
         self._row.update(zip(texts, range(start, end), strict=True))
 
     @torch.no_grad()
-    def _encoded(self, texts: list[str]) -> NDArray[np.float16]:
-        """In batches of like length, so that little is padded."""
+    def encoded(self, texts: list[str]) -> NDArray[np.float16]:
+        """(B, D) of each text anew, in batches of like length, so that little is padded."""
         ids = self.tokenizer([self.prompt + text for text in texts], truncation=False, verbose=False).input_ids
         self._count(np.array([len(each) for each in ids]))
         vectors = np.empty((len(texts), self._vectors.shape[1]), np.float16)

@@ -1,0 +1,1 @@
+"""Frozen networks of transformers that read texts; without LAVIS."""
