@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sized
@@ -183,6 +184,8 @@ class _Start:
 def _end_workers() -> None:
     """Workers end on request, or when they have lost their parent. One that hangs would hold up the exit, where
     Python sends daemons a SIGTERM and waits for them."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a worker that was killed, here by us
     for child in multiprocessing.active_children():
         if child.pid in _workers:
             child.kill()

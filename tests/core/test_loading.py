@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -80,3 +82,17 @@ def test_other_errors_stay_what_they_are():
     with pytest.raises(KeyError, match="no such column"), worker_errors():
         list(loader(fails))
     assert [int(item) for batch in WatchedLoader(Files(print), num_workers=0) for item in batch] == list(range(8))
+
+
+LEFT_ALONE = """
+import atexit, time
+atexit.register(time.sleep, 1)  # runs last: the worker's death is noticed while the interpreter ends
+from lavis_mafa.common.loading import WatchedLoader
+batches = iter(WatchedLoader(list(range(100)), num_workers=1, batch_size=1))
+next(batches)
+"""
+
+
+def test_a_program_that_ends_with_workers_alive_ends_quietly() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT_ALONE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
