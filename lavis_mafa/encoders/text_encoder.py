@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,16 @@ class TextEncoder:
     def __init__(
         self, model: Any, tokenizer: Any, *, pooling: str, max_length: int, prompt: str = "", name: str = ""
     ) -> None:
-        self.model, self.tokenizer, self.pool = model, tokenizer, POOLING[pooling]
+        self.model, self.tokenizer, self.pooling = model, tokenizer, pooling
         self.max_length, self.prompt, self.name = max_length, prompt, name
-        words = sorted(tokenizer.get_vocab().items())
-        self.fingerprint = digest(weights_digest(model), pooling, max_length, prompt, words)
         self.read = self.cut = 0
         self._row: dict[str, int] = {}
         self._vectors = np.empty((0, model.config.hidden_size), np.float16)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        words = sorted(self.tokenizer.get_vocab().items())
+        return digest(weights_digest(self.model), self.pooling, self.max_length, self.prompt, words)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         if len(self._row) + len(texts) > KEPT_TEXTS:
@@ -102,7 +106,8 @@ class TextEncoder:
             tokens = self.tokenizer(given, **limits, return_tensors="pt").to(self.model.device)
             with torch.autocast(self.model.device.type, enabled=False):
                 states_BTD = self.model(**tokens).last_hidden_state
-            vectors[at] = F.normalize(self.pool(states_BTD, tokens.attention_mask).float(), dim=-1).half().cpu().numpy()
+            pooled_BD = POOLING[self.pooling](states_BTD, tokens.attention_mask).float()
+            vectors[at] = F.normalize(pooled_BD, dim=-1).half().cpu().numpy()
         return vectors
 
     def _count(self, length_B: NDArray[np.int64]) -> None:
