@@ -24,7 +24,7 @@ RUN = (
     *("results.json", "steps.jsonl", "epochs.jsonl", "curves.png", "gallery", WEIGHTS, "checkpoint_*.pth"),
     *("plan_*.npz", "connections", "embeddings", "tensorboard", "result", "predictions_*", "bad_images_rank*.txt"),
 )
-MINE = (*("summary.json", "connections.parquet", "suspects.csv", "mining.png", "gallery", "*_connected.*"),)
+MINE = (*("summary.json", "connections.parquet", "suspects.csv", "mining.png", "gallery", "review", "*_connected.*"),)
 WRITES = {"train": RUN, "evaluate": RUN, "mine": MINE}
 
 

@@ -25,7 +25,9 @@ from lavis_mafa.mining.review import Labelled
 from lavis_mafa.mining.strata import Strata, around_target, draw
 from lavis_mafa.mining_job.parts import Job
 
-NO_LABELS = "no labels yet: fill the column label of review.csv with 1 or 0, and mine again"
+NO_LABELS = (
+    "no labels yet: label review.csv, on the page review/index.html or with 1 and 0 in its column label, and mine again"
+)
 NO_SAMPLE = (
     "are no random sample of the candidates by this judge's scores: the guarantee holds as far as they are like one"
 )

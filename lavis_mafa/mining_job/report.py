@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from lavis_mafa.common.stdout import show
 from lavis_mafa.common.tree import Keys, at, keys_at, number_at
 from lavis_mafa.common.versions import commit, versions
-from lavis_mafa.core.connections import KEY
 from lavis_mafa.core.pairs import AMBIGUOUS, CONNECTION, NEGATIVE, VERDICTS
 from lavis_mafa.data.dataset import TruthFunction
 from lavis_mafa.data.images import Roots
@@ -24,11 +23,11 @@ from lavis_mafa.mining.annotate import write_connected
 from lavis_mafa.mining.engine import Mined
 from lavis_mafa.mining.overrule import overruled
 from lavis_mafa.mining.shown import gallery_row
-from lavis_mafa.mining.strata import around_target, by_tenths, draw
 from lavis_mafa.mining_job.guarantee import guarantee_text, guaranteed
 from lavis_mafa.mining_job.judgments import against_judgments
 from lavis_mafa.mining_job.parts import Job
-from lavis_mafa.mining_job.test_set import unsure, write_test_set
+from lavis_mafa.mining_job.sample import write_sample
+from lavis_mafa.mining_job.test_set import write_test_set
 from lavis_mafa.reports.gallery import GalleryRow, write_gallery
 from lavis_mafa.reports.mining_plots import draw_mining
 from lavis_mafa.reports.table import write_json
@@ -86,24 +85,10 @@ def _by_people(job: Job) -> review.Labelled | None:
     if review.has_labels(path):
         return review.read_review(path, job.corpus, job.mined.candidates)
     if given:
-        logging.warning("run.review: %s has no labels yet: fill its column label with 1 or 0", path)
+        logging.warning(
+            "run.review: %s has no labels yet: label it on its page, or fill its column label with 1 or 0", path
+        )
     return None
-
-
-def _write_sample(job: Job) -> None:
-    """Candidates for people to label, drawn for the precision that they are to show, or over all scores alike."""
-    p_K, run = job.mined.p_K, job.cfg.run_cfg
-    target, size = run.target_precision, run.review_size
-    if run.test_set:  # people decide what the judge cannot
-        at_L = unsure(job, None)
-        at_L = np.random.default_rng(run.seed).permutation(at_L)[:size]
-        shown = results.candidate_rows(job.corpus, job.mined, at_L).drop_columns([*KEY]).to_pandas()
-        review.write_review(job.folder / "review.csv", shown)
-        return
-    drawn = draw(around_target(p_K, target, size) if target and len(p_K) else by_tenths(p_K, size), run.seed)
-    shown = results.candidate_rows(job.corpus, job.mined, drawn.at_L).drop_columns([*KEY]).to_pandas()
-    above_L = drawn.above_L.astype(float)  # as it stands: a file has no float32
-    review.write_review(job.folder / "review.csv", shown.assign(weight=drawn.weight_L, above=above_L))
 
 
 def _labelled(job: Job, by_people: review.Labelled | None) -> tuple[review.Labelled | None, dict[str, object]]:
@@ -117,7 +102,7 @@ def _labelled(job: Job, by_people: review.Labelled | None) -> tuple[review.Label
     if by_people:
         figures["against_review"] = results.quality(mined, by_people)
     elif not job.cfg.run_cfg.review:
-        _write_sample(job)
+        write_sample(job, _name(job))
     if truth is None:
         return by_people, figures
     by_truth = results.labelled_by_truth(corpus, mined, truth)

@@ -80,7 +80,7 @@ def test_people_label_a_sample_and_mine_again(tmp_path: Path) -> None:
     )
     first = mine_here(config)
     assert first["connections"] == 0 and first["guarantee"]["bound"] is None
-    assert "label of review.csv" in first["guarantee"]["reason"]
+    assert "label review.csv" in first["guarantee"]["reason"]
     review = pd.read_csv(out / "review.csv")
     assert len(review) == 200 and review["above"].nunique() >= 8
     caption_row = {table.caption(row): row for row in range(table.n_captions)}

@@ -79,6 +79,7 @@ def test_the_command_leaves_what_it_promises(mined: tuple[Path, str]) -> None:
         "connections.parquet",
         "gallery",
         "mining.png",
+        "review",
         "review.csv",
         "summary.json",
         "suspects.csv",
