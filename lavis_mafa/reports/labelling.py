@@ -6,9 +6,10 @@ tests/reports/test_labelling.py.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from lavis_mafa.common.hashing import digest
 from lavis_mafa.reports.gallery import GalleryRow, OpenImage, write_page
@@ -28,8 +29,8 @@ def write_labelling(
         open_image: record → image.
         title: of the page.
     """
-    with review.open(encoding="utf-8", newline="") as file:
-        columns, *lines = csv.reader(file)
+    sheet = pd.read_csv(review, dtype=str, keep_default_na=False)
+    columns, lines = sheet.columns.tolist(), sheet.to_numpy().tolist()
     cards: dict[int, dict[str, object]] = {}
     pairs: dict[int, list[dict[str, object]]] = {}
     for line, (row, cells) in enumerate(zip(rows, lines, strict=True)):

@@ -145,3 +145,11 @@ def test_labels_outlive_the_browser_and_reach_read_review(driver: Any, page: Pat
     assert found["record"].tolist() == [1, 0] and found["caption"].tolist() == CAPTIONS[:2]
     assert found["match"].tolist() == [True, False]
     assert np.allclose(found["weight"], 2.5 * 5 / 2) and (found["above"] == -1.0000001192092896).all()
+
+
+def test_a_caption_may_be_of_any_length(tmp_path: Path) -> None:
+    path, caption = tmp_path / "review.csv", "a ball\r and " * 20_000
+    write_review(path, pd.DataFrame({"image": ["0.png"], "caption": caption}))
+    page = write_labelling(tmp_path / "review", path, [row(0, caption)], grey, "Label pairs")
+    data = json.loads((page.parent / "data.js").read_text().removeprefix("window.gallery = ").rstrip(";\n"))
+    assert data["rows"][0]["pairs"][0]["cells"] == ["0.png", caption, ""]
