@@ -70,14 +70,15 @@ def held(folder: Path, job: str, key: str, writes: Sequence[str] = ()) -> Iterat
 def _opened(folder: Path, job: str, key: str, writes: Sequence[str]) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_foreign(folder, job, key, writes)
+        refuse_foreign(folder, job, key, writes)
         _refuse_links(folder, key)
         return os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise ValueError(f"{key}: {folder} cannot be written to ({error})") from error
 
 
-def _refuse_foreign(folder: Path, job: str, key: str, writes: Sequence[str]) -> None:
+def refuse_foreign(folder: Path, job: str, key: str, writes: Sequence[str]) -> None:
+    """ValueError: the folder is that of another job, or has files of somebody else where the job writes (`held`)."""
     owner = job_of(folder)
     if owner is None:
         found = sorted({path.name for pattern in writes for path in folder.glob(pattern)})

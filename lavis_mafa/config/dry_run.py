@@ -18,6 +18,7 @@ from torch import nn
 from lavis_mafa.common.stdout import show
 from lavis_mafa.config.first_reads import refuse_as_the_run, to_fetch, unreadable
 from lavis_mafa.config.keys import is_ours
+from lavis_mafa.config.output import refuse_output
 from lavis_mafa.config.values import check_data, missing_files
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.splits import TrainTable
@@ -43,6 +44,7 @@ def dry_run(cfg: Config) -> list[str]:
     model_cls = registry.get_model_class(cfg.model_cfg.arch)
     if not is_ours(model_cls):
         raise ValueError(f"--dry-run only describes models of lavis_mafa, not {cfg.model_cfg.arch!r}")
+    refuse_output(cfg.run_cfg, "train")
     missing = missing_files(cfg.config) + to_fetch(cfg.config)
     model = train = None
     needed = "model.vit_weights: no file", "model.vocab", f"model.{_llm(model_cls)}"

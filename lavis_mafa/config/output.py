@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from lavis_mafa.common.folders import held, job_of
+from lavis_mafa.common.folders import held, job_of, refuse_foreign
 
 if TYPE_CHECKING:
     from lavis.common.config import Config
@@ -40,10 +40,20 @@ def output_folder(run: DictConfig, job: str) -> Iterator[None]:
     if _is_lavis_runner(run.get("runner")) or os.environ.get("RANK", "0") != "0":
         yield
         return
-    # a training of an earlier version has no marker: its checkpoints say whose it is, and are checked at a resume
-    writes = () if job == "train" and any(folder.glob(CHECKPOINTS)) else WRITES[job]
-    with held(folder, job, "run.output_dir", writes):
+    with held(folder, job, "run.output_dir", _writes(folder, job)):
         yield
+
+
+def refuse_output(run: DictConfig, job: str) -> None:
+    """ValueError where `output_folder` would raise one over what lies in run.output_dir; nothing is made there."""
+    folder = Path(run.output_dir).resolve()
+    if not _is_lavis_runner(run.get("runner")):
+        refuse_foreign(folder, job, "run.output_dir", _writes(folder, job))
+
+
+def _writes(folder: Path, job: str) -> tuple[str, ...]:
+    # a training of an earlier version has no marker: its checkpoints say whose it is, and are checked at a resume
+    return () if job == "train" and any(folder.glob(CHECKPOINTS)) else WRITES[job]
 
 
 def _is_lavis_runner(name: str | None) -> bool:

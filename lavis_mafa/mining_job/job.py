@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from lavis_mafa import register
 from lavis_mafa.common.artifacts import sweep
@@ -28,16 +29,13 @@ from lavis_mafa.common.stdout import log_messages, print_anything
 from lavis_mafa.common.stopping import stops_on_signals
 from lavis_mafa.config.devices import take_device
 from lavis_mafa.config.output import output_folder
-from lavis_mafa.core.neighbors import choose
 from lavis_mafa.evaluation.judge_check import report_judge
-from lavis_mafa.evaluation.judged_pairs import read_judged_pairs
-from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.engine import NOTHING, Networks, mine, stored_embeddings
 from lavis_mafa.mining.ray_engine import RayEngine
-from lavis_mafa.mining.review import Labels, has_labels, read_labels
 from lavis_mafa.mining_job.config import load_mining
-from lavis_mafa.mining_job.judgments import Judged
+from lavis_mafa.mining_job.dry_run import dry_run
+from lavis_mafa.mining_job.inputs import read_inputs
 from lavis_mafa.mining_job.networks import networks, rule
 from lavis_mafa.mining_job.parts import Job, Reviewed
 from lavis_mafa.mining_job.report import report
@@ -86,47 +84,30 @@ def _ray_engine(cfg: JobConfig, models: Networks, corpus: Corpus) -> RayEngine:
 def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, object]:
     """Mine what the config names, here or on Ray; returns what summary.json holds."""
     cfg = load_mining(arguments)
-    settings = cfg.run_cfg
-    search = SearchSettings(**{name: settings[name] for name in SearchSettings.__dataclass_fields__})
-    bounds = rule(settings)
-    source = load_source(cfg)
-    corpus = Corpus.of(source.data.table, settings.hide_siblings)
-    choose(search.index, 1)  # a missing FAISS is reported before hours of embedding
-    if settings.review and not Path(settings.review).is_file():
-        raise ValueError(f"run.review: no file at {settings.review}")
-    judged = None
-    if settings.judged_pairs:
-        judged = Judged.of(
-            read_judged_pairs(settings.judged_pairs, source.data.table, settings.judged_threshold), corpus
-        )
+    settings, bounds = cfg.run_cfg, rule(cfg.run_cfg)
+    inputs = read_inputs(cfg)
+    source, corpus, judged, labels = inputs.source, inputs.corpus, inputs.judged, inputs.labels
     take_device(settings.device)
     folder = Path(settings.output_dir).resolve()
     cache = Path(settings.cache_folder) if settings.cache_folder else folder / "cache"
     with output_folder(settings, "mine"), held(cache, JOB, "run.cache_folder"):
         for place in (folder, cache, *cache.glob("scores_*")):
             sweep(place)
-        labels = _labels(settings, folder, corpus)
         models = networks(cfg, source.data, torch.device(settings.device))
         worker = _ray_engine(cfg, models, corpus) if engine == "ray" else None
         asked = [judged.key_A if judged else NOTHING, labels.key_L if labels else NOTHING]
         asked_A = np.unique(np.concatenate(asked))
         with worker_errors():
             check = report_judge(models.score, source.data.table, bounds)
-            mined = mine(corpus, models, search, bounds, cache, source.stamp, worker, asked_A)
+            mined = mine(corpus, models, inputs.search, bounds, cache, source.stamp, worker, asked_A)
         judged_p, label_p = (mined.asked_p_A[np.searchsorted(asked_A, keys)] for keys in asked)
         mined = replace(mined, asked_p_A=judged_p)
-        job = Job(folder, cfg, source, corpus, mined, bounds, check, judged, models.report())
+        job = Job(folder, cfg, source, corpus, mined, bounds, check, models.scorer_fingerprint, judged, models.report())
         if labels:
             job = replace(job, reviewed=Reviewed(labels, label_p))
         if settings.target_precision:
             job = replace(job, embeddings=stored_embeddings(corpus, models, cache, source.stamp))
         return report(job)
-
-
-def _labels(settings: DictConfig, folder: Path, corpus: Corpus) -> Labels | None:
-    """The labels that people gave, in run.review or in the sample of an earlier start; None where there are none."""
-    path = Path(settings.review).expanduser() if settings.review else folder / "review.csv"
-    return read_labels(path, corpus) if has_labels(path) else None
 
 
 def main() -> None:
@@ -137,9 +118,15 @@ def main() -> None:
     log_messages(logging.INFO)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every instruction set that it tries
     arguments = parse_arguments(
-        "Find the missing connections of an image-text data set", engines=ENGINES, example=EXAMPLE, test_set=True
+        "Find the missing connections of an image-text data set",
+        dry_run=True,
+        engines=ENGINES,
+        example=EXAMPLE,
+        test_set=True,
     )
     if arguments.test_set:
         arguments.options.append("run.test_set=true")
+    if arguments.dry_run:
+        sys.exit(int(bool(dry_run(load_mining(arguments)))))
     with stops_on_signals():
         run(arguments, arguments.engine)

@@ -28,7 +28,8 @@ class Reviewed:
 class Job:
     """A mined data set and where its results go. embeddings: of images and captions, where the report needs them.
 
-    check: how the judge scored a sample of annotated pairs, before it mined.
+    check: how the judge scored a sample of annotated pairs, before it mined. judge: its fingerprint: a hash of weights,
+    and one of preparation and libraries.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Job:
     mined: Mined
     rule: MafaSettings
     check: JudgeCheck
+    judge: str
     judged: Judged | None = None
     judge_report: Mapping[str, int] = field(default_factory=dict)  # what the judge met in its inputs
     embeddings: tuple[Vectors, Vectors] | None = None

@@ -65,7 +65,7 @@ def report(job: Job) -> dict[str, object]:
         **results.totals(corpus, mined, rule),
         **figures,
         "judge_check": check.as_dict(),
-        **({"judge": job.judge_report} if job.judge_report else {}),
+        "judge": {"fingerprint": job.judge, **job.judge_report},
         **({"guarantee": guarantee} if guarantee else {}),
         "annotations": files,
         "versions": versions(),

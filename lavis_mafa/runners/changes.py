@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lavis_mafa.runners.checkpoint import Changed, Checkpoint
+from lavis_mafa.runners.image_files import ImageStamp, changed_images
 
 # Keys of `run` that change nothing of what is learned: where it is kept, how fast, and what is evaluated at the end.
 FREE = frozenset(
@@ -44,27 +45,29 @@ def changed_settings(before: Mapping[str, object], now: Mapping[str, object]) ->
     return {key: pair for key, pair in found.items() if _comparable(key, pair[0]) != _comparable(key, pair[1])}
 
 
-def accept_changes(content: Checkpoint, now: Mapping[str, object], allow: bool) -> list[Changed]:
+def accept_changes(
+    content: Checkpoint, now: Mapping[str, object], allow: bool, images: ImageStamp | None = None
+) -> list[Changed]:
     """What resumes have changed so far, this one among them.
 
     Args:
         content: of the checkpoint. now: the config of this run.
-        allow: run.resume_changes is `allow`.
+        allow: run.resume_changes is `allow`. images: those of this run, where it stores something of them.
 
     Raises:
-        ValueError: settings differ and are not allowed to; with the old and the new values.
+        ValueError: settings or image files differ and are not allowed to; with the old and the new values.
     """
-    changes = changed_settings(content["config"], now)
+    changes = {**changed_settings(content["config"], now), **changed_images(content.get("images"), images)}
     lines = "".join(f"\n  {key}: was {old!r}, is {new!r}" for key, (old, new) in changes.items())
     if changes and not allow:
         raise ValueError(
-            f"the checkpoint was trained with other settings:{lines}\n"
+            f"the checkpoint was trained with other settings or data:{lines}\n"
             "set them back, choose another run.output_dir, or set run.resume_changes: allow to go on with the new ones"
         )
     before = content.get("changes", [])
     if not changes:
         return before
-    logging.warning("going on with other settings than before:%s", lines)
+    logging.warning("going on with other settings or data than before:%s", lines)
     settings = {key: {"old": old, "new": new} for key, (old, new) in changes.items()}
     return [*before, {"epoch": content["epoch"], "step": content["step"], "settings": settings}]
 

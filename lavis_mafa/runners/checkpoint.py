@@ -16,6 +16,7 @@ from lavis_mafa.common.artifacts import atomic_write, reading
 from lavis_mafa.common.formats import OldOutputError, check_format, header
 from lavis_mafa.core.connections import Committed
 from lavis_mafa.models.weights import read_torch
+from lavis_mafa.runners.image_files import ImageStamp
 
 OLD = (
     "finish the run with the version that wrote it, or start in an empty run.output_dir with model.pretrained set to "
@@ -55,6 +56,7 @@ class Learned(TypedDict, total=False):
     config: Mapping[str, object]
     changes: list[Changed]
     threads: int
+    images: ImageStamp | None
     teacher: dict[str, Tensor] | None
 
 

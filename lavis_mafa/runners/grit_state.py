@@ -6,7 +6,7 @@ import logging
 
 from omegaconf import DictConfig
 
-from lavis_mafa.common.ranks import barrier, get_rank, get_world_size, is_main_process
+from lavis_mafa.common.ranks import barrier, gathered, get_rank, get_world_size, is_main_process
 from lavis_mafa.core.connections import Committed, ConnectionStore
 from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.grit import GritPlanner
@@ -16,6 +16,7 @@ from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.models.trained import load_trained, trained_state
 from lavis_mafa.runners.checkpoint import Checkpoint, Learned, Stored
+from lavis_mafa.runners.image_files import image_stamp
 from lavis_mafa.runners.run import Learner, Run
 from lavis_mafa.runners.state import RunState
 
@@ -56,6 +57,9 @@ class GritState(RunState):
                 "space / records); run.store_scores=true keeps them, and shows connections at the end",
                 100 * returning_share(settings, records),
             )
+        if self.grit or self._keeps_scores:  # one rank looks at the files: there may be millions, on a network disk
+            found = image_stamp(run.train_set.open_image) if is_main_process() else None
+            self.images = gathered(found)[0]
         self.expected["scorer"] = (scorer.fingerprint or "self") if scorer else "none"
         self.connections: ConnectionStore | None = None
         width = run.network.embed_dim if self.grit else 1
@@ -90,9 +94,12 @@ class GritState(RunState):
     def start_stores(self) -> None:
         self.connections = self._open_connections(None)
         if self.connections is not None:
-            state = self.connections.commit()
-            barrier()  # every rank has looked before the first one deletes
-            self.connections.rollback({**state, "generation": 0, "rows": {}})
+            self._forget_scores(self.connections)
+
+    def _forget_scores(self, connections: ConnectionStore) -> None:
+        state = connections.commit()
+        barrier()  # every rank has looked before the first one deletes
+        connections.rollback({**state, "generation": 0, "rows": {}})
 
     def roll_back(self, committed: list[Stored]) -> None:
         own = committed[get_rank()]["embeddings"]
@@ -101,6 +108,8 @@ class GritState(RunState):
         kept = committed[0]["connections"]
         if self.connections is not None and kept is not None:
             self.connections.rollback(kept)
+            if self.images_changed:  # they are scored anew
+                self._forget_scores(self.connections)
 
     def commit_stores(self, step: int) -> Stored:
         if self.connections is not None:

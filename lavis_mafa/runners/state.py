@@ -23,6 +23,7 @@ from lavis_mafa.models.trained import load_trained, size, trained_state
 from lavis_mafa.runners import checkpoint
 from lavis_mafa.runners.changes import accept_changes
 from lavis_mafa.runners.checkpoint import Checkpoint, Learned, Stored
+from lavis_mafa.runners.image_files import ImageStamp, changed_images
 from lavis_mafa.runners.journal import Journal
 from lavis_mafa.runners.run import Learner, Run
 
@@ -30,7 +31,13 @@ OWN_FOLDERS = ("connections", "embeddings", "tokens")
 
 
 class RunState:
-    """The files of a run below its folder. A subclass adds stores (`open_stores` … `roll_back`) and its own planner."""
+    """The files of a run below its folder. A subclass adds stores (`open_stores` … `roll_back`) and its own planner.
+
+    images: what the image files are, where a store depends on them; images_changed: since the checkpoint.
+    """
+
+    images: ImageStamp | None = None
+    images_changed = False
 
     def __init__(self, run: Run, learner: Learner) -> None:
         self.run, self.learner, self.folder, self.settings = run, learner, run.folder, run.settings
@@ -85,7 +92,8 @@ class RunState:
         epoch, step = (int(content["epoch"]), int(content["step"])) if content else (0, 0)
         if content is not None:
             allowed = self.settings.get("resume_changes") == "allow"
-            self.run.changes[:] = accept_changes(content, self.run.config.to_dict(), allowed)
+            self.run.changes[:] = accept_changes(content, self.run.config.to_dict(), allowed, self.images)
+            self.images_changed = bool(changed_images(content.get("images"), self.images))
         barrier()  # every rank has found its files whole
         if is_main_process():
             checkpoint.drop_later(self.folder, epoch, step)
@@ -172,6 +180,7 @@ class RunState:
             "config": self.run.config.to_dict(),
             "threads": torch.get_num_threads(),
             "changes": self.run.changes,
+            "images": self.images,
         }
 
     def take_back(self, content: Checkpoint) -> None:

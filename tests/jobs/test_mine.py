@@ -90,6 +90,7 @@ def test_the_command_leaves_what_it_promises(mined: tuple[Path, str]) -> None:
     assert summary["connections"] == counts.get("connection", 0) > 0
     assert ((frame["p"] > 0.8) == (frame["verdict"] == "connection")).all()
     assert summary["recall_of_candidates"] == {"texts": 1.0, "images": 1.0}
+    assert re.fullmatch(r"[0-9a-f]{24}.*:[0-9a-f]{24}", summary["judge"]["fingerprint"])
     assert 0 < summary["against_truth"]["coverage"] <= 1
     assert f"{len(frame):,} candidates" in printed and "against the truth function" in printed
     assert len(pd.read_csv(folder / "suspects.csv")) == summary["suspected_false_positives"]
