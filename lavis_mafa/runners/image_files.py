@@ -30,7 +30,7 @@ def image_stamp(open_image: object) -> ImageStamp:
     found_N2 = np.array([part[1] or (-1, -1) for part in parts if isinstance(part, tuple)], np.int64).reshape(-1, 2)
     size_N, time_N = np.ascontiguousarray(found_N2.T)
     hashes = digest(size_N), digest(time_N)
-    newest = datetime.fromtimestamp(max(0, time_N.max(initial=0)) / 1e9, timezone.utc).isoformat(" ", "seconds")
+    newest = datetime.fromtimestamp(int(time_N.max(initial=0)) / 1e9, timezone.utc).isoformat(" ", "seconds")
     total = f"{len(size_N):,} of {size_N.clip(0).sum():,} bytes"
     about = f"{total}, the newest of {newest}, sizes {hashes[0][:6]}, times {hashes[1][:6]}"
     return ImageStamp(folders=folders, sizes=hashes[0], times=hashes[1], about=about)
