@@ -3,8 +3,8 @@
 It does not stop at the first fault. Each image is opened once, as in training (images.py).
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lavis_mafa.common.artifacts import atomic_write, json_bytes
+from lavis_mafa.common.hashing import file_sha256
 from lavis_mafa.common.progress import progress_bar
 from lavis_mafa.data.annotations import Columns
 from lavis_mafa.data.identity import clean_path, normalised
@@ -22,6 +23,7 @@ from lavis_mafa.data.rules import DEFAULTS, FileRules
 
 LONG_CAPTION = 1000  # characters; a tokenizer cuts far below
 CHUNK = 1024  # images submitted to the threads at a time
+COPIES = "image files that are copies of another one, whose captions count as mismatches of it: keep one of each"
 
 
 class Problem(NamedTuple):
@@ -131,8 +133,19 @@ def _good_rows(annotation: Annotation, looks: Mapping[str, Look], report: SplitR
         report.modes[looks[image].mode] += 1
         report.notes["animated images; only their first frame is read"] += looks[image].animated
         report.notes["images stored turned or mirrored (EXIF orientation), read upright"] += looks[image].turned
+    report.notes[COPIES] = _copies(annotation, ids)
     report.records, report.rows = len(ids), report.rows + sum(problem.kind == "row" for problem in report.problems)
     report.notes = +report.notes  # without zeros
+
+
+def _copies(annotation: Annotation, images: Iterable[str]) -> int:
+    """How many files have the bytes of another one; only files of equal size are read."""
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    for image in images:
+        file = image_file(annotation.root, image, annotation.rules)
+        by_size[file.stat().st_size].append(file)
+    alike = (files for files in by_size.values() if len(files) > 1)
+    return sum(len(files) - len({file_sha256(file) for file in files}) for files in alike)
 
 
 def _note(row: Row, seen: set[tuple[str, str]], report: SplitReport) -> None:

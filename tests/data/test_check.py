@@ -11,6 +11,7 @@ from PIL import Image
 
 from lavis_mafa.data.__main__ import main
 from lavis_mafa.data.annotations import read_annotations
+from lavis_mafa.data.check import COPIES
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.images import ImageFiles
 from lavis_mafa.data.records import RecordTable
@@ -178,6 +179,20 @@ def test_replaced_images_are_named_once(folder: Path) -> None:
         assert len([dataset[i] for i in range(len(dataset))]) == len(dataset) == 7  # nothing is lost
         assert name_bad_images(dataset, folder, rank=1) == 1
     assert (folder / "bad_images_rank1.txt").read_text() == "empty.jpg\n"
+
+
+def test_copies_of_an_image_are_counted(folder: Path) -> None:
+    """A copy, a link to the file, and one of the same size with other bytes."""
+    images = folder / "images"
+    content = (images / "rgb.jpg").read_bytes()
+    (images / "copy.jpg").write_bytes(content)
+    (images / "link.jpg").symlink_to(images / "rgb.jpg")
+    (images / "other.jpg").write_bytes(content + b"1")
+    (images / "another.jpg").write_bytes(content + b"2")
+    names = ("rgb", "copy", "link", "other", "another")
+    rows = [{"image": f"{name}.jpg", "caption": name} for name in names]
+    assert main(config(folder, write(folder, rows))) == 0
+    assert report(folder)["notes"] == {COPIES: 2}
 
 
 def test_images_of_several_folders_and_ids(folder: Path) -> None:
