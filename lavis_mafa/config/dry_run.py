@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lavis_mafa.common.stdout import show
+from lavis_mafa.config.costs import checkpoint_lines, checkpointed, cost_table, has_table
 from lavis_mafa.config.first_reads import refuse_as_the_run, to_fetch, unreadable
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.output import refuse_output
@@ -60,6 +62,8 @@ def dry_run(cfg: Config) -> list[str]:
         missing += unreadable(datasets)
         train = splits.get("train")
         show("\n".join(_splits(splits) if train is None else _batches(train.table, cfg.run_cfg)))
+    if model is not None and has_table(model) and not cfg.run_cfg.get("evaluate", False):
+        show("\n".join(_costs(model, cfg, None if train is None else train.table.n_records)))
     if model is not None and train is not None:
         disk = disk_bytes(model, train.table.n_records, cfg)
         show("disk, at most: " + ", ".join(f"{what} {_size(size)}" for what, size in disk.items()))
@@ -67,6 +71,19 @@ def dry_run(cfg: Config) -> list[str]:
     lines = ["missing on this machine:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     show("\n".join(lines))
     return missing
+
+
+def _costs(model: BaseModel, cfg: Config, records: int | None) -> Iterator[str]:
+    """What a step costs (config/costs.py), and what checkpointing of a trained tower changes."""
+    memory = memory_bytes(model)
+    kept = sum(memory.values()) - memory["gradients"]  # the step's own peak has the gradients
+    yield from cost_table(model, cfg, kept, records)
+    if model.tower_is_frozen:
+        return
+    plain: Any = OmegaConf.to_container(cfg.model_cfg, resolve=True)
+    ways = {"with": True, "without": False}
+    models = {name: build_on_meta(type(model), checkpointed(plain, on)) for name, on in ways.items()}
+    yield from checkpoint_lines(models, cfg, kept)
 
 
 def _llm(model_cls: type[BaseModel]) -> str:
@@ -93,7 +110,7 @@ def _model(model: BaseModel, cfg: Config) -> Iterator[str]:
     if (con_d := cfg.run_cfg.get("con_d")) and (costs := judge_of(con_d).costs):
         yield f"  the judge ({con_d.arch}) comes on top: {costs}"
     activations = activation_bytes(model, cfg)
-    if activations:
+    if activations and not has_table(model):
         yield f"  activations, roughly: {_size(activations)} (with run.batch_size_train, not accum_grad_iters)"
 
 
