@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
 
@@ -16,8 +15,9 @@ from lavis.models.base_model import BaseModel
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.stdout import show
-from lavis_mafa.config.costs import checkpoint_lines, checkpointed, cost_table, has_table
+from lavis_mafa.config.costs import checkpoint_lines, cost_table, has_table
 from lavis_mafa.config.first_reads import refuse_as_the_run, to_fetch, unreadable
 from lavis_mafa.config.keys import is_ours
 from lavis_mafa.config.output import refuse_output
@@ -27,6 +27,7 @@ from lavis_mafa.data.splits import TrainTable
 from lavis_mafa.datasets.lavis_captions import Splits
 from lavis_mafa.models.meta import build_on_meta
 from lavis_mafa.models.pretrained import checkpoint_path
+from lavis_mafa.models.step_costs import checkpointed
 from lavis_mafa.models.teacher import Teacher
 from lavis_mafa.models.trained import trained_state
 from lavis_mafa.runners.grit_state import keeps_scores
@@ -80,7 +81,7 @@ def _costs(model: BaseModel, cfg: Config, records: int | None) -> Iterator[str]:
     yield from cost_table(model, cfg, kept, records)
     if model.tower_is_frozen:
         return
-    plain: Any = OmegaConf.to_container(cfg.model_cfg, resolve=True)
+    plain = plain_config(cfg.model_cfg)
     ways = {"with": True, "without": False}
     models = {name: build_on_meta(type(model), checkpointed(plain, on)) for name, on in ways.items()}
     yield from checkpoint_lines(models, cfg, kept)

@@ -14,8 +14,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from lavis_mafa.config.costs import EveryPair, Halved, PeakBytes, checkpointed, cost_table, has_table, step_costs
+from lavis_mafa.config.costs import cost_table, has_table
 from lavis_mafa.models.meta import build_on_meta
+from lavis_mafa.models.step_costs import EveryPair, Halved, PeakBytes, checkpointed, step_costs
 from tests.models.tiny import tiny_blip2
 from tests.models.tiny_albef import tiny_mafa_albef
 
