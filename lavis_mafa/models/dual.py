@@ -124,8 +124,8 @@ class MafaDual(MafaForward, BaseModel):
         image_feat = self.encode_image(self.vision_tokens(samples))[1]
         return Encoded(image_feat, self.encode_text(self.tokenize(list(samples["text_input"]))), None)
 
-    def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> dict[str, Tensor]:
-        return {}
+    def pair_losses(self, encoded: Encoded, pairs: SettledPairs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {}, {}
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> MafaDual:
