@@ -45,20 +45,28 @@ def cost_table(model: BaseModel, cfg: Config, kept_bytes: int, records: int | No
     """
     run, size = cfg.run_cfg, int(cfg.model_cfg.image_size)
     batch, dtype, cached = int(run.batch_size_train), precision(run), bool(run.get("cache_tokens", False))
-    step, half = (step_costs(model, rows, size, dtype, cached) for rows in (batch, max(batch // 2, 1)))
+    half, step, more = (step_costs(model, rows, size, dtype, cached) for rows in (max(batch // 2, 1), batch, 8 * batch))
     total = kept_bytes + step.peak_bytes
     yield f"a step of {batch} on one GPU, predicted: {step.flops / 1e12:.1f} TFLOPs, peak memory {total / 1e9:.1f} GB"
     yield "  with a connection for every anchor, the most there is; the judge comes on top"
-    per_sample = (step.peak_bytes - half.peak_bytes) / max(step.batch - half.batch, 1)
-    if per_sample > 0:
-        rest = total - per_sample * batch
-        fits = {gpu: max(int((USABLE * gpu * 1e9 - rest) / per_sample), 0) for gpu in GPU_MEMORY}
-        yield "  batch that fits: " + ", ".join(f"{rows} in {gpu} GB" for gpu, rows in fits.items())
+    fits = {gpu: batch_that_fits(USABLE * gpu * 1e9 - kept_bytes, half, step, more) for gpu in GPU_MEMORY}
+    yield "  batch that fits: " + ", ".join(f"{rows} in {gpu} GB" for gpu, rows in fits.items())
     if dtype is None:
         yield "  run.precision is fp32: no hours are predicted; bf16 or fp16 is what such GPUs are for"
         return
     yield f"  at {UTILISATION:.0%} of the dense 16-bit peak (stated, not measured):"
     yield from _hours(step, run, records)
+
+
+def batch_that_fits(free_bytes: float, half: StepCosts, step: StepCosts, more: StepCosts) -> int:
+    """On the line through the two steps on the side of `step` where it lies.
+
+    The peak is the largest of sums that grow with the batch, at the end of the forward or among the gradients: the
+    samples' share is smaller in small batches.
+    """
+    other = more if free_bytes > step.peak_bytes or half.batch == step.batch else half
+    per_sample = (other.peak_bytes - step.peak_bytes) / (other.batch - step.batch)
+    return max(int(step.batch + (free_bytes - step.peak_bytes) / per_sample), 0)
 
 
 def _hours(step: StepCosts, run: DictConfig, records: int | None) -> Iterator[str]:

@@ -14,9 +14,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from lavis_mafa.config.costs import cost_table, has_table
+from lavis_mafa.config.costs import batch_that_fits, cost_table, has_table
 from lavis_mafa.models.meta import build_on_meta
-from lavis_mafa.models.step_costs import EveryPair, Halved, PeakBytes, checkpointed, step_costs
+from lavis_mafa.models.step_costs import EveryPair, Halved, PeakBytes, StepCosts, checkpointed, step_costs
 from tests.models.tiny import tiny_blip2
 from tests.models.tiny_albef import tiny_mafa_albef
 
@@ -79,6 +79,15 @@ def test_halved_is_autocast() -> None:
     with Halved(torch.bfloat16):
         net(torch.zeros(2, 4, device="meta"))
     assert shown == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
+def test_the_peak_of_a_large_batch_grows_faster() -> None:
+    """By hand: max(100 + 2 B, 5 B), whose kink is at 33."""
+    half, step, more = (StepCosts(rows, 0, max(100 + 2 * rows, 5 * rows)) for rows in (10, 20, 160))
+    assert batch_that_fits(130, half, step, more) == 15
+    assert batch_that_fits(800, half, step, more) == 160
+    assert 60 <= batch_that_fits(400, half, step, more) <= 80  # 80 is exact; 150 by the line of small batches
+    assert batch_that_fits(50, half, step, more) == 0
 
 
 def test_a_small_model_has_no_table() -> None:
