@@ -94,6 +94,11 @@ def looks_at_images(scorer: PairScorer) -> bool:
     return not getattr(scorer, "reads_captions_alone", False)
 
 
+def gives_cosines(scorer: PairScorer) -> bool:
+    """Whether its scores are plain cosines, no probabilities; one that says `gives_cosines` has no calibration."""
+    return bool(getattr(scorer, "gives_cosines", False))
+
+
 def view_of(scorer: PairScorer) -> View | None:
     """The scorer's own view of an image; None where it has none."""
     return scorer.view if isinstance(scorer, SeeingScorer) else None

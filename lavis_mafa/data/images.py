@@ -54,6 +54,13 @@ class ImageFiles:
     def content(self) -> Iterator[object]:
         """Folder, name, size and time of every image."""
         yield [os.path.abspath(folder) for folder in folders(self.root)]
+        yield from self._stamps()
+
+    def lost(self) -> list[str]:
+        """Paths of the images that are missing or empty. None is opened."""
+        return [path for path, found in self._stamps() if not found or not found[0]]
+
+    def _stamps(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
         for path in self.images.to_pylist():
             try:
                 yield path, size_and_time(image_file(self.root, path, FileRules(allow_symlinks=True)))

@@ -28,6 +28,10 @@ SAMPLE = 200  # images; the standard error of the AUC is then below 0.03
 BLOCK = 32  # images of one pass
 LEAST_AUC = 0.75
 MOST_DOUBTED = 0.5  # share of annotated pairs below `low`
+UNCALIBRATED = (
+    "uncalibrated: the scores are cosines, not probabilities, so no bound on them is a probability; name a .json file "
+    "in run.con_d.calibration and run `lavis-mafa calibrate`"
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -46,18 +50,23 @@ class JudgeCheck:
     auc_against_shuffled: float | None
     low: float
     high: float
+    cosines: bool = False  # its scores are cosines, no probabilities
 
     @classmethod
-    def of(cls, own_p_P: Floats, auc: float | None, rule: MafaSettings) -> JudgeCheck:
+    def of(cls, own_p_P: Floats, auc: float | None, rule: MafaSettings, cosines: bool = False) -> JudgeCheck:
         shares = float(np.median(own_p_P)), float((own_p_P > rule.high).mean()), float((own_p_P < rule.low).mean())
-        return cls(len(own_p_P), *shares, auc, rule.low, rule.high)
+        return cls(len(own_p_P), *shares, auc, rule.low, rule.high, cosines)
 
     def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "advice": self.advice}
 
     @property
     def advice(self) -> str:
-        """What to do where the judge is plainly unsure, else nothing."""
+        """What to do where the judge is plainly unsure or gives no probabilities, else nothing."""
+        return "; ".join(filter(None, (UNCALIBRATED if self.cosines else "", self._doubt)))
+
+    @property
+    def _doubt(self) -> str:
         auc = self.auc_against_shuffled
         if auc is not None and auc < LEAST_AUC:
             return (
@@ -75,27 +84,30 @@ class JudgeCheck:
 
     def __str__(self) -> str:
         auc = self.auc_against_shuffled
+        above = f"{self.above_high:.0%} are above {self.high:g}, " if self.high < 1 else ""
         return (
-            f"P(match) of {self.annotated_pairs:,} annotated pairs has a median of {self.median:.2f}, "
-            f"{self.above_high:.0%} are above {self.high:g}, {self.below_low:.0%} below {self.low:g}; "
+            f"{'the score' if self.cosines else 'P(match)'} of {self.annotated_pairs:,} annotated pairs has a median "
+            f"of {self.median:.2f}, {above}{self.below_low:.0%} {'' if above else 'are '}below {self.low:g}; "
             f"AUC against shuffled pairs {'-' if auc is None else f'{auc:.2f}'}"
         )
 
 
-def report_judge(score: Score, table: RecordTable, rule: MafaSettings, who: str = "the judge") -> JudgeCheck:
+def report_judge(
+    score: Score, table: RecordTable, rule: MafaSettings, who: str = "the judge", cosines: bool = False
+) -> JudgeCheck:
     """Ask `who` judges about a sample of pairs and log the answer, with what to do where it is unsure."""
-    found = check_judge(score, table, rule)
+    found = check_judge(score, table, rule, cosines)
     logging.info("%s: %s", who, found)
     if found.advice:
         logging.warning("WARNING: %s is doubtful: %s", who, found.advice)
     return found
 
 
-def check_judge(score: Score, table: RecordTable, rule: MafaSettings) -> JudgeCheck:
+def check_judge(score: Score, table: RecordTable, rule: MafaSettings, cosines: bool = False) -> JudgeCheck:
     (own_N, row_N), (other_M, row_M) = sampled_pairs(table, SAMPLE)
     p = score(np.concatenate([own_N, other_M]), np.concatenate([row_N, row_M]))
     label = np.arange(len(p)) < len(own_N)
-    return JudgeCheck.of(p[: len(own_N)], roc_auc(label, p) if len(other_M) else None, rule)
+    return JudgeCheck.of(p[: len(own_N)], roc_auc(label, p) if len(other_M) else None, rule, cosines)
 
 
 def sampled_pairs(table: RecordTable, size: int) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:

@@ -55,12 +55,14 @@ class Networks:
 
     retrievers: whoever proposes candidates; the similarity that is reported is the first one's.
     score: records (K,), caption rows (K,) → P(match) (K,). report: what the judge met in its inputs, so far.
+    gives_cosines: its scores are cosines, no probabilities.
     """
 
     retrievers: tuple[Retriever, ...]
     score: Callable[[Ints, Ints], Floats]
     scorer_fingerprint: str
     report: Callable[[], dict[str, int]] = dict
+    gives_cosines: bool = False
 
     def function(self, network: Network) -> Callable[..., Vectors]:
         """The callable that an engine runs under this name."""

@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
         asked = [judged.key_A if judged else NOTHING, labels.key_L if labels else NOTHING]
         asked_A = np.unique(np.concatenate(asked))
         with worker_errors():
-            check = report_judge(models.score, source.data.table, bounds)
+            check = report_judge(models.score, source.data.table, bounds, cosines=models.gives_cosines)
             mined = mine(corpus, models, inputs.search, bounds, cache, source.stamp, worker, asked_A)
         judged_p, label_p = (mined.asked_p_A[np.searchsorted(asked_A, keys)] for keys in asked)
         mined = replace(mined, asked_p_A=judged_p)

@@ -53,7 +53,7 @@ def networks(cfg: JobConfig, data: Records, device: torch.device) -> Networks:
     retrievers = tuple(named[name]() for name in run.retrievers)
     score = _score(judge, data, batches_of(run, data, device))
     report: Callable[[], dict[str, int]] = getattr(getattr(judge, "inner", judge), "report", dict)
-    return Networks(retrievers, score, _fingerprint(judge), report)
+    return Networks(retrievers, score, _fingerprint(judge), report, kinds.gives_cosines(judge))
 
 
 def build_judge(

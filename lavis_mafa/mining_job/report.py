@@ -60,7 +60,9 @@ def report(job: Job) -> dict[str, object]:
     rows, title = _gallery_rows(job, at_S, run.gallery_size), f"Connections in {_name(job)}"
     note = _left_out(int(counts_N.sum()), run.gallery_size)
     write_gallery(job.folder / "gallery", rows, job.source.data.open_image, title, note, _totals(mined, len(at_S)))
-    check = JudgeCheck.of(mined.own_p_P, job.check.auc_against_shuffled, rule)  # now of every annotated pair
+    check = JudgeCheck.of(  # now of every annotated pair
+        mined.own_p_P, job.check.auc_against_shuffled, rule, job.check.cosines
+    )
     summary = {
         **results.totals(corpus, mined, rule),
         **figures,

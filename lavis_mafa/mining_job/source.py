@@ -12,7 +12,7 @@ from lavis_mafa.common.config_file import plain_config
 from lavis_mafa.common.hashing import digest_of
 from lavis_mafa.common.tree import Keys, at, keys_at
 from lavis_mafa.data.dataset import OpenImage, TruthFunction
-from lavis_mafa.data.images import content_of
+from lavis_mafa.data.images import ImageFiles, content_of
 from lavis_mafa.data.records import RecordTable
 from lavis_mafa.data.rules import FileRules
 from lavis_mafa.data.scenes.dataset import scenes_table
@@ -81,8 +81,26 @@ def load_source(cfg: JobConfig) -> Source:
         )
     (key, options), split = next(iter(cfg.datasets_cfg.items())), cfg.run_cfg.split
     name = str(key)
+    if options.get("on_bad_image", "raise") != "raise":
+        raise ValueError(
+            f"datasets.{name}.on_bad_image is {options.on_bad_image}, which is for training: mining needs every image; "
+            f"run `lavis-mafa check` and give the rows that it keeps, {split}_clean.jsonl, as the annotation"
+        )
     records = _plain(name, options, split) if cfg.model_cfg is None else _built(name, options, split)
     return Source(records, name, {**plain_config(options), "split": split})
+
+
+def refuse_lost_images(source: Source) -> None:
+    """Raises ValueError, before any work: an image is missing or empty, which the gallery would show."""
+    opener = source.data.open_image
+    lost = opener.lost() if isinstance(opener, ImageFiles) else []
+    if lost:
+        split = source.options["split"]
+        raise ValueError(
+            f"datasets.{source.name}, split {split}: {len(lost):,} of {source.data.table.n_records:,} images are "
+            f"missing or empty, the first {lost[0]}: `lavis-mafa check` lists them and writes the other rows to "
+            f"{split}_clean.jsonl, which can be mined"
+        )
 
 
 def _plain(name: str, options: DictConfig, split: str) -> Records:

@@ -12,7 +12,7 @@ from lavis_mafa.common.ranks import is_main_process
 from lavis_mafa.core.batch import Batch
 from lavis_mafa.core.grit import SAMPLINGS
 from lavis_mafa.core.miner import ConnectionMiner
-from lavis_mafa.core.scorer import PairScorer, SeeingScorer
+from lavis_mafa.core.scorer import PairScorer, SeeingScorer, gives_cosines
 from lavis_mafa.data.dataset import PairDataset
 from lavis_mafa.data.images import BadImageError
 from lavis_mafa.evaluation.judge_check import JudgeCheck, report_judge, scores_of
@@ -49,7 +49,8 @@ class GritRunner(ResumableRunner[MafaOutput]):
         if not isinstance(scorer, SeeingScorer) or judge_of(section).training_only or not is_main_process():
             return None
         try:
-            return report_judge(scores_of(scorer, data, self.device), data.table, self.run.network.mafa)
+            score, rule = scores_of(scorer, data, self.device), self.run.network.mafa
+            return report_judge(score, data.table, rule, cosines=gives_cosines(scorer))
         except BadImageError as error:
             if data.on_bad_image != "replace":
                 raise

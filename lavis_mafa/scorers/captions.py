@@ -39,6 +39,7 @@ class CaptionScorer:
     encode: TextEncoder
     own: OwnCaptions | None
     reads_captions_alone: ClassVar[bool] = True
+    gives_cosines: ClassVar[bool] = True
 
     @cached_property
     def fingerprint(self) -> str:

@@ -43,6 +43,10 @@ class ClipScorer:
         words, prepared = sorted(self.tokenizer.get_vocab().items()), self.image_processor.to_dict()
         return f"clip:{digest(weights_digest(self.model), words, sorted(prepared.items(), key=str))}"
 
+    @property
+    def gives_cosines(self) -> bool:
+        return getattr(self.model, "logit_bias", None) is None
+
     def view(self, image: Image) -> Tensor:
         """(3, h, w) of an RGB image."""
         pixels: Tensor = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
@@ -57,7 +61,7 @@ class ClipScorer:
         text_TD = self.embed_texts([batch["caption"][row] for row in texts.tolist()])
         rows = sent(image_of_K, image_ID.device), sent(text_of_K, text_TD.device)
         cosine_K = (image_ID[rows[0]] * text_TD[rows[1]]).sum(dim=1)
-        if getattr(self.model, "logit_bias", None) is None:
+        if self.gives_cosines:
             return cosine_K.clamp(0, 1)
         logit_K: Tensor = self.model.logit_scale.exp() * cosine_K + self.model.logit_bias
         return logit_K.sigmoid()
@@ -78,7 +82,7 @@ class ClipScorer:
     def _texts(self, captions: list[str]) -> Tensor:
         """SigLIP was trained on texts padded to its full length, without a mask; CLIP's mask leaves padding out."""
         config = self.model.config.text_config
-        siglip = getattr(self.model, "logit_bias", None) is not None
+        siglip = not self.gives_cosines
         limits = {"truncation": True, "max_length": config.max_position_embeddings, "return_tensors": "pt"}
         tokens = self.tokenizer(captions, padding="max_length" if siglip else True, **limits).to(self.model.device)
         given = {"input_ids": tokens.input_ids} if siglip else {**tokens}

@@ -19,7 +19,7 @@ from transformers import (
     SiglipModel,
 )
 
-from lavis_mafa.core.scorer import Retriever, view_of
+from lavis_mafa.core.scorer import Retriever, gives_cosines, view_of
 from lavis_mafa.core.settings import MafaSettings
 from lavis_mafa.scorers import without_lavis  # noqa: F401
 from lavis_mafa.scorers.registry import ScorerRequest, build_scorer
@@ -68,7 +68,7 @@ def images() -> list[Image.Image]:
 @torch.no_grad()
 def test_scores_are_the_networks_own(tmp_path: Path, kind: str, images: list[Image.Image]) -> None:
     model, judge = save(tmp_path, kind), build(tmp_path)
-    assert view_of(judge) is not None and isinstance(judge, Retriever)
+    assert view_of(judge) is not None and isinstance(judge, Retriever) and gives_cosines(judge) == (kind == "clip")
     batch: Any = {"judge_image": torch.stack([judge.view(image) for image in images]), "caption": TEXTS}
     image_K, text_K = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 1])
     tokenizer = BertTokenizerFast.from_pretrained(tmp_path)
