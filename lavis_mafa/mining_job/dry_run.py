@@ -11,7 +11,7 @@ from pathlib import Path
 from lavis_mafa.common.stdout import printable
 from lavis_mafa.config.output import refuse_output
 from lavis_mafa.mining_job.inputs import Inputs, read_inputs
-from lavis_mafa.mining_job.source import JobConfig
+from lavis_mafa.mining_job.source import JobConfig, lost_images
 from lavis_mafa.scorers.registry import judge_files
 
 FIRST = 4  # images that are opened
@@ -65,6 +65,8 @@ def _described(cfg: JobConfig, inputs: Inputs) -> Iterator[str]:
 
 def _unreadable(inputs: Inputs) -> Iterator[str]:
     data = inputs.source.data
+    if lost := lost_images(inputs.source):
+        yield lost
     for record in range(min(FIRST, data.table.n_records)):
         try:
             data.open_image(record)

@@ -13,7 +13,7 @@ from lavis_mafa.mining.candidates import SearchSettings
 from lavis_mafa.mining.corpus import Corpus
 from lavis_mafa.mining.review import Labels, has_labels, read_labels
 from lavis_mafa.mining_job.judgments import Judged
-from lavis_mafa.mining_job.source import JobConfig, Source, load_source, refuse_lost_images
+from lavis_mafa.mining_job.source import JobConfig, Source, load_source
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ def read_inputs(cfg: JobConfig) -> Inputs:
         judged = Judged.of(
             read_judged_pairs(settings.judged_pairs, source.data.table, settings.judged_threshold), corpus
         )
-    refuse_lost_images(source)
     return Inputs(source, corpus, search, judged, _labels(settings, corpus))
 
 

@@ -39,7 +39,7 @@ from lavis_mafa.mining_job.inputs import read_inputs
 from lavis_mafa.mining_job.networks import networks, rule
 from lavis_mafa.mining_job.parts import Job, Reviewed
 from lavis_mafa.mining_job.report import report
-from lavis_mafa.mining_job.source import JobConfig, load_source
+from lavis_mafa.mining_job.source import JobConfig, load_source, lost_images
 
 ENGINES = ("local", "ray")
 EXAMPLE = "projects/mafa/mine/mine_scenes.yaml", "run.range_max=10"
@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace, engine: str = ENGINES[0]) -> dict[str, ob
     settings, bounds = cfg.run_cfg, rule(cfg.run_cfg)
     inputs = read_inputs(cfg)
     source, corpus, judged, labels = inputs.source, inputs.corpus, inputs.judged, inputs.labels
+    if lost := lost_images(source):
+        raise ValueError(lost)
     take_device(settings.device)
     folder = Path(settings.output_dir).resolve()
     cache = Path(settings.cache_folder) if settings.cache_folder else folder / "cache"

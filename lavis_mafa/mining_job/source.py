@@ -90,17 +90,17 @@ def load_source(cfg: JobConfig) -> Source:
     return Source(records, name, {**plain_config(options), "split": split})
 
 
-def refuse_lost_images(source: Source) -> None:
-    """Raises ValueError, before any work: an image is missing or empty, which the gallery would show."""
-    opener = source.data.open_image
+def lost_images(source: Source) -> str:
+    """What is wrong where images are missing or empty, which the gallery would show; else nothing. None is opened."""
+    opener, split = source.data.open_image, source.options["split"]
     lost = opener.lost() if isinstance(opener, ImageFiles) else []
-    if lost:
-        split = source.options["split"]
-        raise ValueError(
-            f"datasets.{source.name}, split {split}: {len(lost):,} of {source.data.table.n_records:,} images are "
-            f"missing or empty, the first {lost[0]}: `lavis-mafa check` lists them and writes the other rows to "
-            f"{split}_clean.jsonl, which can be mined"
-        )
+    if not lost:
+        return ""
+    return (
+        f"datasets.{source.name}, split {split}: {len(lost):,} of {source.data.table.n_records:,} images are missing "
+        f"or empty, the first {lost[0]}: `lavis-mafa check` lists them and writes the other rows to "
+        f"{split}_clean.jsonl, which can be mined"
+    )
 
 
 def _plain(name: str, options: DictConfig, split: str) -> Records:

@@ -55,6 +55,7 @@ def test_what_is_missing_is_named(
     assert ended(monkeypatch, config) == 1
     printed = capsys.readouterr().out
     assert f"run.con_d.encoder: nothing at {config.parent}/encoder" in printed and "b.png is empty" in printed
+    assert "1 of 2 images are missing or empty, the first b.png" in printed
 
 
 @pytest.mark.parametrize(
