@@ -40,9 +40,9 @@ class Temperature:
     method: Literal["temperature"] = "temperature"
 
     @classmethod
-    def fitted(cls, score_K: Floats, match_K: Bools) -> Temperature:
-        weight_1, bias = fit_logistic(features(score_K)[:, None], match_K)
-        return cls(float(weight_1[0]), bias)
+    def fitted(cls, score_K: Floats, match_K: Bools, weight_K: Floats | None = None) -> Temperature:
+        slope_1, bias = fit_logistic(features(score_K)[:, None], match_K, weight_K)
+        return cls(float(slope_1[0]), bias)
 
     def __call__(self, score_K: Floats) -> Floats:
         found: Floats = expit(self.slope * features(score_K) + self.bias)
@@ -58,9 +58,11 @@ class Isotonic:
     method: Literal["isotonic"] = "isotonic"
 
     @classmethod
-    def fitted(cls, score_K: Floats, match_K: Bools) -> Isotonic:
-        score_U, place_K, count_U = np.unique(score_K, return_inverse=True, return_counts=True)
-        share_U = np.bincount(place_K, weights=match_K) / count_U
+    def fitted(cls, score_K: Floats, match_K: Bools, weight_K: Floats | None = None) -> Isotonic:
+        weight_K = np.ones(len(score_K)) if weight_K is None else weight_K
+        score_U, place_K = np.unique(score_K, return_inverse=True)
+        count_U = np.bincount(place_K, weights=weight_K)
+        share_U = np.bincount(place_K, weights=weight_K * match_K) / count_U
         steps = isotonic_regression(share_U, weights=count_U)
         blocks = list(zip(steps.blocks[:-1], steps.blocks[1:], strict=True))
         middle = [float(np.average(score_U[low:high], weights=count_U[low:high])) for low, high in blocks]
@@ -80,9 +82,9 @@ class Logistic:
     method: Literal["logistic"] = "logistic"
 
     @classmethod
-    def fitted(cls, score_KF: Floats, match_K: Bools) -> Logistic:
-        weight_F, bias = fit_logistic(features(score_KF), match_K)
-        return cls(weight_F.tolist(), bias)
+    def fitted(cls, score_KF: Floats, match_K: Bools, weight_K: Floats | None = None) -> Logistic:
+        slope_F, bias = fit_logistic(features(score_KF), match_K, weight_K)
+        return cls(slope_F.tolist(), bias)
 
     def __call__(self, score_KF: Floats) -> Floats:
         found: Floats = expit(features(score_KF) @ np.array(self.weights) + self.bias)
@@ -97,24 +99,25 @@ CURVES: Mapping[str, type[Temperature] | type[Isotonic] | type[Logistic]] = {
 }
 
 
-def fit_logistic(x_KF: Floats, match_K: Bools) -> tuple[Floats, float]:
-    """(weights (F,), bias) of the logistic regression of greatest likelihood.
+def fit_logistic(x_KF: Floats, match_K: Bools, weight_K: Floats | None = None) -> tuple[Floats, float]:
+    """(slopes (F,), bias) of the logistic regression of greatest likelihood, each label weighted by weight_K.
 
     Labels are taken as Platt does (1999, section 2.2), a little inside 0 and 1, so that separable ones have a solution.
     """
     matches, others = int(match_K.sum()), int((~match_K).sum())
     target_K = np.where(match_K, (matches + 1) / (matches + 2), 1 / (others + 2))
     mean_F, scale_F = x_KF.mean(axis=0), x_KF.std(axis=0) + 1e-12
+    weight_K = np.ones(len(x_KF)) if weight_K is None else weight_K
     scaled_KF = np.column_stack([(x_KF - mean_F) / scale_F, np.ones(len(x_KF))])
 
     def loss(w_F: Floats) -> tuple[float, Floats]:
         z_K = scaled_KF @ w_F
-        gradient_F: Floats = scaled_KF.T @ (expit(z_K) - target_K) / len(z_K)
-        return float((np.logaddexp(0, z_K) - target_K * z_K).mean()), gradient_F
+        gradient_F: Floats = scaled_KF.T @ (weight_K * (expit(z_K) - target_K)) / weight_K.sum()
+        return float(np.average(np.logaddexp(0, z_K) - target_K * z_K, weights=weight_K)), gradient_F
 
     w_F = minimize(loss, np.zeros(scaled_KF.shape[1]), jac=True, method="BFGS").x
-    weight_F = w_F[:-1] / scale_F
-    return weight_F, float(w_F[-1] - weight_F @ mean_F)
+    slope_F = w_F[:-1] / scale_F
+    return slope_F, float(w_F[-1] - slope_F @ mean_F)
 
 
 def fold_of(image_id_K: ArrayLike) -> Ints:
@@ -133,7 +136,14 @@ class Calibration:
     curves: tuple[Curve, ...]
 
     @classmethod
-    def fitted(cls, score_K: ArrayLike, match_K: ArrayLike, image_id_K: ArrayLike, method: str) -> Calibration:
+    def fitted(
+        cls,
+        score_K: ArrayLike,
+        match_K: ArrayLike,
+        image_id_K: ArrayLike,
+        method: str,
+        weight_K: Floats | None = None,
+    ) -> Calibration:
         """Curves fitted on labelled pairs; every pair is judged by one that its own image's labels had no part in.
 
         Args:
@@ -141,6 +151,7 @@ class Calibration:
             match_K: (K,) bool or 0/1, what people say of the pairs.
             image_id_K: (K,) the image of each pair, which decides its fold.
             method: a key of CURVES.
+            weight_K: (K,) how many pairs each stands for, above 0; None: one each.
 
         Raises:
             ValueError: a curve would see labels of one kind alone, or the judge ranks matches below others.
@@ -151,7 +162,9 @@ class Calibration:
             seen_K = fold_K != fold
             if len(np.unique(match_K[seen_K])) < 2:
                 raise ValueError("a calibration needs matches and mismatches of several images: label more pairs")
-            curve = CURVES[method].fitted(score_K[seen_K], match_K[seen_K])
+            curve = CURVES[method].fitted(
+                score_K[seen_K], match_K[seen_K], None if weight_K is None else weight_K[seen_K]
+            )
             if isinstance(curve, Temperature) and curve.slope <= 0:
                 raise ValueError("the judge ranks matches below mismatches on these labels: it cannot be calibrated")
             curves.append(curve)
@@ -177,24 +190,30 @@ class Calibration:
         return cls(tuple(kind(**curve) for kind, curve in zip(kinds, curves, strict=True)))
 
 
-def reliability(p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS) -> pd.DataFrame:
+def reliability(
+    p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS, weight_K: ArrayLike | None = None
+) -> pd.DataFrame:
     """By equal steps of P(match): its mean, the share of matches, and the pairs; steps without a pair are left out.
 
     Args:
         p_K: (K,) P(match) in [0, 1].
         match_K: (K,) bool or 0/1, whether the pair matches.
         bins: how many steps [0, 1] is cut into.
+        weight_K: (K,) how many pairs each stands for, above 0; None: one each.
 
     Returns:
         A row a step.
     """
     p_K, match_K = np.asarray(p_K, np.float64), np.asarray(match_K, np.float64)
-    frame = pd.DataFrame({"bin": np.minimum((p_K * bins).astype(int), bins - 1), "p": p_K, "matches": match_K})
-    found: pd.DataFrame = frame.groupby("bin").agg(p=("p", "mean"), matches=("matches", "mean"), pairs=("p", "size"))
-    return found
+    pairs_K = np.ones(len(p_K)) if weight_K is None else np.asarray(weight_K, np.float64)
+    columns = {"p": pairs_K * p_K, "matches": pairs_K * match_K, "pairs": pairs_K}
+    summed = pd.DataFrame(columns).groupby(np.minimum((p_K * bins).astype(int), bins - 1)).sum().rename_axis("bin")
+    return summed.assign(p=summed["p"] / summed["pairs"], matches=summed["matches"] / summed["pairs"])
 
 
-def expected_calibration_error(p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS) -> float:
+def expected_calibration_error(
+    p_K: ArrayLike, match_K: ArrayLike, bins: int = BINS, weight_K: ArrayLike | None = None
+) -> float:
     """ECE in [0, 1]: the mean over pairs of |mean P(match) - share of matches| in the pair's step.
 
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
@@ -203,10 +222,11 @@ def expected_calibration_error(p_K: ArrayLike, match_K: ArrayLike, bins: int = B
         p_K: (K,) P(match) in [0, 1].
         match_K: (K,) bool or 0/1, whether the pair matches.
         bins: how many steps [0, 1] is cut into.
+        weight_K: (K,) how many pairs each stands for, above 0; None: one each.
 
     Example:
         >>> round(float(expected_calibration_error([0.9, 0.9, 0.1, 0.1], [1, 1, 0, 1])), 6)
         0.25
     """
-    steps = reliability(p_K, match_K, bins)
+    steps = reliability(p_K, match_K, bins, weight_K)
     return float(((steps["p"] - steps["matches"]).abs() * steps["pairs"]).sum() / steps["pairs"].sum())

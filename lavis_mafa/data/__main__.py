@@ -68,12 +68,17 @@ def _check(given: argparse.Namespace) -> int:
         reports[split] = check_split(annotation, cleaned, given.workers, least)
     text = printable("\n".join(_readable(split, report) for split, report in reports.items()))
     _write(given.output, reports, text)
-    show(f"{text}\nwritten to {given.output}: report.json, report.txt, and rows without problems as SPLIT_clean.jsonl")
+    kept = [Path(report.cleaned).name for report in reports.values() if report.kept_rows]
+    sound = f", and the rows without problems: {', '.join(kept)}" if kept else "; no row is without problems"
+    show(f"{text}\nwritten to {given.output}: report.json, report.txt{sound}")
     return int(any(report.problems for report in reports.values()))
 
 
 def _settings(path: Path, options: list[str]) -> tuple[DictConfig, int]:
     """(datasets.image_text over its packaged defaults, run.batch_size_train)."""
+    named = [option for option in options if option.startswith("run.output_dir=")]
+    if named:
+        raise ValueError(f"{named[0]}: the report and the cleaned files go to --output: name the folder there")
     given = read_config_file(path, options)
     with named_config_errors(path):
         names = list(given.get("datasets") or {})
@@ -96,12 +101,17 @@ def _readable(split: str, report: SplitReport) -> str:
         f"{split}: {report.rows} rows, {report.kept_rows} kept: {report.records} records, {report.captions} captions",
         "  images: " + (", ".join(f"{count} {mode}" for mode, count in report.modes.most_common()) or "none"),
         *(f"  note: {count} {note}" for note, count in report.notes.items()),
-        *(f"  problems with {kind}: {count}" for kind, count in report.kinds.items()),
+        *(f"  problems with {kind}: {_counted(kind, count, report)}" for kind, count in report.kinds.items()),
         *(f"    {' '.join(filter(None, (p.file, p.place)))}: {p.message}" for p in report.problems[:SHOWN]),
     ]
     if len(report.problems) > SHOWN:
         lines.append(f"    … and {len(report.problems) - SHOWN} more in report.json")
     return "\n".join(lines)
+
+
+def _counted(kind: str, count: int, report: SplitReport) -> str:
+    rows = sum(report.rows_without_image.values())
+    return f"{count} in {rows} rows" if kind == "image" and rows > count else str(count)
 
 
 def _write(folder: Path, reports: Mapping[str, SplitReport], text: str) -> None:

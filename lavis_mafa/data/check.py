@@ -62,7 +62,8 @@ class Look(NamedTuple):
 class SplitReport:
     """What a split holds. Rows with a problem are not in the cleaned file; notes are about rows that are.
 
-    records: distinct images that are kept; modes: colour modes of their files as Pillow names them, all read as RGB.
+    rows_without_image: how many rows name each faulty image, of which problems have the first. records: distinct images
+    that are kept; modes: colour modes of their files as Pillow names them, all read as RGB.
     """
 
     rows: int = 0
@@ -72,6 +73,7 @@ class SplitReport:
     cleaned: str = ""
     modes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    rows_without_image: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -105,7 +107,8 @@ def check_split(annotation: Annotation, cleaned: Path, workers: int, batch_size:
     with atomic_write(cleaned) as file:
         for row in _good_rows(annotation, looks, report):
             file.write(json_bytes(row.values, default=str) + b"\n")
-    if report.records < batch_size:
+    unread = any(problem.kind == "file" for problem in report.problems)  # what is left says nothing of the data then
+    if report.records < batch_size and not unread:
         problem = f"{report.records} records are left, fewer than a batch of {batch_size}: lower run.batch_size_train"
         report.problems.append(Problem("", "", "batch", problem))
     return report
@@ -119,7 +122,9 @@ def _good_rows(annotation: Annotation, looks: Mapping[str, Look], report: SplitR
         report.rows += 1
         identity = row.image_id or row.image
         if fault := looks[row.image].fault:
-            report.problems.append(Problem(row.file, row.place, "image", fault))
+            report.rows_without_image[row.image] += 1
+            if report.rows_without_image[row.image] == 1:  # once an image, not once a caption
+                report.problems.append(Problem(row.file, row.place, "image", fault))
             continue
         if (first := image_of.setdefault(identity, row.image)) != row.image:
             problem = f"image id {identity!r} belongs to two images, {first!r} and {row.image!r}"
@@ -156,7 +161,7 @@ def _note(row: Row, seen: set[tuple[str, str]], report: SplitReport) -> None:
             len(caption) > LONG_CAPTION
         )
         key = row.image, normalised(caption)
-        report.notes["captions that their image repeats, kept once"] += key in seen
+        report.notes["repetitions of a caption by the same image, kept once"] += key in seen
         seen.add(key)
 
 

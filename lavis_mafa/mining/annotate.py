@@ -94,10 +94,12 @@ def _json_lines(file: BinaryIO, rows: Rows, source: Path) -> None:
 def _delimited(delimiter: str) -> Callable[[BinaryIO, Rows, Path], None]:
     def write(file: BinaryIO, rows: Rows, source: Path) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        with source.open("rb") as lines:
+            ends = "\r\n" if lines.readline().endswith(b"\r\n") else "\n"
         writer: csv.DictWriter[str] | None = None
         for row in rows:
             if writer is None:
-                writer = csv.DictWriter(text, list(row), delimiter=delimiter, lineterminator="\n")
+                writer = csv.DictWriter(text, list(row), delimiter=delimiter, lineterminator=ends)
                 writer.writeheader()
             writer.writerow(row)
         text.detach()

@@ -40,13 +40,15 @@ class Retriever:
     """Embeds images and captions: those near to each other become candidates.
 
     embed_images: records (B,) → (B, Q, D) of unit length, Q = 1 but for BLIP-2 and for several own captions;
-    embed_texts: raw captions → (B, D). fingerprint: of weights and preprocessing. name: for reports.
+    embed_texts: raw captions → (B, D). fingerprint: of weights and preprocessing. name: for reports. by_own_captions:
+    an image is embedded by its own captions, so that the similarity of an annotated pair is 1 and says nothing.
     """
 
     embed_images: Callable[[Ints], Vectors]
     embed_texts: Callable[[Sequence[str]], Vectors]
     fingerprint: str
     name: str = "model"
+    by_own_captions: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,10 @@ def mine(
     pairs = found.candidates
     p_K, own_p_P, asked_p_A = _scores(corpus, pairs, asked_A, store, engine)
     verdict_K = judge(p_K, rule.low, rule.high).astype(np.int8)
-    return Mined(pairs, p_K, verdict_K, found.own_similarity_P, own_p_P, found.recall, store, asked_p_A)
+    own_similarity_P = found.own_similarity_P
+    if networks.retrievers[0].by_own_captions:
+        own_similarity_P = np.full_like(own_similarity_P, np.nan)
+    return Mined(pairs, p_K, verdict_K, own_similarity_P, own_p_P, found.recall, store, asked_p_A)
 
 
 def _found(corpus: Corpus, networks: Networks, search: SearchSettings, cache: Path, data: str, engine: Engine) -> Found:

@@ -148,8 +148,9 @@ def against_siblings(corpus: Corpus, mined: Mined) -> dict[str, float | None]:
 
 def quality(mined: Mined, labelled: Labelled) -> dict[str, object]:
     """Weighted precision and recall of the connections over the labelled candidates, and the precision at a recall of
-    four fifths. connections: so many of the labelled are; precision_95: the interval that holds their precision with
-    95 % confidence; base_rate: the share of all labelled candidates that match, what a random choice would reach."""
+    four fifths. weighted: labels stand for different numbers of candidates. connections: so many of the labelled are;
+    precision_95: the interval that holds their precision with 95 % confidence; base_rate: the share of all labelled
+    candidates that match, what a random choice would reach."""
     connected_L = mined.verdict_K[labelled.at_L] == CONNECTION
     weight_L, true_L = labelled.weight_L, labelled.true_L
     hits = float(weight_L[connected_L & true_L].sum())
@@ -158,6 +159,7 @@ def quality(mined: Mined, labelled: Labelled) -> dict[str, object]:
     return {
         "labelled": len(labelled.at_L),
         "labelled_outside_the_candidates": labelled.outside,
+        "weighted": bool(len(weight_L) and np.ptp(weight_L) > 0),
         "connections": int(connected_L.sum()),
         "precision": _ratio(hits, float(weight_L[connected_L].sum())),
         "precision_95": wilson(true_L[connected_L], weight_L[connected_L]),

@@ -38,8 +38,8 @@ class Labelled:
 
 
 def write_review(path: Path, frame: pd.DataFrame) -> None:
-    """`frame` with an empty column `label`, to be filled in with 1 (the caption holds) or 0."""
-    write_csv(path, frame.assign(label=""))
+    """`frame` after an empty column `label`, to be filled in with 1 (the caption holds) or 0."""
+    write_csv(path, pd.concat([pd.Series("", frame.index, name="label"), frame], axis=1))
 
 
 def read_review(path: Path, corpus: Corpus, pairs: CandidatePairs) -> Labelled:

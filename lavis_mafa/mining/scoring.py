@@ -72,6 +72,6 @@ def _tidy(store: ConnectionStore) -> None:
 def _probabilities(p_K: Floats) -> Floats:
     if not bool(((p_K >= 0) & (p_K <= 1)).all()):  # NaN fails too
         raise ValueError(
-            "Con-D returned scores that are not probabilities: check its weights, or use float32 or bfloat16"
+            "the judge returned scores that are not probabilities: check its weights, or use float32 or bfloat16"
         )
     return np.asarray(p_K, np.float32)

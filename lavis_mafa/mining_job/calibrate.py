@@ -58,19 +58,24 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     ]
     seconds = time.perf_counter() - started
     image_id_K = data.table.image_id[pairs.record_K]
-    score_K, p_K, fitted = _fitted(judge, score_FK, pairs.match_K, image_id_K, settings.calibration_curve)
+    score_K, p_K, fitted = _fitted(judge, score_FK, pairs, image_id_K, settings.calibration_curve)
     found = {
         **header("calibration"),
         "judge": weights_of(judge),
         **fitted,
-        "labels": {"source": pairs.source, "pairs": len(score_K), "matches": int(pairs.match_K.sum())},
+        "labels": {
+            "source": pairs.source,
+            "pairs": len(score_K),
+            "matches": int(pairs.match_K.sum()),
+            **_weighted(pairs),
+        },
         "figures": figures(score_K, p_K, pairs),
         "pairs_a_second": len(score_K) / seconds,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = {"as scored": score_K, "calibrated": p_K}
-    steps = {name: reliability(each, pairs.match_K) for name, each in drawn.items()}
-    errors = {name: expected_calibration_error(each, pairs.match_K) for name, each in drawn.items()}
+    steps = {name: reliability(each, pairs.match_K, weight_K=pairs.weight_K) for name, each in drawn.items()}
+    errors = {name: _error(each, pairs.match_K, pairs.weight_K) for name, each in drawn.items()}
     draw_reliability(path.with_suffix(".png"), steps, errors)
     write_json(path, found)
     show(_text(found, path))
@@ -78,14 +83,15 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _fitted(
-    judge: PairScorer, score_FK: list[Floats], match_K: NDArray[np.bool_], image_id_K: NDArray[np.int64], curve: str
+    judge: PairScorer, score_FK: list[Floats], pairs: LabelledPairs, image_id_K: NDArray[np.int64], curve: str
 ) -> tuple[Floats, Floats, dict[str, object]]:
     """(scores (K,), P(match) (K,), what the file keeps); F judges where one is made of others."""
     if isinstance(judge, (Ensemble, Cascade)):
         score_KF = np.column_stack(score_FK).astype(np.float64)
-        fitted = judge.fit(score_KF, match_K, image_id_K)
+        weights = (pairs.weight_K,) if isinstance(judge, Ensemble) else ()  # a cascade does not look at labels
+        fitted = judge.fit(score_KF, pairs.match_K, image_id_K, *weights)
         return judge.plain(score_KF), fitted.combined(score_KF, image_id_K), _kept(fitted, score_KF)
-    calibration = Calibration.fitted(score_FK[0], match_K, image_id_K, curve)
+    calibration = Calibration.fitted(score_FK[0], pairs.match_K, image_id_K, curve, pairs.weight_K)
     return score_FK[0], calibration(score_FK[0], image_id_K), {"curves": calibration.as_json()}
 
 
@@ -135,19 +141,32 @@ def figures(score_K: Floats, p_K: Floats, pairs: LabelledPairs) -> dict[str, obj
     for group in np.unique(group_K):
         at = group_K == group
         name = f"{words_K[at].min()} to {words_K[at].max()} words"
-        by_length[name] = _figures(score_K[at], p_K[at], pairs.match_K[at])
-    return {**_figures(score_K, p_K, pairs.match_K), "by_caption_length": by_length}
+        weight_k = None if pairs.weight_K is None else pairs.weight_K[at]
+        by_length[name] = _figures(score_K[at], p_K[at], pairs.match_K[at], weight_k)
+    return {**_figures(score_K, p_K, pairs.match_K, pairs.weight_K), "by_caption_length": by_length}
 
 
-def _figures(score_K: Floats, p_K: Floats, match_K: NDArray[np.bool_]) -> dict[str, float | None]:
+def _error(p_K: Floats, match_K: NDArray[np.bool_], weight_K: Floats | None) -> float:
+    return expected_calibration_error(p_K, match_K, weight_K=weight_K)
+
+
+def _weighted(pairs: LabelledPairs) -> dict[str, float]:
+    """How many pairs weighted labels stand for."""
+    return {} if pairs.weight_K is None else {"stand_for": float(pairs.weight_K.sum())}
+
+
+def _figures(
+    score_K: Floats, p_K: Floats, match_K: NDArray[np.bool_], weight_K: Floats | None
+) -> dict[str, float | None]:
+    """Shares and errors are weighted, AUC is of the labelled pairs as they are."""
     both = match_K.any() and not match_K.all()
     return {
         "pairs": len(match_K),
-        "base_rate": float(match_K.mean()),
+        "base_rate": float(np.average(match_K, weights=weight_K)),
         "auc_of_scores": roc_auc(match_K, score_K) if both else None,
         "auc": roc_auc(match_K, p_K) if both else None,
-        "ece_of_scores": expected_calibration_error(score_K, match_K),
-        "ece": expected_calibration_error(p_K, match_K),
+        "ece_of_scores": _error(score_K, match_K, weight_K),
+        "ece": _error(p_K, match_K, weight_K),
     }
 
 
@@ -161,6 +180,10 @@ def _text(found: dict[str, object], path: Path) -> str:
     ]
     for name, each in shown["by_caption_length"].items():
         lines.append(f"  {name}: ECE {_percent(each['ece'])}, AUC {_percent(each['auc'])} of {each['pairs']:,} pairs")
+    if "stand_for" in labels:
+        lines.append(
+            f"the column weight counts: curve and ECE are of the {labels['stand_for']:,.0f} pairs that these stand for"
+        )
     lines.append("P(match) is that of pairs drawn as these were: of another mix, label some of it")
     return "\n".join([*lines, f"written to {path} and {path.with_suffix('.png').name}"])
 

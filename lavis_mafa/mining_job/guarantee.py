@@ -31,8 +31,14 @@ NO_LABELS = (
 NO_SAMPLE = (
     "are no random sample of the candidates by this judge's scores: the guarantee holds as far as they are like one"
 )
+TO_GET_ONE = {
+    "people": "To get one, drop run.review or choose a new run.output_dir; these labels stay",
+    "judged_pairs": "To get one, label review.csv",
+}
 NOT_ENOUGH = "no tested bound has shown the target"
 TOO_FEW = "too few labels above any bound to show the target, whatever they say"
+NO_NUMBER = "no number of labels can be given, as at no bound the precision seems to be above the target"
+NO_NUMBER_OF_OTHERS = "no number of labels can be given, as these are no random sample"
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,14 @@ def guaranteed(job: Job, by_people: Labelled | None) -> tuple[Job, dict[str, obj
     sample = labels_of(job, target, by_people)
     about: dict[str, object] = {"target": target, "confidence": 1 - ALPHA}
     if sample is None:
-        return _bounded(job, None), {**about, "bound": None, "reason": NO_LABELS}
+        return _bounded(job, None), {
+            **about,
+            "bound": None,
+            "reason": NO_LABELS,
+            "labels_at_least": least_labels(target),
+        }
     if not sample.is_random:
-        logging.warning(
-            "run.target_precision: the labels (%s) %s. Delete review.csv to get a sample to label", sample.by, NO_SAMPLE
-        )
+        logging.warning("run.target_precision: the labels (%s) %s. %s", sample.by, NO_SAMPLE, TO_GET_ONE[sample.by])
     labels = sample.labels
     found = certify(labels, target, seed)
     bound = None if found.stratum is None else float(labels.above_S[found.stratum])
@@ -78,6 +87,11 @@ def guaranteed(job: Job, by_people: Labelled | None) -> tuple[Job, dict[str, obj
     job = _bounded(job, bound)
     figures = _figures(job, powered, bound) if powered else {}
     return job, {**about, "precision_at_least": found.at_least, **figures}
+
+
+def least_labels(target: float) -> int:
+    """How many labels above a bound show a target if all are matches and no other bound is tested: fewer never do."""
+    return int(np.floor(np.log(ALPHA) / np.log(target))) + 1
 
 
 def labels_of(job: Job, target: float, by_people: Labelled | None) -> Sample | None:
@@ -138,18 +152,19 @@ def _bounded(job: Job, bound: float | None) -> Job:
     return replace(job, mined=replace(job.mined, verdict_K=verdict_K), rule=rule)
 
 
-def guarantee_text(figures: Keys) -> list[str]:
-    """What summary.json has under `guarantee`, for people."""
+def guarantee_text(figures: Keys, connections: int = 0) -> list[str]:
+    """What summary.json has under `guarantee`, for people. connections: of judge and people together."""
     sampled = [] if figures.get("random_sample", True) else [f"the labels ({figures['labelled_by']}) {NO_SAMPLE}"]
-    return [*_about_the_bound(figures), *sampled]
+    return [*_about_the_bound(figures, connections), *sampled]
 
 
-def _about_the_bound(figures: Keys) -> list[str]:
+def _about_the_bound(figures: Keys, connections: int) -> list[str]:
     target, bound = number_at(figures, "target"), number_at(figures, "bound")
     if bound is None:
-        needed = number_at(figures, "labels_needed")
-        more = "" if needed is None else f"; about {needed:,} labels would show it for {figures['for_the_bound']:.3f}"
-        return [f"no bound with a precision of {target:.0%}: {figures['reason']}{more}. Nothing is connected"]
+        ends = "Nothing is connected"
+        if connections:
+            ends = f"The judge connects nothing; the connections ({connections:,}) come from your labels"
+        return [f"no bound with a precision of {target:.0%}: {figures['reason']}{_labels_to_give(figures)}. {ends}"]
     shown = f"bound {bound:.3f}: with 95 % confidence at least {number_at(figures, 'precision_at_least'):.1%} of the "
     shown += f"connections match ({figures['labels']:,} labels)"
     if "precision" not in figures:
@@ -162,6 +177,15 @@ def _about_the_bound(figures: Keys) -> list[str]:
             lines.append(f"false negatives in a {name} batch: {before}, after connecting {after}")
     lines.append(f"half as wide intervals would take {figures['labels_to_halve']:,} more labels")
     return lines
+
+
+def _labels_to_give(figures: Keys) -> str:
+    least, needed = (number_at(figures, name) for name in ("labels_at_least", "labels_needed"))
+    if least is not None:
+        return f" (at least {least:,} labels above a bound, more where some are 0)"
+    if needed is not None:
+        return f"; about {needed:,} labels would show it for {figures['for_the_bound']:.3f}"
+    return f"; {NO_NUMBER if figures.get('random_sample') else NO_NUMBER_OF_OTHERS}"
 
 
 def _within(estimate: Keys, form: str = "{:.1%}") -> str:

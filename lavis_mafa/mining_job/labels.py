@@ -19,12 +19,16 @@ MOST = 20_000  # annotated pairs, and as many random ones
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """K pairs of a record and a raw caption, and whether they match. source: where the labels come from."""
+    """K pairs of a record and a raw caption, and whether they match.
+
+    source: where the labels come from. weight_K: how many pairs each stands for; None: one each.
+    """
 
     record_K: Ints
     caption_K: list[str]
     match_K: NDArray[np.bool_]
     source: str
+    weight_K: NDArray[np.float64] | None = None
 
 
 def labelled_pairs(run: DictConfig, table: RecordTable) -> LabelledPairs:
@@ -37,7 +41,8 @@ def labelled_pairs(run: DictConfig, table: RecordTable) -> LabelledPairs:
     if run.review:
         found = reviewed_pairs(Path(run.review).expanduser(), table)
         columns = found["record"].to_numpy(), found["caption"].tolist(), found["match"].to_numpy()
-        return LabelledPairs(*columns, str(run.review))
+        weight_K = found["weight"].to_numpy(np.float64)
+        return LabelledPairs(*columns, str(run.review), weight_K if np.ptp(weight_K) else None)
     return _annotated(table, int(run.seed))
 
 

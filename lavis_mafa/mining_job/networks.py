@@ -135,7 +135,7 @@ def _by_judge(judge: PairScorer, batches: Batches) -> Retriever:
     def texts(captions: Sequence[str]) -> np.ndarray:
         return found.embed_texts(captions).float().cpu().numpy()
 
-    return Retriever(images, texts, _fingerprint(found), "judge")
+    return Retriever(images, texts, _fingerprint(found), "judge", not kinds.looks_at_images(judge))
 
 
 def _score(judge: PairScorer, data: Records, batches: Batches) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -184,7 +184,8 @@ def _rows(
     true_L = [None] * len(row_L) if truth is None else truth(record_L, row_L).tolist()
     columns = (record_L, row_L, similarity_L, p_L)
     for record, row, similarity, p, true in zip(*(column.tolist() for column in columns), true_L, strict=True):
-        found = gallery_row(table, record, row, p=p, verdict=verdict, similarity=similarity, true=true)
+        known = None if np.isnan(similarity) else similarity
+        found = gallery_row(table, record, row, p=p, verdict=verdict, similarity=known, true=true)
         # a doubted pair is annotated itself, though another image may carry the caption first
         yield replace(found, caption_record=None) if verdict == "suspect" else found
 
@@ -213,7 +214,7 @@ def _text(summary: Keys, check: JudgeCheck) -> str:
     if "against_siblings" in summary:
         lines.append(_quality("hidden siblings", keys_at(summary, "against_siblings")))
     if "guarantee" in summary:
-        lines += guarantee_text(keys_at(summary, "guarantee"))
+        lines += guarantee_text(keys_at(summary, "guarantee"), cast(int, summary["connections"]))
     return "\n".join([*lines, ""])
 
 
@@ -224,9 +225,12 @@ def _quality(words: str, figures: Keys) -> str:
         within = figures["precision_95"]
         interval = " ({} to {})".format(*map(_percent, within)) if isinstance(within, tuple) else ""
         precision, base = (_percent(number_at(figures, name)) for name in ("precision", "base_rate"))
-        shown.insert(0, f"precision {precision}{interval} of {figures['connections']:,}, where {base} of all match")
+        number = figures["connections"]
+        reached = f"precision {precision}{interval} of {number:,}" if number else "no connection among them"
+        shown.insert(0, f"{reached}, where {base} of all match")
+    weighted = ", each weighted by the candidates that it stands for" if figures.get("weighted") else ""
     labelled = figures["labelled"] if "labelled" in figures else figures["candidates"]
-    return f"against the {words} ({labelled:,} candidates): " + ", ".join(shown)
+    return f"against the {words} ({labelled:,} candidates{weighted}): " + ", ".join(shown)
 
 
 def _judged(name: str, figures: object) -> str:

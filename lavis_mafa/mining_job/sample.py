@@ -25,8 +25,12 @@ def write_sample(job: Job, name: str) -> None:
     at_L, drawn_from = _drawn(job)
     shown = results.candidate_rows(job.corpus, job.mined, at_L).drop_columns([*KEY]).to_pandas()
     path = job.folder / "review.csv"
-    write_review(path, shown.assign(**drawn_from))
     rows = list(_rows(job, at_L))
+    own_captions = [
+        " | ".join(row.own_captions) for row in rows
+    ]  # what the image's annotation says, beside the caption
+    shown.insert(shown.columns.get_loc("caption") + 1, "own_captions", own_captions)
+    write_review(path, shown.assign(**drawn_from))
     write_labelling(job.folder / "review", path, rows, job.source.data.open_image, f"Label pairs of {name}")
 
 

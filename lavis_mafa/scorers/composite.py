@@ -75,9 +75,15 @@ class Ensemble(Composite):
 
     calibration: Calibration | None = None
 
-    def fit(self, score_KF: Floats, match_K: NDArray[np.bool_], image_id_K: NDArray[np.int64]) -> Ensemble:
-        """On labelled pairs: the members' scores (K, F)."""
-        return replace(self, calibration=Calibration.fitted(score_KF, match_K, image_id_K, "logistic"))
+    def fit(
+        self,
+        score_KF: Floats,
+        match_K: NDArray[np.bool_],
+        image_id_K: NDArray[np.int64],
+        weight_K: Floats | None = None,
+    ) -> Ensemble:
+        """On labelled pairs: the members' scores (K, F), and how many pairs each stands for."""
+        return replace(self, calibration=Calibration.fitted(score_KF, match_K, image_id_K, "logistic", weight_K))
 
     def as_json(self) -> dict[str, object]:
         return {"curves": self.calibration.as_json() if self.calibration else None}

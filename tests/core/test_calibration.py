@@ -7,6 +7,7 @@ import pytest
 from scipy.special import expit, logit
 
 from lavis_mafa.core.calibration import (
+    CURVES,
     FOLDS,
     Calibration,
     Isotonic,
@@ -45,6 +46,21 @@ def test_steps_are_those_of_pooling_what_decreases() -> None:
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_a_weight_counts_as_so_many_pairs(method: str) -> None:
+    score_K, match_K, _ = drawn(300)
+    weight_K = np.where(score_K > 0.5, 3, 1)
+    weighted = CURVES[method].fitted(score_K, match_K, weight_K.astype(float))
+    repeated = CURVES[method].fitted(np.repeat(score_K, weight_K), np.repeat(match_K, weight_K))
+    asked = np.linspace(0.05, 0.95, 9)
+    assert weighted(asked) == pytest.approx(repeated(asked), abs=0.01)  # labels are drawn in by their number (Platt)
+    assert np.abs(weighted(asked) - CURVES[method].fitted(score_K, match_K)(asked)).max() > 0.001
+    error = expected_calibration_error(score_K, match_K, weight_K=weight_K)
+    assert error == pytest.approx(
+        expected_calibration_error(np.repeat(score_K, weight_K), np.repeat(match_K, weight_K))
+    )
+
+
 def test_an_image_is_judged_by_a_curve_that_did_not_see_its_labels(method: str) -> None:
     score_K, match_K, image_K = drawn(3000)
     fold_K = fold_of(image_K)

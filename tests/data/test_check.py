@@ -195,6 +195,28 @@ def test_copies_of_an_image_are_counted(folder: Path) -> None:
     assert report(folder)["notes"] == {COPIES: 2}
 
 
+def test_an_image_is_a_problem_once_however_many_captions_it_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"image": "empty.jpg", "caption": f"caption {n}"} for n in range(3)]
+    assert main(config(folder, write(folder, [*GOOD, *rows]))) == 1
+    assert [problem["place"] for problem in report(folder)["problems"]] == [f"line {len(GOOD) + 1}"]
+    printed = capsys.readouterr().out
+    assert "problems with image: 1 in 3 rows" in printed and "without problems: train_clean.jsonl" in printed
+
+
+def test_where_nothing_is_left_nothing_is_claimed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.csv").write_text("picture,caption\nrgb.jpg,x\n")
+    assert main(config(folder, folder / "a.csv", batch_size=7)) == 1
+    assert [problem["kind"] for problem in report(folder)["problems"]] == ["file"]  # nothing of the size of a batch
+    assert "no row is without problems" in capsys.readouterr().out
+
+
+def test_an_output_folder_of_the_run_is_refused(folder: Path) -> None:
+    with pytest.raises(SystemExit, match="run.output_dir=x: the report and the cleaned files go to --output"):
+        main([*config(folder, write(folder, GOOD)), "--options", "run.output_dir=x"])
+
+
 def test_images_of_several_folders_and_ids(folder: Path) -> None:
     """Two folders, an absolute path, an image under two ids, and a split that is null."""
     (folder / "more").mkdir()
@@ -213,7 +235,7 @@ def test_images_of_several_folders_and_ids(folder: Path) -> None:
     found = report(folder)
     assert (found["rows"], found["records"], found["captions"]) == (4, 2, 4)
     assert found["notes"] == {
-        "captions that their image repeats, kept once": 1,
+        "repetitions of a caption by the same image, kept once": 1,
         "images that stand under several ids, read as one with the captions of all": 2,
     }
     assert "val" not in json.loads((folder / "out" / "report.json").read_text())

@@ -167,6 +167,7 @@ def test_labels_of_other_scores_are_no_random_sample(world: Any, caplog: Any) ->
     with caplog.at_level(logging.WARNING):
         found = guarantee(job(p_K**2, true_K), sample(p_K, true_K))[1]
     assert not found["random_sample"] and "no random sample" in caplog.text
+    assert "drop run.review or choose a new run.output_dir" in caplog.text and "elete" not in caplog.text
     plain = replace(sample(p_K, true_K), above_L=None)
     assert not guarantee(job(p_K, true_K), plain)[1]["random_sample"]
 
@@ -187,6 +188,8 @@ def test_judged_pairs_are_labels_of_which_it_says_that_they_are_no_sample(world:
 
 
 def test_where_no_bound_qualifies_nothing_is_connected_and_it_says_what_it_would_take(world: Any) -> None:
+    from lavis_mafa.mining_job.guarantee import guarantee_text
+
     p_K, true_K = world
     rng = np.random.default_rng(1)
     weak_K = true_K & (rng.random(4000) < 0.95)  # about 94 % of the surest match
@@ -195,6 +198,8 @@ def test_where_no_bound_qualifies_nothing_is_connected_and_it_says_what_it_would
     assert 80 < found["labels_needed"] < 5000 and found["for_the_bound"] in around_target(p_K, 0.9, 80).above_S
     never = guarantee(job(p_K, true_K & (rng.random(4000) < 0.5)), sample(p_K, true_K & (rng.random(4000) < 0.5)))[1]
     assert never["bound"] is None and never["labels_needed"] is None
+    assert "no number of labels can be given, as at no bound" in guarantee_text(never)[0]
+    assert guarantee_text(never, 9)[0].endswith("The judge connects nothing; the connections (9) come from your labels")
 
 
 def test_without_candidates_there_is_no_bound() -> None:
@@ -212,3 +217,4 @@ def test_it_reads_well(world: Any) -> None:
     assert "labels (people) are no random sample" in guarantee_text(guarantee(job(p_K, true_K), plain)[1])[-1]
     text = "\n".join(guarantee_text(guarantee(job(p_K, true_K), None)[1]))
     assert text.startswith("no bound with a precision of 90%: no labels yet") and text.endswith("Nothing is connected")
+    assert "(at least 29 labels above a bound" in text  # 0.9 ** 29 < 0.05 < 0.9 ** 28

@@ -6,9 +6,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
+from lavis_mafa.mining_job import calibrate
 from lavis_mafa.mining_job import job as mine
 from tests.tiny_text import save_encoder
 
@@ -28,10 +30,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mine_own(folder: Path, *options: str) -> dict[str, Any]:
+def arguments(folder: Path, *options: str) -> Namespace:
     given = [f"datasets.image_text.images={folder}", f"datasets.image_text.annotations.train={folder / 'mine.csv'}"]
     given += [f"run.con_d.encoder={folder / 'encoder'}", f"run.output_dir={folder / 'out'}", "run.range_max=5"]
-    return mine.run(Namespace(cfg_path=str(CONFIG), options=[*given, *options]))
+    return Namespace(cfg_path=str(CONFIG), options=[*given, *options])
+
+
+def mine_own(folder: Path, *options: str) -> dict[str, Any]:
+    return mine.run(arguments(folder, *options))
 
 
 def test_cosines_are_not_called_probabilities(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,3 +59,28 @@ def test_a_lost_image_is_reported_before_the_work(folder: Path, spoil: Any) -> N
 def test_a_replacement_of_bad_images_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"on_bad_image is replace, .* train_clean\.jsonl"):
         mine_own(folder, "datasets.image_text.on_bad_image=replace")
+
+
+def test_the_files_are_as_their_reader_expects_them(folder: Path) -> None:
+    """Line ends as in the source; similarity of an annotated pair, a caption's to itself, is left out."""
+    mine_own(folder, "run.low=0.99", "run.high=0.995")
+    connected = (folder / "out" / "mine_connected.csv").read_bytes()
+    assert connected.count(b"\r\n") == connected.count(b"\n") > 24
+    suspects = pd.read_csv(folder / "out" / "suspects.csv")
+    assert len(suspects) and suspects["similarity"].isna().all()
+    review = pd.read_csv(folder / "out" / "review.csv", dtype=str)
+    assert review.columns[0] == "label" and review["own_captions"].str.count(r" \| ").eq(1).all()
+
+
+def test_a_weight_counts_in_the_calibration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine_own(folder)
+    review = pd.read_csv(folder / "out" / "review.csv")
+    review["label"] = (review["p"] > review["p"].median()).astype(int)
+    review.assign(weight=1 + 8 * review["label"]).to_csv(folder / "labelled.csv", index=False)
+    options = f"run.review={folder / 'labelled.csv'}", f"run.con_d.calibration={folder / 'calibration.json'}"
+    found: Any = calibrate.run(arguments(folder, *options, "run.calibration_curve=isotonic"))
+    matches = int(review["label"].sum())
+    stand_for = 9 * matches + len(review) - matches
+    assert found["labels"]["stand_for"] == stand_for and found["labels"]["matches"] == matches
+    assert found["figures"]["base_rate"] == pytest.approx(9 * matches / stand_for)
+    assert f"of the {stand_for:,} pairs that these stand for" in capsys.readouterr().out
