@@ -182,9 +182,9 @@ def _about_the_bound(figures: Keys, connections: int) -> list[str]:
 def _labels_to_give(figures: Keys) -> str:
     least, needed = (number_at(figures, name) for name in ("labels_at_least", "labels_needed"))
     if least is not None:
-        return f" (at least {least:,} labels above a bound, more where some are 0)"
+        return f" (at least {least:,.0f} labels above a bound, more where some are 0)"
     if needed is not None:
-        return f"; about {needed:,} labels would show it for {figures['for_the_bound']:.3f}"
+        return f"; about {needed:,.0f} labels would show it for {figures['for_the_bound']:.3f}"
     return f"; {NO_NUMBER if figures.get('random_sample') else NO_NUMBER_OF_OTHERS}"
 
 

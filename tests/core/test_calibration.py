@@ -46,7 +46,6 @@ def test_steps_are_those_of_pooling_what_decreases() -> None:
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
-@pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_a_weight_counts_as_so_many_pairs(method: str) -> None:
     score_K, match_K, _ = drawn(300)
     weight_K = np.where(score_K > 0.5, 3, 1)
@@ -61,6 +60,7 @@ def test_a_weight_counts_as_so_many_pairs(method: str) -> None:
     )
 
 
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_an_image_is_judged_by_a_curve_that_did_not_see_its_labels(method: str) -> None:
     score_K, match_K, image_K = drawn(3000)
     fold_K = fold_of(image_K)

@@ -122,7 +122,7 @@ def job(p_K: np.ndarray, true_K: np.ndarray, target: float = 0.9) -> Any:
     mined = Mined(candidates, p_K, np.zeros(len(p_K), np.int8), none, none, {}, store, none)
     run = {"target_precision": target, "seed": 0, "review_size": 200, "batch_size_train": 96, "search_space": "all"}
     cfg, source = SimpleNamespace(run_cfg=SimpleNamespace(**run)), SimpleNamespace(data=SimpleNamespace(truth=None))
-    return Job(Path(), cfg, source, SimpleNamespace(n_images=len(p_K)), mined, MafaSettings(), CHECK)  # type: ignore[arg-type]
+    return Job(Path(), cfg, source, SimpleNamespace(n_images=len(p_K)), mined, MafaSettings(), CHECK, "")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -152,4 +152,4 @@ def test_a_caption_may_be_of_any_length(tmp_path: Path) -> None:
     write_review(path, pd.DataFrame({"image": ["0.png"], "caption": caption}))
     page = write_labelling(tmp_path / "review", path, [row(0, caption)], grey, "Label pairs")
     data = json.loads((page.parent / "data.js").read_text().removeprefix("window.gallery = ").rstrip(";\n"))
-    assert data["rows"][0]["pairs"][0]["cells"] == ["0.png", caption, ""]
+    assert data["rows"][0]["pairs"][0]["cells"] == ["", "0.png", caption]
