@@ -82,7 +82,14 @@ class Ensemble(Composite):
         image_id_K: NDArray[np.int64],
         weight_K: Floats | None = None,
     ) -> Ensemble:
-        """On labelled pairs: the members' scores (K, F), and how many pairs each stands for."""
+        """On labelled pairs.
+
+        Args:
+            score_KF: the members' scores.
+            match_K: whether people say that a pair matches.
+            image_id_K: the image of each pair.
+            weight_K: how many pairs each stands for; None: one each.
+        """
         return replace(self, calibration=Calibration.fitted(score_KF, match_K, image_id_K, "logistic", weight_K))
 
     def as_json(self) -> dict[str, object]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lavis_mafa.mining_job import calibrate
 from lavis_mafa.mining_job import job as mine
+from lavis_mafa.mining_job.report import _quality
 from tests.tiny_text import save_encoder
 
 CONFIG = Path(__file__).resolve().parents[2] / "projects" / "mafa" / "mine" / "mine_captions.yaml"
@@ -84,3 +85,10 @@ def test_a_weight_counts_in_the_calibration(folder: Path, capsys: pytest.Capture
     assert found["labels"]["stand_for"] == stand_for and found["labels"]["matches"] == matches
     assert found["figures"]["base_rate"] == pytest.approx(9 * matches / stand_for)
     assert f"of the {stand_for:,} pairs that these stand for" in capsys.readouterr().out
+
+
+def test_a_precision_says_what_it_is_of() -> None:
+    figures: dict[str, Any] = {"labelled": 8, "weighted": True, "connections": 0, "precision": None, "base_rate": 0.25}
+    text = _quality("labels", {**figures, "precision_95": None})
+    assert text.startswith("against the labels (8 candidates, each weighted by the candidates that it stands for): ")
+    assert text.endswith("no connection among them, where 25.0% of all match")
