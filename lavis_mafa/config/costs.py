@@ -75,4 +75,5 @@ def _hours(step: StepCosts, run: DictConfig, records: int | None) -> Iterator[st
     for gpu, peak in PEAK_TFLOPS.items():
         rate = step.batch * UTILISATION * peak * 1e12 / step.flops
         epoch = "" if records is None else f", {records / rate / world / 3600:.1f} hours an epoch on {world}"
-        yield f"    {gpu}: {rate * 3600:,.0f} samples an hour and GPU{epoch}; the loader must give {rate:,.0f} {loaded}/s"
+        asked = f"the loader must give {rate:,.0f} {loaded}/s"
+        yield f"    {gpu}: {rate * 3600:,.0f} samples an hour and GPU{epoch}; {asked}"
