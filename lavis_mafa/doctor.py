@@ -25,7 +25,10 @@ from lavis_mafa.common.stdout import print_anything
 from lavis_mafa.common.versions import installed_versions
 
 GPU_FAISS = ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
-WITHOUT_LAVIS = "LAVIS is not installed: check, open_clip's training and your own loop can run, train and mine cannot"
+WITHOUT_LAVIS = (
+    "LAVIS is not installed: check, open_clip's training, your own loop and mine without a section `model` can run, "
+    "train cannot"
+)
 LAVIS_REMEDY = 'pip install -e ".[lavis,cpu]" && pip install --no-deps salesforce-lavis==1.0.2'
 MAIN_JOB = "the main job can run: lavis-mafa train --cfg-path projects/mafa/blip2/pretrain_stage1_scenes.yaml"
 LAVIS_EXTRA = ("fairscale", "iopath", "pycocoevalcap")  # packages that nothing but LAVIS asks for

@@ -78,7 +78,7 @@ def check_names(given: DictConfig, schema: Schema) -> None:
     check_keys(run, names, "run", strict)
     _check_model(given.model, "model", ())
     if OmegaConf.is_dict(run.get("con_d")):
-        _check_judge(run.con_d, "run.con_d")
+        check_judge(run.con_d, "run.con_d")
     if OmegaConf.is_dict(run.get("zero_shot")):
         check_keys(run.zero_shot, ZERO_SHOT_KEYS, "run.zero_shot")
     for name, dataset in given.datasets.items():
@@ -127,7 +127,8 @@ def model_keys(model_cls: type[BaseModel], model_type: str) -> list[str]:
     return ["arch", "model_type", *keys]
 
 
-def _check_judge(section: DictConfig, where: str) -> None:
+def check_judge(section: DictConfig, where: str) -> None:
+    """Raises ValueError: a key of a judge's section, or of one of its members, that it does not read."""
     judge = judge_of(section, where)
     keys = keys_of(section, where)
     if judge.is_model:
@@ -136,7 +137,7 @@ def _check_judge(section: DictConfig, where: str) -> None:
         check_keys(section, keys, where)
     for number, member in enumerate(section.get("judges") or ()):
         if OmegaConf.is_dict(member):  # else its builder says what is wrong
-            _check_judge(member, f"{where}.judges.{number}")
+            check_judge(member, f"{where}.judges.{number}")
 
 
 def _check_dataset(name: str, dataset: DictConfig) -> None:

@@ -102,6 +102,10 @@ class _Managed(nn.Module):
             raise ValueError("connections are looked up by id: pass image_id and text_id with the features")
         if self.judge is not None and judge_image_features is None:
             raise ValueError("the judge needs judge_image_features and judge_text_features of the batch")
+        for name, given in (("image_id", image_id), ("text_id", text_id)):
+            if given is not None and (not isinstance(given, Tensor) or given.shape != features_BD.shape[:1]):
+                what = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+                raise ValueError(f"{name} is {what}: it must be a tensor ({len(features_BD)},), one id a pair")
         ids = features = None
         if image_id is not None and text_id is not None:
             ids = image_id.to(features_BD.device), text_id.to(features_BD.device)

@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mafa-con-d-action", choices=ACTIONS, default="connect", help="what happens to a pair that it judges to match"
     )
+    add("--mafa-con-d-low", type=float, default=0.5, help="P(match) below which a pair is a mismatch")
+    add("--mafa-con-d-high", type=float, default=0.8, help="P(match) above which a pair matches")
     add(
         "--mafa-con-d-candidates",
         choices=CHOICES["candidates"],
@@ -73,6 +75,8 @@ def con_d_rule(options: argparse.Namespace) -> MafaSettings:
         action=options.mafa_con_d_action,
         candidates=options.mafa_con_d_candidates,
         positive_weight=options.mafa_con_d_positive_weight,
+        low=options.mafa_con_d_low,
+        high=options.mafa_con_d_high,
     )
 
 
@@ -89,7 +93,13 @@ def check(options: argparse.Namespace) -> None:
     if options.mafa_con_d_cache_tokens and not options.mafa_con_d:
         raise ValueError("--mafa-con-d-cache-tokens keeps tokens for --mafa-con-d: give that, too, or leave it out")
     if con_d_rule(options) != MafaSettings() and not options.mafa_con_d:
-        raise ValueError("--mafa-con-d-action, -candidates and -positive-weight are about --mafa-con-d: give that, too")
+        raise ValueError(
+            "--mafa-con-d-action, -low, -high, -candidates and -positive-weight are about --mafa-con-d: give that, too"
+        )
+    of_bi_encoder = ("margin", 0.0), ("action", "drop"), ("pretrained", None)
+    changed = [name for name, default in of_bi_encoder if getattr(options, f"mafa_bi_encoder_{name}") != default]
+    if changed and not options.mafa_bi_encoder:
+        raise ValueError(f"--mafa-bi-encoder-{changed[0]} is about --mafa-bi-encoder: give that, too")
     if options.mafa_bi_encoder and not options.mafa_bi_encoder_pretrained:
         raise ValueError(
             "--mafa-bi-encoder needs --mafa-bi-encoder-pretrained: without weights its verdicts mean nothing"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from lavis_mafa.data.identity import text_id
 from lavis_mafa.data.rules import MAX_CHARACTERS
 
 WEIGHT = "weight"  # a column that a file of connections may have
@@ -58,6 +62,33 @@ def read_weights(path: str | Path, separator: str) -> list[float] | None:
         row = int(wrong.to_numpy().argmax())
         raise ValueError(f"{path}, row {row + 1}: {WEIGHT} is {table[WEIGHT][row]!r}; it must be a number in [0, 1]")
     return [float(weight) for weight in weights]
+
+
+def as_in_the_data(
+    images_P: Sequence[str], captions_P: Sequence[str], data: tuple[Sequence[str], Sequence[str]], source: str | Path
+) -> list[str]:
+    """The images of listed pairs as the training data spell them: a relative path is read below the working folder.
+
+    Args:
+        images_P: of the listed pairs. captions_P: theirs.
+        data: image paths and captions of the training data.
+        source: the file of the pairs, for messages.
+
+    Raises:
+        ValueError: no listed pair has both its image and its caption in the data.
+    """
+    spelled = {os.path.abspath(image): image for image in data[0]}
+    images = [spelled.get(os.path.abspath(image), image) for image in images_P]
+    known_images, known_captions = {*data[0]}, {*map(text_id, data[1])}
+    pairs = zip(images, captions_P, strict=True)
+    found = sum(image in known_images and text_id(caption) in known_captions for image, caption in pairs)
+    if not found:
+        raise ValueError(
+            f"{source}: none of its {len(images):,} pairs has image and caption in the training data: write both as "
+            "they stand there, and start where relative paths are right"
+        )
+    logging.info("%s: %d of %d pairs have image and caption in the training data", source, found, len(images))
+    return images
 
 
 def _table(path: str | Path, separator: str) -> pd.DataFrame:

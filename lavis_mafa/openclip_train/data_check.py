@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from lavis_mafa.openclip_train.arguments import csv_images
-from lavis_mafa.openclip_train.csv_table import read_pairs
+from lavis_mafa.openclip_train.csv_table import as_in_the_data, read_pairs
 from lavis_mafa.openclip_train.shard_check import check_shards
 
 OF_OPEN_CLIP_4 = ("use_naflex", "variable_text", "length_bucketing", "json_text_key")
@@ -27,6 +27,9 @@ def check_data(argv: Sequence[str], ours: argparse.Namespace) -> None:
     args = parse_args(list(argv))
     if unsupported := [name for name in OF_OPEN_CLIP_4 if getattr(args, name, None)]:
         raise ValueError(f"--{unsupported[0].replace('_', '-')} does not work with MAFA: drop it")
+    space = ours.mafa_search_space
+    if space.isdigit() and int(space) < args.batch_size:
+        raise ValueError(f"--mafa-search-space {space} is below --batch-size {args.batch_size}, which it is cut into")
     tables: list[str] = []
     for name in ("train_data", "val_data"):
         path = getattr(args, name)
@@ -37,6 +40,9 @@ def check_data(argv: Sequence[str], ours: argparse.Namespace) -> None:
             images, _ = read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator)
             csv_images(ours).check(path, images)
             tables.append(path)
+            if name == "train_data" and (listed := ours.mafa_connections):
+                columns = args.csv_img_key, args.csv_caption_key, args.csv_separator
+                as_in_the_data(*read_pairs(listed, *columns), read_pairs(path, *columns), listed)
         elif reader is open_clip_data.get_wds_dataset:
             urls, _ = open_clip_data.expand_urls(path)
             check_shards(urls, open_clip_data.base_plus_ext, _is_pair(args))

@@ -27,6 +27,7 @@ from lavis_mafa.common.loading import worker_errors
 from lavis_mafa.common.plugins import load_plugins
 from lavis_mafa.common.ranks import get_world_size, patient_group
 from lavis_mafa.common.stdout import print_anything
+from lavis_mafa.config.checks import check_keys
 from lavis_mafa.core.grit import GritPlanner
 from lavis_mafa.core.scorer import PairScorer, View, looks_at_images, view_of
 from lavis_mafa.data.images import whole_files_only
@@ -39,7 +40,7 @@ from lavis_mafa.openclip_train.answers import Answers, EncoderAnswers, ScorerAns
 from lavis_mafa.openclip_train.arguments import check, con_d_rule, csv_images, parser, refuse_old_names
 from lavis_mafa.openclip_train.batches import HAS_TASKS
 from lavis_mafa.openclip_train.csv_feed import CsvRows, Feed, pair_ids
-from lavis_mafa.openclip_train.csv_table import read_pairs, read_weights
+from lavis_mafa.openclip_train.csv_table import as_in_the_data, read_pairs, read_weights
 from lavis_mafa.openclip_train.data_check import check_data
 from lavis_mafa.openclip_train.feature_table import feature_table
 from lavis_mafa.openclip_train.images import CsvImages, checked_rows
@@ -210,11 +211,16 @@ class Training:
 
     def _connections(self, args: argparse.Namespace) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Ids of the listed pairs, and their weights, if the file has any."""
+        from open_clip_train import data as open_clip_data
+
         path = self.options.mafa_connections
         if path is None:
             return None, None
-        listed = read_pairs(path, args.csv_img_key, args.csv_caption_key, args.csv_separator)
-        ids_P2 = pair_ids(*listed, self.read)
+        columns = args.csv_img_key, args.csv_caption_key, args.csv_separator
+        images, captions = read_pairs(path, *columns)
+        if open_clip_data.get_dataset_fn(args.train_data, args.dataset_type) is open_clip_data.get_csv_dataset:
+            images = as_in_the_data(images, captions, read_pairs(args.train_data, *columns), path)
+        ids_P2 = pair_ids(images, captions, self.read)
         weights = read_weights(path, args.csv_separator)
         return ids_P2, None if weights is None else torch.tensor(weights)
 
@@ -281,18 +287,24 @@ def _con_d(options: argparse.Namespace, device: torch.device, captions: OwnCapti
     """The judge of a config's run.con_d, given as KEY=VALUE. captions: those of each image, where rows come back."""
     import lavis_mafa
 
-    section = OmegaConf.from_dotlist(options.mafa_con_d)
+    section, where = OmegaConf.from_dotlist(options.mafa_con_d), "--mafa-con-d"
     with whole_files_only():  # LAVIS changes Pillow's setting on import
         import lavis_mafa.scorers.without_lavis
-        from lavis_mafa.scorers.registry import JUDGES, ScorerRequest, build_scorer
+        from lavis_mafa.scorers.registry import JUDGES, ScorerRequest, build_scorer, judge_of, keys_of
 
+        load_plugins(options.mafa_plugins, "--mafa-plugins")
         if section.get("arch") not in JUDGES:
             try:
                 lavis_mafa.register()
             except ImportError as error:
                 raise ValueError(f'--mafa-con-d needs LAVIS (pip install -e ".[lavis,cpu]"): {error}') from error
-        load_plugins(options.mafa_plugins, "--mafa-plugins")
-        return build_scorer(ScorerRequest(section, "--mafa-con-d", device, con_d_rule(options), captions=captions))
+        if not judge_of(section, where).is_model:
+            check_keys(section, keys_of(section, where), where)
+        else:
+            from lavis_mafa.config.keys import check_judge
+
+            check_judge(section, where)
+        return build_scorer(ScorerRequest(section, where, device, con_d_rule(options), captions=captions))
 
 
 def _captions(dataset: CsvRows | None) -> OwnCaptions | None:

@@ -56,6 +56,31 @@ def after_block(visual, block, image):
     return kept[0]
 
 
+TRUNKS = {  # as open_clip builds SigLIP's and EVA02's: a ViT of timm, image size, and how timm pools its tokens
+    "siglip": ("test_vit3", 160, lambda trunk, tokens: trunk.fc_norm(trunk.attn_pool(tokens))),
+    "eva02": ("eva02_tiny_patch14_224", 224, lambda trunk, tokens: trunk.fc_norm(tokens[:, 1:].mean(1))),
+}
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_the_tokens_of_siglip_and_eva02_are_those_that_open_clip_pools(kind, tmp_path):
+    trunk, size, pooled = TRUNKS[kind]
+    vision = {"image_size": size, "timm_model_name": trunk, "timm_model_pretrained": False, "timm_proj": "none"}
+    vision["timm_pool"] = "map" if kind == "siglip" else "avg"
+    width = {"siglip": 96, "eva02": 192}[kind]
+    config = {"embed_dim": width, "vision_cfg": vision, "text_cfg": {**TEXT, "width": 16}, "custom_text": True}
+    (tmp_path / f"tiny-{kind}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / f"tiny-{kind}.json")
+    model = open_clip.create_model(f"tiny-{kind}").eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    tower = build_tower(f"open_clip:tiny-{kind}/{tmp_path / 'weights.pt'}", size, None).eval()
+    image = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        tokens = tower(image)
+        assert tokens.shape[::2] == (2, width)
+        torch.testing.assert_close(pooled(model.visual.trunk, tokens), model.encode_image(image))
+
+
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-coca"])
 def test_a_vit_gives_the_tokens_of_its_last_block_but_one(models, name):
     model, file = models[name]

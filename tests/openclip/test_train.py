@@ -20,6 +20,7 @@ from lavis_mafa.core.embeddings import EmbeddingStore
 from lavis_mafa.core.neighbors import float32
 from lavis_mafa.core.plan import Plan
 from lavis_mafa.openclip_train import launcher as train
+from lavis_mafa.openclip_train.arguments import con_d_rule, parser
 from lavis_mafa.openclip_train.csv_feed import pair_ids
 from lavis_mafa.openclip_train.images import CsvImages
 
@@ -36,6 +37,32 @@ def quiet_logging():
     before = logging.getLogger().handlers[:]
     yield
     logging.getLogger().handlers = before
+
+
+PLUGIN = """
+import torch
+from lavis_mafa.scorers.registry import JUDGES, Judge
+
+class Always:
+    fingerprint = "always"
+    def score(self, batch, image_K, text_K):
+        return torch.ones(len(image_K))
+
+JUDGES.add("always")(Judge(lambda request: Always(), (), costs="nothing"))
+"""
+WITHOUT_LAVIS = """
+import sys
+from pathlib import Path
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "lavis":
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Blocked())
+from lavis_mafa.openclip_train import launcher
+from tests.openclip.tiny import register_tiny
+register_tiny(Path(sys.argv[1]), "tiny-train")
+sys.exit(launcher.main(sys.argv[2:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +176,36 @@ def test_a_bi_encoder_and_connections_reach_the_loss(monkeypatch, data, tmp_path
     assert calls[0]["loss"].connection_weight.tolist() == [0.5, 0.75, 1]
 
 
+def test_connections_may_spell_an_image_otherwise_but_are_in_the_data(monkeypatch, data, tmp_path):
+    listed = pd.read_csv(data / "train.csv", sep="\t").head(3)
+    monkeypatch.chdir(data)
+    relative = listed.assign(filepath=[Path(path).name for path in listed.filepath])
+    relative.to_csv(tmp_path / "relative.csv", sep="\t", index=False)
+    calls = run(monkeypatch, data, tmp_path, "--mafa-connections", tmp_path / "relative.csv")
+    assert calls[0]["loss"].connections.equal(pair_ids(listed.filepath.tolist(), listed.title.tolist()))
+    for column, value in (("filepath", "nope.png"), ("title", "a caption of nobody")):
+        listed.assign(**{column: value}).to_csv(tmp_path / "foreign.csv", sep="\t", index=False)
+        with pytest.raises(ValueError, match=r"foreign\.csv: none of its 3 pairs has image and caption"):
+            train.main(arguments(data, tmp_path / "foreign", "--mafa-connections", tmp_path / "foreign.csv"))
+
+
+def test_bounds_of_a_judge_are_read_and_other_keys_refused(data, tmp_path):
+    bounds = ["--mafa-con-d-low", "0.2", "--mafa-con-d-high", "0.3"]
+    options = parser().parse_args(["--mafa-con-d", "arch=captions", *bounds])
+    assert (con_d_rule(options).low, con_d_rule(options).high) == (0.2, 0.3)
+    with pytest.raises(ValueError, match=r"unknown key --mafa-con-d\.low"):
+        train.main(arguments(data, tmp_path, "--mafa-con-d", "arch=captions", "encoder=x", "low=0.1"))
+
+
+def test_a_plugins_judge_needs_no_lavis(data, tmp_path):
+    (tmp_path / "shared_judge.py").write_text(PLUGIN)
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_LAVIS, str(tmp_path), *arguments(data, tmp_path / "logs")]
+    command += ["--mafa-plugins", "shared_judge", "--mafa-con-d", "arch=always"]
+    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_resumed_run_goes_on_from_the_stored_features(monkeypatch, data, tmp_path):
     constant = ["--lr-scheduler", "const"]  # a schedule over two epochs is another than one over three
     run(monkeypatch, data, tmp_path / "whole", *constant)
@@ -185,6 +242,10 @@ def test_what_is_not_there_is_reported(data, tmp_path):
         train.main(arguments(data, tmp_path / "b", "--mafa-bi-encoder", "tiny-train"))
     with pytest.raises(ValueError, match="--mafa-guide-margin is now called --mafa-bi-encoder-margin"):
         train.main(arguments(data, tmp_path / "b", "--mafa-guide-margin", "0.1"))
+    with pytest.raises(ValueError, match="--mafa-bi-encoder-margin is about --mafa-bi-encoder: give that, too"):
+        train.main(arguments(data, tmp_path / "b", "--mafa-bi-encoder-margin", "0.1"))
+    with pytest.raises(ValueError, match="--mafa-search-space 2 is below --batch-size"):
+        train.main(arguments(data, tmp_path / "b", "--mafa-search-space", "2"))
     judge = ["--mafa-bi-encoder", "tiny-train", "--mafa-bi-encoder-pretrained", data / "judge.pt"]
     with pytest.raises(ValueError, match="no create_task"), train.replaced(train, create_task=None):
         pass
