@@ -115,7 +115,9 @@ class TrainRun(CommonRun):
         None, "test_set.json of `mine --test-set`: the first test split with several matches a query"
     )
     cache_tokens: bool = key(False, "keep a frozen tower's tokens of every image on disk")
-    token_folder: str | None = key(None, "folder of these tokens; null: below output_dir")
+    token_folder: str | None = key(
+        None, "folder of these tokens and of a judge's encoded captions; null: below output_dir"
+    )
 
     # what a language model says (mafa_captioning, mafa_vqa)
     prompt: str | None = key(

@@ -21,6 +21,7 @@ from lavis_mafa.runners.grit_state import GritState
 from lavis_mafa.runners.resumable import ResumableRunner
 from lavis_mafa.runners.retrieval_evaluation import RetrievalEvaluation
 from lavis_mafa.runners.step_metrics import step_row
+from lavis_mafa.runners.token_cache import attach_judge_texts
 from lavis_mafa.scorers.registry import judge_of
 
 
@@ -38,6 +39,7 @@ class GritRunner(ResumableRunner[MafaOutput]):
     def build_state(self) -> GritState:
         network = self.run.network
         self.scorer: PairScorer | None = self.task.build_scorer(network, self.run.train_set, self.device)
+        attach_judge_texts(self.scorer, self.run.train_set, self.token_folder)
         self.evaluation.judge = self._check_judge()
         network.teacher = self.task.build_teacher(network)
         return GritState(self.run, self.learner(), self.scorer)

@@ -145,9 +145,14 @@ class ResumableRunner(RunnerBase, Generic[Output]):
     def learner(self) -> Learner:
         return Learner(self.run.network, self.optimizer, self.scaler, self.evaluation.best)
 
+    @property
+    def token_folder(self) -> Path:
+        """Where what frozen encoders say is kept."""
+        return Path(self.run_cfg.get("token_folder") or self.output_dir / "tokens").expanduser()
+
     def _cache(self) -> None:
         """What frozen encoders say: of images where run.cache_tokens asks for it, of captions where one reads them."""
-        folder = Path(self.run_cfg.get("token_folder") or self.output_dir / "tokens").expanduser()
+        folder = self.token_folder
         read = getattr(self._model.to(self.device), "read", None)
         for split, dataset in self.splits.items():
             if self.run_cfg.get("cache_tokens", False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -12,10 +13,13 @@ from torch import Tensor
 from lavis_mafa.common.cached_rows import cached_rows
 from lavis_mafa.common.loading import WatchedLoader
 from lavis_mafa.common.tensors import tensor_parts
+from lavis_mafa.core.scorer import PairScorer
 from lavis_mafa.data.dataset import PairDataset, RecordImages, RetrievalDataset, image_named
 from lavis_mafa.data.images import content_of
 from lavis_mafa.encoders.text_encoder import KEPT_TEXTS, TextEncoder
 from lavis_mafa.models.protocols import Student
+from lavis_mafa.scorers.calibrated import Calibrated
+from lavis_mafa.scorers.composite import Composite
 
 TEXTS = 4096  # of a part
 
@@ -51,8 +55,6 @@ def attach_tokens(
 def attach_texts(read: TextEncoder, dataset: PairDataset | RetrievalDataset, folder: Path) -> None:
     """Let a frozen sentence encoder know every caption of `dataset` as the model reads it, from float16 on disk.
 
-    Computed in the order of the table: a resumed run, whatever batches it begins with, reads the same numbers.
-
     Raises:
         ValueError: more captions than are kept in memory.
     """
@@ -63,11 +65,44 @@ def attach_texts(read: TextEncoder, dataset: PairDataset | RetrievalDataset, fol
             f"{len(texts):,} different captions are more than the {KEPT_TEXTS:,} that mafa_dual keeps in memory; train "
             "on a part of them, or train mafa_openclip"
         )
+    _know(read, texts, folder, "choose another text_model")
+
+
+def attach_judge_texts(judge: PairScorer | None, dataset: PairDataset, folder: Path) -> None:
+    """Let a judge's sentence encoders know every raw caption of `dataset`, so that no step waits for them.
+
+    Where there are more captions than are kept in memory, the judge encodes them as they come.
+    """
+    encoders = list(text_encoders(judge))
+    if not encoders:
+        return
+    texts = list(dict.fromkeys(dataset.table.captions.to_pylist()))
+    if len(texts) > KEPT_TEXTS:
+        logging.warning(
+            "%d different captions are more than the %d that a judge keeps in memory: it encodes them during the steps",
+            len(texts),
+            KEPT_TEXTS,
+        )
+        return
+    for read in encoders:
+        _know(read, texts, folder, "choose another encoder in run.con_d")
+
+
+def text_encoders(judge: PairScorer | None) -> Iterator[TextEncoder]:
+    """The sentence encoders of a judge: its own, its members' and that of the judge it calibrates."""
+    if isinstance(encode := getattr(judge, "encode", None), TextEncoder):
+        yield encode
+    parts = judge.members if isinstance(judge, Composite) else [judge.inner] if isinstance(judge, Calibrated) else []
+    for part in parts:
+        yield from text_encoders(part)
+
+
+def _know(read: TextEncoder, texts: list[str], folder: Path, remedy: str) -> None:
+    """Computed in the order of `texts`: a resumed run, whatever batches it begins with, reads the same numbers."""
 
     def vectors() -> Iterator[Tensor]:
         for start in range(0, len(texts), TEXTS):
             yield torch.from_numpy(read.encoded(texts[start : start + TEXTS]))
 
     about = f"{read.name}, {len(texts):,} captions, the first {texts[0][:40]!r}"
-    content = (read.fingerprint, *texts)
-    read.know(texts, cached_rows(folder, "texts", content, len(texts), vectors, "choose another text_model", about))
+    read.know(texts, cached_rows(folder, "texts", (read.fingerprint, *texts), len(texts), vectors, remedy, about))
