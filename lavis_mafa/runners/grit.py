@@ -39,7 +39,7 @@ class GritRunner(ResumableRunner[MafaOutput]):
     def build_state(self) -> GritState:
         network = self.run.network
         self.scorer: PairScorer | None = self.task.build_scorer(network, self.run.train_set, self.device)
-        attach_judge_texts(self.scorer, self.run.train_set, self.token_folder)
+        attach_judge_texts(self.scorer, self.token_folder)
         self.evaluation.judge = self._check_judge()
         network.teacher = self.task.build_teacher(network)
         return GritState(self.run, self.learner(), self.scorer)

@@ -19,6 +19,7 @@ from lavis_mafa.data.images import content_of
 from lavis_mafa.encoders.text_encoder import KEPT_TEXTS, TextEncoder
 from lavis_mafa.models.protocols import Student
 from lavis_mafa.scorers.calibrated import Calibrated
+from lavis_mafa.scorers.captions import CaptionScorer
 from lavis_mafa.scorers.composite import Composite
 
 TEXTS = 4096  # of a part
@@ -68,33 +69,27 @@ def attach_texts(read: TextEncoder, dataset: PairDataset | RetrievalDataset, fol
     _know(read, texts, folder, "choose another text_model")
 
 
-def attach_judge_texts(judge: PairScorer | None, dataset: PairDataset, folder: Path) -> None:
-    """Let a judge's sentence encoders know every raw caption of `dataset`, so that no step waits for them.
+def attach_judge_texts(judge: PairScorer | None, folder: Path) -> None:
+    """Let a judge of captions encode all that it knows, so that no step waits for it; members of others, too.
 
-    Where there are more captions than are kept in memory, the judge encodes them as they come.
+    Where there are more captions than are kept in memory, it encodes them as they come.
     """
-    encoders = list(text_encoders(judge))
-    if not encoders:
-        return
-    texts = list(dict.fromkeys(dataset.table.captions.to_pylist()))
-    if len(texts) > KEPT_TEXTS:
-        logging.warning(
-            "%d different captions are more than the %d that a judge keeps in memory: it encodes them during the steps",
-            len(texts),
-            KEPT_TEXTS,
-        )
-        return
-    for read in encoders:
-        _know(read, texts, folder, "choose another encoder in run.con_d")
+    for scorer in caption_scorers(judge):
+        texts = list(dict.fromkeys(scorer.own.captions.to_pylist())) if scorer.own else []
+        if len(texts) > KEPT_TEXTS:
+            kept = f"{len(texts):,} different captions are more than the {KEPT_TEXTS:,} that a judge keeps in memory"
+            logging.warning("%s: it encodes them during the steps", kept)
+        elif texts:
+            _know(scorer.encode, texts, folder, "choose another encoder in run.con_d")
 
 
-def text_encoders(judge: PairScorer | None) -> Iterator[TextEncoder]:
-    """The sentence encoders of a judge: its own, its members' and that of the judge it calibrates."""
-    if isinstance(encode := getattr(judge, "encode", None), TextEncoder):
-        yield encode
+def caption_scorers(judge: PairScorer | None) -> Iterator[CaptionScorer]:
+    """The judges of captions in a judge: itself, its members, or the one it calibrates."""
+    if isinstance(judge, CaptionScorer):
+        yield judge
     parts = judge.members if isinstance(judge, Composite) else [judge.inner] if isinstance(judge, Calibrated) else []
     for part in parts:
-        yield from text_encoders(part)
+        yield from caption_scorers(part)
 
 
 def _know(read: TextEncoder, texts: list[str], folder: Path, remedy: str) -> None:
