@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import lavis_mafa.compat  # noqa: F401  before the first `lavis` import
+
 from lavis.common.config import Config
 from lavis.models.base_model import BaseModel
 from omegaconf import DictConfig

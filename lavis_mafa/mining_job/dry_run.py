@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lavis_mafa.common.stdout import printable
+from lavis_mafa.common.stdout import show
 from lavis_mafa.config.output import refuse_output
 from lavis_mafa.mining_job.inputs import Inputs, read_inputs
 from lavis_mafa.mining_job.source import JobConfig, lost_images
@@ -27,10 +27,10 @@ def dry_run(cfg: JobConfig) -> list[str]:
     refuse_output(cfg.run_cfg, "mine")
     if not any(line.startswith("datasets.") for line in missing):
         inputs = read_inputs(cfg)
-        print(printable("\n".join(_described(cfg, inputs))))
+        show("\n".join(_described(cfg, inputs)))
         missing += _unreadable(inputs)
     lines = ["missing on this machine:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
-    print(printable("\n".join(lines)))
+    show("\n".join(lines))
     return missing
 
 

@@ -110,7 +110,7 @@ def test_hand_made_captions_hold_or_not(caption, true):
     ],
 )
 def test_other_text_is_refused(caption):
-    with pytest.raises(ValueError, match=r"not a caption|twice"):
+    with pytest.raises(ValueError, match=r"not a caption|repeats itself"):
         parse(caption)
 
 

@@ -132,8 +132,9 @@ def state_of(folder: Path, model: Any, scorer: Any) -> Any:
     from lavis_mafa.runners.run import Learner
 
     table = SimpleNamespace(fingerprint="data", image_id=np.arange(6))
+    data = SimpleNamespace(table=table, open_image=None)
     settings = OmegaConf.create({"batch_size_train": 2, "seed": 1, "sampling": "random"})
-    run = SimpleNamespace(settings=settings, folder=folder, train_set=SimpleNamespace(table=table), network=model)
+    run = SimpleNamespace(settings=settings, folder=folder, train_set=data, network=model)
     state = GritState(run, Learner(model, torch.optim.SGD(model.parameters()), None), scorer)
     assert state.resume(None) == (0, 0)
     state.journal.close()

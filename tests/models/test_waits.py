@@ -62,7 +62,7 @@ def test_a_step_waits_for_its_similarities_and_its_scores(
         assert isinstance(output.loss, OnGpu)
     assert gpu.waits == ["copied from the GPU"] * (1 + (judge is not None))
     assert output.mined.counts == expected.mined.counts
-    losses = {"loss": expected.loss, **expected.losses}
+    losses = {"loss": expected.loss, **expected.losses, **expected.logged}
     assert taken.losses() == pytest.approx({name: value.item() for name, value in losses.items()}, rel=1e-4)
     torch.testing.assert_close(taken.numbers.values["text_embed"], expected.text_embed, atol=1e-5, rtol=0)
 
