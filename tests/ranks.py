@@ -53,7 +53,10 @@ def _map(world: int, job: Callable[[int], Any]) -> list[Any]:
     """The first rank that fails ends all, as under torchrun."""
     with CONTEXT.Pool(world) as pool:
         found = pool.imap_unordered(functools.partial(_numbered, job), range(world))
-        return [value for _, value in sorted((found.next(LIMIT_S) for _ in range(world)), key=lambda pair: pair[0])]
+        values = sorted((found.next(LIMIT_S) for _ in range(world)), key=lambda pair: pair[0])
+        pool.close()
+        pool.join()  # or a rank that ignores SIGTERM, with which a pool is terminated, would hold up its end
+    return [value for _, value in values]
 
 
 def _numbered(job: Callable[[int], Any], rank: int) -> tuple[int, Any]:
